@@ -1,0 +1,1 @@
+"""Settings, errors, logs, code tables, routing rules: what every process shares."""

@@ -1,0 +1,108 @@
+"""The error tree: a class exists only where somebody handles it differently.
+
+AppError
+├─ RefusedInputError     the peer or the user sent it; never retried
+│  ├─ UnsupportedSopClassError
+│  ├─ SopMismatchError        dataset is not what the command announced
+│  ├─ InvalidUidError         a UID that is no UID, or is missing
+│  ├─ ConflictingInstanceError  same SOP Instance UID, other bytes
+│  ├─ GeometryError           slices that make no Volume
+│  ├─ UndecodablePixelsError  stored, but its pixels cannot be read
+│  └─ OutsideIntendedUseError  a gate refused the study: no draft
+├─ ModelError            a model or its package broke its contract; never retried
+│  ├─ ModelPackageError       missing, surplus or altered files
+│  ├─ TriggerSyntaxError      model text with a malformed or unknown Trigger
+│  ├─ ExpertError             an expert failed: listed as "not assessed"
+│  └─ GenerationBudgetError   the model did not stop
+├─ LifecycleError        that state change is not allowed, or someone was faster
+├─ NotAuthorisedError    the Actor may not do this
+├─ ConfigurationError    settings or rules nobody can work with; the process does not start
+└─ TransientError        waiting may cure it; the task layer retries
+   ├─ OutOfSpaceError
+   ├─ PeerUnavailableError
+   └─ GpuBusyError
+"""
+
+
+class AppError(Exception):
+    """Base of every error Firstread raises on purpose."""
+
+
+class RefusedInputError(AppError):
+    """The peer or the user sent something that is refused; never retried."""
+
+
+class UnsupportedSopClassError(RefusedInputError):
+    """The SOP Class is not one this node stores."""
+
+
+class SopMismatchError(RefusedInputError):
+    """SOP Class or Instance UID of the Dataset differ from the C-STORE command."""
+
+
+class InvalidUidError(RefusedInputError):
+    """A UID is missing or is not a UID (PS3.5 section 9.1)."""
+
+
+class ConflictingInstanceError(RefusedInputError):
+    """An Instance with this UID is already held with other bytes."""
+
+
+class GeometryError(RefusedInputError):
+    """The slices of a Series do not make a Volume."""
+
+
+class UndecodablePixelsError(RefusedInputError):
+    """The Instance is kept, but its pixel data cannot be decoded."""
+
+
+class OutsideIntendedUseError(RefusedInputError):
+    """A gate refused the Study: no draft, with this reason."""
+
+
+class ModelError(AppError):
+    """A model or its package broke its contract; never retried."""
+
+
+class ModelPackageError(ModelError):
+    """A model package has missing, surplus or altered files."""
+
+
+class TriggerSyntaxError(ModelError):
+    """Model text holds a Trigger that is malformed or names no available Expert."""
+
+
+class ExpertError(ModelError):
+    """An Expert failed; what it should have assessed is listed as not assessed."""
+
+
+class GenerationBudgetError(ModelError):
+    """The prompt does not fit, or the model did not stop within its budget."""
+
+
+class LifecycleError(AppError):
+    """That state change is not allowed, or someone was faster."""
+
+
+class NotAuthorisedError(AppError):
+    """The Actor may not do this."""
+
+
+class ConfigurationError(AppError):
+    """Settings or rules that no process can work with."""
+
+
+class TransientError(AppError):
+    """Waiting may cure it; the task layer retries."""
+
+
+class OutOfSpaceError(TransientError):
+    """The instance store has no room left."""
+
+
+class PeerUnavailableError(TransientError):
+    """A DICOM peer did not answer, or refused for a passing reason."""
+
+
+class GpuBusyError(TransientError):
+    """No memory for the model at this moment."""

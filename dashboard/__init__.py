@@ -1,0 +1,1 @@
+"""The radiologist's review dashboard: the only owner of HTTP."""

@@ -1,0 +1,1 @@
+"""Tables, transactions and the lifecycle: the only owner of SQL."""

@@ -1,0 +1,1 @@
+"""DIMSE in and out: the DICOM node."""

@@ -1,0 +1,1 @@
+"""DICOM objects out: SEG and SR; arrays and values in, finished objects out."""

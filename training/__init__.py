@@ -1,0 +1,1 @@
+"""Expert-guided fine-tuning, expert training and evaluation of the demonstration models."""

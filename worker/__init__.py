@@ -1,0 +1,1 @@
+"""Celery tasks and the drafting pipeline: the only owner of GPU libraries."""

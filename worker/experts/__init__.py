@@ -1,0 +1,1 @@
+"""Expert models the vision-language model may trigger."""

@@ -1,0 +1,1 @@
+"""The vision-language model: checkpoints, prompts, triggers."""
