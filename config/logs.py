@@ -1,0 +1,69 @@
+"""structlog with a field allow-list: nothing about a patient can reach a log line.
+
+A static ``noun.verb`` event, then fields. A field that is not listed here is dropped and only its
+*name* is logged, so a name, a UID or a Dataset passed by mistake cannot leave the process.
+"""
+
+import logging
+import re
+import sys
+from collections.abc import MutableMapping
+from typing import Any, TextIO
+
+import structlog
+
+ALLOWED_FIELDS = frozenset({
+    "association", "attempt", "bytes", "calling_ae", "called_ae", "child", "count", "delivery_id", "destination",
+    "draft_id", "error", "event", "exit_code", "expert", "host", "instances", "level", "logger", "model", "pid",
+    "port", "process", "profile", "queue", "reading_id", "report_id", "revision", "rounds", "rule", "seconds", "state",
+    "status", "step", "study_id", "task", "timestamp", "tokens", "user_id", "version",
+})  # fmt: skip
+_NAME = re.compile(r"^[a-z_]+(\.[a-z_]+)+$")
+_FOREIGN_EVENT = "library.message"
+
+
+def _keep_allowed(_logger: object, _method: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Drop what is not listed; keep only the names of what was dropped."""
+    dropped = sorted(k for k in fields if k not in ALLOWED_FIELDS and not k.startswith("_"))
+    kept = {k: v for k, v in fields.items() if k in ALLOWED_FIELDS or k.startswith("_")}
+    if not _NAME.match(str(kept.get("event", ""))):
+        # an f-string, or a library's own sentence: its text may hold anything
+        kept["event"] = _FOREIGN_EVENT
+    for key, value in kept.items():
+        if key == "error" and isinstance(value, BaseException):
+            kept[key] = type(value).__name__
+        elif not key.startswith("_") and not isinstance(value, str | int | float | bool | None):
+            kept[key] = str(value)
+    if dropped:
+        kept["dropped"] = ",".join(re.sub(r"[^A-Za-z0-9_]", "?", name)[:32] for name in dropped)
+    return kept
+
+
+def configure_logs(*, level: str, json: bool, process: str, stream: TextIO | None = None) -> None:
+    """Send structlog and the libraries' standard logging through the allow-list to ``stream``."""
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    renderer: Any = structlog.processors.JSONRenderer() if json else structlog.dev.ConsoleRenderer(colors=False)
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared,
+        processors=[_keep_allowed, structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+    )
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    for noisy in ("pynetdicom", "celery.worker.strategy", "pydicom", "alembic", "PIL", "matplotlib"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(process=process)

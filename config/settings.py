@@ -1,0 +1,192 @@
+"""Every knob, in one frozen object; docs/settings.md names each field."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, Field, SecretStr, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    YamlConfigSettingsSource,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+_AE = r"^[!-\[\]-~](?:[ -\[\]-~]{0,14}[!-\[\]-~])?$"  # VR AE: 1-16 characters, no backslash (PS3.5 6.2)
+
+
+class Destination(BaseModel, frozen=True):
+    """One DICOM peer that results are delivered to by C-STORE."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,32}$", description="Name shown to people and in the audit log.")
+    ae_title: str = Field(pattern=_AE, description="Called AE title.")
+    host: str = Field(description="Host name or address.")
+    port: int = Field(ge=1, le=65535, description="TCP port.")
+    drafts: bool = Field(
+        default=False, description="Also send AI drafts (SEG, findings SR, draft SR) before a person signed."
+    )
+
+
+class Peer(BaseModel, frozen=True):
+    """A calling AE that may open associations."""
+
+    ae_title: str = Field(pattern=_AE, description="Calling AE title.")
+    host: str | None = Field(default=None, description="Only from this address; any address when empty.")
+    quiet_s: float | None = Field(
+        default=None, gt=0, description="Quiet time of this source; dicom.quiet_s when empty."
+    )
+
+
+class DicomSettings(BaseModel, frozen=True):
+    """The DICOM node."""
+
+    ae_title: str = Field(
+        default="FIRSTREAD", pattern=_AE, description="Our AE title; other called titles are rejected."
+    )
+    host: str = Field(default="127.0.0.1", description="Address to listen on; only loopback without TLS.")
+    port: int = Field(default=11112, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    peers: tuple[Peer, ...] = Field(
+        default=(), description="Calling AEs allowed; empty allows any caller on loopback only."
+    )
+    quiet_s: float = Field(default=10.0, gt=0, description="Seconds without a new Instance that complete a Study.")
+    max_associations: int = Field(default=25, ge=1, description="Associations served at once.")
+    max_pdu_bytes: int = Field(default=131072, ge=4096, description="Maximum PDU size we announce.")
+    network_timeout_s: float = Field(default=120.0, gt=0, description="An idle association is aborted after this.")
+    min_free_bytes: int = Field(
+        default=512 * 1024**2,
+        ge=0,
+        description="C-STORE is refused (A700) when less space than this is free.",
+    )
+
+
+class WorkerSettings(BaseModel, frozen=True):
+    """Drafting workers."""
+
+    concurrency: int = Field(default=1, ge=1, description="Worker processes; one per GPU.")
+    lease_s: float = Field(
+        default=120.0, gt=0, description="A Reading whose heartbeat is older is given to another worker."
+    )
+    heartbeat_s: float = Field(default=15.0, gt=0, description="Seconds between heartbeats.")
+    max_attempts: int = Field(default=3, ge=1, description="Attempts before a Reading is FAILED.")
+    retry_base_s: float = Field(default=10.0, gt=0, description="First retry delay; doubles each time.")
+    soft_time_limit_s: int = Field(default=1500, ge=1, description="The task is told to stop after this.")
+    time_limit_s: int = Field(default=1800, ge=1, description="The task is killed after this.")
+    device: str = Field(default="auto", description="torch device: auto, cpu, cuda, cuda:1 …")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="Arithmetic of the vision-language model; auto takes bfloat16 where fast."
+    )
+    torch_threads: int = Field(default=0, ge=0, description="CPU threads; 0 leaves the choice to torch.")
+    max_rounds: int = Field(default=3, ge=1, description="Trigger rounds per question before the model is stopped.")
+    max_new_tokens: int = Field(default=256, ge=1, description="Tokens one answer may have.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "WorkerSettings":
+        if self.heartbeat_s * 2 > self.lease_s:
+            raise ValueError("worker.lease_s must be at least twice worker.heartbeat_s")
+        if self.soft_time_limit_s >= self.time_limit_s:
+            raise ValueError("worker.soft_time_limit_s must be below worker.time_limit_s")
+        return self
+
+
+class WebSettings(BaseModel, frozen=True):
+    """The dashboard."""
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on; only loopback without TLS.")
+    port: int = Field(default=8042, ge=0, le=65535, description="Port to listen on.")
+    threads: int = Field(default=8, ge=1, description="Request threads.")
+    tls_certificate: Path | None = Field(default=None, description="PEM certificate; required off loopback.")
+    tls_key: Path | None = Field(default=None, description="PEM private key.")
+    idle_timeout_s: int = Field(default=1800, ge=60, description="A session without requests ends after this.")
+    lockout_failures: int = Field(default=5, ge=1, description="Failed logins that lock an account.")
+    lockout_s: int = Field(default=900, ge=1, description="Seconds an account stays locked.")
+
+
+class ModelSettings(BaseModel, frozen=True):
+    """Which models draft."""
+
+    vlm: Path | None = Field(
+        default=None,
+        description="Checkpoint folder of the vision-language model; the demonstration model when empty.",
+    )
+    registry: Path = Field(default=ROOT / "config" / "models.yaml", description="List of expert packages.")
+    allow_demonstration: bool = Field(
+        default=True, description="Allow DEMONSTRATION packages to draft; off for clinical use."
+    )
+
+
+class Settings(BaseSettings):
+    """Service configuration: ``FIRSTREAD_*`` variables, then the YAML file they name, then defaults.
+
+    Nested fields use two underscores: ``FIRSTREAD_DICOM__PORT=104``.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="FIRSTREAD_", env_nested_delimiter="__", frozen=True, extra="forbid")
+
+    data_dir: Path = Field(default=ROOT / "var", description="Database, Instances, results, logs, broker folder.")
+    settings_file: Path | None = Field(default=None, description="Optional YAML file with any of these fields.")
+    database_url: str = Field(default="", description="SQLAlchemy URL; SQLite in data_dir when empty.")
+    broker_url: str = Field(default="", description="Celery broker; filesystem transport in data_dir when empty.")
+    session_secret: SecretStr | None = Field(
+        default=None, description="Signs sessions; generated once into data_dir when empty."
+    )
+    organization: str = Field(default="Firstread demonstration site", description="Institution in signed reports.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="Log threshold.")
+    log_json: bool = Field(default=False, description="One JSON object per log line instead of readable text.")
+    routing: Path = Field(default=ROOT / "config" / "routing.yaml", description="Routing rules.")
+    destinations: tuple[Destination, ...] = Field(default=(), description="Where results are delivered.")
+    dicom: DicomSettings = DicomSettings()
+    worker: WorkerSettings = WorkerSettings()
+    web: WebSettings = WebSettings()
+    models: ModelSettings = ModelSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 the caller passes all four
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Put the YAML file below the environment, above the defaults."""
+        named = env_settings().get("settings_file") or init_settings().get("settings_file")
+        file = (YamlConfigSettingsSource(settings_cls, Path(named)),) if named else ()
+        return (init_settings, env_settings, *file)
+
+    @model_validator(mode="after")
+    def _loopback_without_tls(self) -> "Settings":
+        loopback = {"127.0.0.1", "::1", "localhost"}
+        if self.dicom.host not in loopback:
+            raise ValueError("dicom.host must be loopback: the node has no TLS yet; put a TLS gateway in front")
+        if self.web.host not in loopback and not (self.web.tls_certificate and self.web.tls_key):
+            raise ValueError("web.host off loopback needs web.tls_certificate and web.tls_key")
+        return self
+
+    @property
+    def database(self) -> str:
+        """The SQLAlchemy URL in force."""
+        return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'firstread.db'}"
+
+    @property
+    def instances_dir(self) -> Path:
+        """Where received Instances are kept."""
+        return self.data_dir.resolve() / "instances"
+
+    @property
+    def results_dir(self) -> Path:
+        """Where result objects and label maps are kept."""
+        return self.data_dir.resolve() / "results"
+
+    @property
+    def vlm_dir(self) -> Path:
+        """The vision-language model's checkpoint folder in force."""
+        return self.models.vlm or self.data_dir.resolve() / "models" / "demo-vlm"
+
+
+def settings() -> Settings:
+    """Read the environment; called by entry points only.
+
+    Raises:
+        pydantic.ValidationError: a field is unknown or outside its limits; nothing has been opened yet.
+    """
+    return Settings()

@@ -1,0 +1,213 @@
+"""Tables of the node and the pipeline: what was received, what was read, what was delivered.
+
+Text, people and signatures are in ``db.report_models``. No business logic lives on a model; a Reading,
+Report or Delivery changes state only in ``db.lifecycle``.
+"""
+
+from datetime import datetime
+from typing import Annotated, Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, MetaData, String, Text, UniqueConstraint
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from db.types import DeliveryState, Priority, ReadingState, UtcDateTime, utcnow
+
+Key = Annotated[UUID, mapped_column(primary_key=True, default=uuid4)]
+Uid = Annotated[str, mapped_column(String(64))]  # VR UI, PS3.5 6.2
+Long = Annotated[str, mapped_column(String(64), default="")]  # VR LO
+Sha256 = Annotated[str, mapped_column(String(64))]
+Instant = Annotated[datetime, mapped_column(UtcDateTime, default=utcnow)]
+MaybeInstant = Annotated[datetime | None, mapped_column(UtcDateTime, default=None)]
+Json = Annotated[dict[str, Any], mapped_column(JSON, default=dict)]
+JsonList = Annotated[list[Any], mapped_column(JSON, default=list)]
+# SQLite numbers rows itself only for a plain INTEGER primary key
+Sequence = Annotated[int, mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)]
+
+
+class Base(DeclarativeBase):
+    """Names every constraint, so that migrations can."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(column_0_label)s",
+            "uq": "uq_%(table_name)s_%(column_0_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+class Study(Base):
+    """One DICOM Study as received; ``revision`` grows when images arrive after it was complete."""
+
+    __tablename__ = "study"
+    id: Mapped[Key]
+    study_instance_uid: Mapped[Uid] = mapped_column(unique=True)
+    patient_id: Mapped[Long] = mapped_column(index=True)
+    issuer_of_patient_id: Mapped[Long]
+    patient_name: Mapped[str] = mapped_column(String(324), default="")  # VR PN: 5 x 64 + delimiters
+    patient_birth_date: Mapped[str] = mapped_column(String(8), default="")
+    patient_sex: Mapped[str] = mapped_column(String(16), default="")
+    accession_number: Mapped[str] = mapped_column(String(16), default="", index=True)
+    study_date: Mapped[str] = mapped_column(String(8), default="")
+    study_time: Mapped[str] = mapped_column(String(16), default="")
+    study_description: Mapped[Long]
+    referring_physician: Mapped[str] = mapped_column(String(324), default="")
+    modalities: Mapped[str] = mapped_column(String(64), default="")  # comma separated, sorted
+    body_part: Mapped[str] = mapped_column(String(64), default="")
+    calling_ae: Mapped[str] = mapped_column(String(16), default="")
+    called_ae: Mapped[str] = mapped_column(String(16), default="")
+    revision: Mapped[int] = mapped_column(default=1)
+    instance_count: Mapped[int] = mapped_column(default=0)
+    first_received_at: Mapped[Instant]
+    last_received_at: Mapped[Instant] = mapped_column(index=True)
+    quiet_s: Mapped[float] = mapped_column(default=10.0)
+
+
+class Series(Base):
+    """One DICOM Series as received."""
+
+    __tablename__ = "series"
+    id: Mapped[Key]
+    study_id: Mapped[UUID] = mapped_column(ForeignKey("study.id"), index=True)
+    series_instance_uid: Mapped[Uid]
+    modality: Mapped[str] = mapped_column(String(16), default="")
+    series_number: Mapped[int | None]
+    series_description: Mapped[Long]
+    body_part: Mapped[str] = mapped_column(String(16), default="")
+    __table_args__ = (UniqueConstraint("study_id", "series_instance_uid"),)
+
+
+class Instance(Base):
+    """One SOP Instance, its bytes kept as received under ``path`` (relative to the instance store)."""
+
+    __tablename__ = "instance"
+    id: Mapped[Key]
+    study_id: Mapped[UUID] = mapped_column(ForeignKey("study.id"), index=True)
+    series_id: Mapped[UUID] = mapped_column(ForeignKey("series.id"), index=True)
+    sop_instance_uid: Mapped[Uid] = mapped_column(unique=True)
+    sop_class_uid: Mapped[Uid]
+    transfer_syntax_uid: Mapped[Uid]
+    instance_number: Mapped[int | None]
+    sha256: Mapped[Sha256]  # of the Dataset's bytes as received, without file meta
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    path: Mapped[str] = mapped_column(String(400))
+    revision: Mapped[int] = mapped_column(default=1)
+    calling_ae: Mapped[str] = mapped_column(String(16), default="")
+    received_at: Mapped[Instant]
+
+
+class Quarantined(Base):
+    """Something that arrived and was refused or doubted, kept with its reason for a person to see."""
+
+    __tablename__ = "quarantined"
+    id: Mapped[Key]
+    reason: Mapped[str] = mapped_column(String(200))
+    error: Mapped[str] = mapped_column(String(64))
+    status: Mapped[int]  # DIMSE status answered
+    sop_instance_uid: Mapped[str] = mapped_column(String(64), default="")
+    study_id: Mapped[UUID | None] = mapped_column(ForeignKey("study.id"))
+    path: Mapped[str] = mapped_column(String(400), default="")  # empty when the bytes could not be kept
+    calling_ae: Mapped[str] = mapped_column(String(16), default="")
+    received_at: Mapped[Instant]
+
+
+class Reading(Base):
+    """One run of the pipeline over one revision of one Study."""
+
+    __tablename__ = "reading"
+    id: Mapped[Key]
+    study_id: Mapped[UUID] = mapped_column(ForeignKey("study.id"), index=True)
+    revision: Mapped[int] = mapped_column(default=1)
+    pipeline_version: Mapped[str] = mapped_column(String(64), default="")
+    state: Mapped[ReadingState] = mapped_column(String(16), default=ReadingState.RECEIVING, index=True)
+    reason: Mapped[str] = mapped_column(Text, default="")
+    profile: Mapped[str] = mapped_column(String(64), default="")
+    priority: Mapped[Priority] = mapped_column(String(16), default=Priority.ROUTINE)
+    rule: Mapped[str] = mapped_column(String(64), default="")
+    rule_trace: Mapped[JsonList]  # [{"rule", "matched", "why"}], in order tried
+    attempts: Mapped[int] = mapped_column(default=0)
+    lease_owner: Mapped[str] = mapped_column(String(64), default="")
+    lease_until: Mapped[MaybeInstant] = mapped_column(index=True)
+    fencing_token: Mapped[int] = mapped_column(default=0)
+    next_attempt_at: Mapped[MaybeInstant]
+    created_at: Mapped[Instant]
+    completed_at: Mapped[MaybeInstant]  # study fell quiet
+    started_at: Mapped[MaybeInstant]
+    finished_at: Mapped[MaybeInstant]
+    superseded: Mapped[bool] = mapped_column(default=False)
+    version: Mapped[int] = mapped_column(default=1)
+    __table_args__ = (UniqueConstraint("study_id", "revision", "pipeline_version"),)
+    __mapper_args__ = {"version_id_col": version}  # noqa: RUF012 a stale writer loses
+
+
+class ResultObject(Base):
+    """One DICOM object we made: SEG, findings SR or narrative SR, kept under ``path`` in the result store."""
+
+    __tablename__ = "result_object"
+    id: Mapped[Key]
+    study_id: Mapped[UUID] = mapped_column(ForeignKey("study.id"), index=True)
+    draft_id: Mapped[UUID | None] = mapped_column(ForeignKey("draft.id"), index=True)
+    signature_id: Mapped[UUID | None] = mapped_column(ForeignKey("signature.id"))
+    kind: Mapped[str] = mapped_column(String(32))  # SEG, FINDINGS_SR, DRAFT_SR, SIGNED_SR
+    sop_instance_uid: Mapped[Uid] = mapped_column(unique=True)
+    sop_class_uid: Mapped[Uid]
+    sha256: Mapped[Sha256]
+    path: Mapped[str] = mapped_column(String(400))
+    created_at: Mapped[Instant]
+
+
+class Delivery(Base):
+    """One result object owed to one destination."""
+
+    __tablename__ = "delivery"
+    id: Mapped[Key]
+    result_object_id: Mapped[UUID] = mapped_column(ForeignKey("result_object.id"), index=True)
+    destination: Mapped[str] = mapped_column(String(32))
+    state: Mapped[DeliveryState] = mapped_column(String(16), default=DeliveryState.PENDING, index=True)
+    attempts: Mapped[int] = mapped_column(default=0)
+    next_attempt_at: Mapped[Instant] = mapped_column(index=True)
+    lease_until: Mapped[MaybeInstant]
+    last_error: Mapped[str] = mapped_column(String(200), default="")
+    created_at: Mapped[Instant]
+    delivered_at: Mapped[MaybeInstant]
+    version: Mapped[int] = mapped_column(default=1)
+    __table_args__ = (UniqueConstraint("result_object_id", "destination"),)
+    __mapper_args__ = {"version_id_col": version}  # noqa: RUF012
+
+
+class OutboxMessage(Base):
+    """A task message committed with the change that causes it; the relay publishes it afterwards."""
+
+    __tablename__ = "outbox_message"
+    id: Mapped[Sequence]
+    task: Mapped[str] = mapped_column(String(64))
+    arguments: Mapped[Json]  # ids only
+    created_at: Mapped[Instant]
+    published_at: Mapped[MaybeInstant]
+    __table_args__ = (Index("ix_outbox_message_waiting", "published_at", "id"),)
+
+
+class AuditEvent(Base):
+    """Who did what to what, when; append-only by trigger, written in the transaction of the act.
+
+    ``prev_hash`` and ``hash`` wait for the chain's sealer.
+    """
+
+    __tablename__ = "audit_event"
+    seq: Mapped[Sequence]
+    occurred_at: Mapped[Instant] = mapped_column(index=True)
+    actor: Mapped[str] = mapped_column(String(64))  # login, process name or AE title
+    actor_kind: Mapped[str] = mapped_column(String(16))  # person, process, peer
+    tag: Mapped[str] = mapped_column(String(64), index=True)  # AuditTag, subject:action
+    outcome: Mapped[str] = mapped_column(String(16), default="success")
+    study_id: Mapped[UUID | None] = mapped_column(index=True)
+    reading_id: Mapped[UUID | None] = mapped_column(index=True)
+    report_id: Mapped[UUID | None]
+    object_type: Mapped[str] = mapped_column(String(32), default="")
+    object_id: Mapped[str] = mapped_column(String(64), default="")
+    detail: Mapped[Json]
+    prev_hash: Mapped[str | None] = mapped_column(String(64))
+    hash: Mapped[str | None] = mapped_column(String(64))

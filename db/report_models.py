@@ -1,0 +1,134 @@
+"""Tables of the reading room: drafts, findings, evidence, reports, signatures, people."""
+
+from uuid import UUID
+
+from sqlalchemy import ForeignKey, String, Text, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from db.models import Base, Instant, Json, JsonList, Key, MaybeInstant, Sha256
+from db.types import Decision, Presence, ReportState, Role
+
+
+class Draft(Base):
+    """A Reading's output, until a radiologist decides. Immutable; edits live on the Report."""
+
+    __tablename__ = "draft"
+    id: Mapped[Key]
+    reading_id: Mapped[UUID] = mapped_column(ForeignKey("reading.id"), unique=True)
+    study_id: Mapped[UUID] = mapped_column(ForeignKey("study.id"), index=True)
+    sections: Mapped[Json]  # section key -> text: technique, comparison, findings, impression
+    not_assessed: Mapped[JsonList]  # [{"what", "why"}]
+    marks: Mapped[JsonList]  # content checks: [{"kind": "omission"|"contradiction"|"laterality"|…, "text", "finding"}]
+    demonstration: Mapped[bool] = mapped_column(default=False)
+    image_set_sha256: Mapped[Sha256]  # over the sorted Instance hashes the draft was made from
+    provenance: Mapped[Json]  # models with hashes, prompts, triggers, answers, selection, timings
+    created_at: Mapped[Instant]
+
+
+class Finding(Base):
+    """One coded observation of a Draft, with its source and what the radiologist made of it."""
+
+    __tablename__ = "finding"
+    id: Mapped[Key]
+    draft_id: Mapped[UUID] = mapped_column(ForeignKey("draft.id"), index=True)
+    position: Mapped[int]
+    label: Mapped[str] = mapped_column(String(64))
+    code_value: Mapped[str] = mapped_column(String(32), default="")
+    code_scheme: Mapped[str] = mapped_column(String(16), default="")
+    code_meaning: Mapped[str] = mapped_column(String(64), default="")
+    presence: Mapped[Presence] = mapped_column(String(16))
+    laterality: Mapped[str] = mapped_column(String(16), default="")  # only when an Expert localised it
+    score: Mapped[float | None]  # uncalibrated model score 0…1
+    source: Mapped[str] = mapped_column(String(64))  # expert or model that asserts it
+    sentence: Mapped[str] = mapped_column(Text, default="")
+    evidence_id: Mapped[UUID | None] = mapped_column(ForeignKey("evidence.id"))
+    segment_label: Mapped[int | None]  # label value in the evidence's label map
+    measurements: Mapped[JsonList]  # [{"name", "value", "unit"}]
+    key_slice: Mapped[Json]  # {"series_instance_uid", "sop_instance_uid", "index"}
+    tracking_uid: Mapped[str] = mapped_column(String(64), default="")
+    decision: Mapped[Decision] = mapped_column(String(16), default=Decision.PENDING)
+    decision_reason: Mapped[str] = mapped_column(Text, default="")
+    decided_by: Mapped[UUID | None] = mapped_column(ForeignKey("user_account.id"))
+    decided_at: Mapped[MaybeInstant]
+
+
+class Evidence(Base):
+    """One Expert run behind a Draft: what it was asked, what it answered, with which weights."""
+
+    __tablename__ = "evidence"
+    id: Mapped[Key]
+    draft_id: Mapped[UUID] = mapped_column(ForeignKey("draft.id"), index=True)
+    expert: Mapped[str] = mapped_column(String(64))
+    argument: Mapped[str] = mapped_column(String(64), default="")
+    version: Mapped[str] = mapped_column(String(64))
+    weights_sha256: Mapped[Json]
+    seconds: Mapped[float]
+    output: Mapped[Json]  # probabilities, or label names with volumes
+    series_instance_uid: Mapped[str] = mapped_column(String(64), default="")
+    label_map_path: Mapped[str] = mapped_column(String(400), default="")  # npz in the result store; "" for none
+    created_at: Mapped[Instant]
+
+
+class Report(Base):
+    """The report of one Study: its state, its lock and its current text."""
+
+    __tablename__ = "report"
+    id: Mapped[Key]
+    study_id: Mapped[UUID] = mapped_column(ForeignKey("study.id"), unique=True)
+    draft_id: Mapped[UUID | None] = mapped_column(ForeignKey("draft.id"))
+    state: Mapped[ReportState] = mapped_column(String(16), default=ReportState.UNREAD, index=True)
+    sections: Mapped[Json]
+    locked_by: Mapped[UUID | None] = mapped_column(ForeignKey("user_account.id"))
+    locked_at: Mapped[MaybeInstant]
+    reason: Mapped[str] = mapped_column(Text, default="")  # of the rejection
+    late_images: Mapped[bool] = mapped_column(default=False)  # arrived after FINAL: a banner, never a change
+    created_at: Mapped[Instant]
+    updated_at: Mapped[Instant]
+    version: Mapped[int] = mapped_column(default=1)
+    __mapper_args__ = {"version_id_col": version}  # noqa: RUF012 a stale tab loses
+
+
+class ReportRevision(Base):
+    """What a Report said at one save; never changed."""
+
+    __tablename__ = "report_revision"
+    id: Mapped[Key]
+    report_id: Mapped[UUID] = mapped_column(ForeignKey("report.id"), index=True)
+    number: Mapped[int]
+    sections: Mapped[Json]
+    author_id: Mapped[UUID | None] = mapped_column(ForeignKey("user_account.id"))  # None: the pipeline
+    created_at: Mapped[Instant]
+    __table_args__ = (UniqueConstraint("report_id", "number"),)
+
+
+class Signature(Base):
+    """A radiologist's signature: who, when, meaning, and what exactly was signed (21 CFR 11.50, 11.70)."""
+
+    __tablename__ = "signature"
+    id: Mapped[Key]
+    report_id: Mapped[UUID] = mapped_column(ForeignKey("report.id"), index=True)
+    user_id: Mapped[UUID] = mapped_column(ForeignKey("user_account.id"))
+    printed_name: Mapped[str] = mapped_column(String(128))
+    meaning: Mapped[str] = mapped_column(String(200))
+    state: Mapped[ReportState] = mapped_column(String(16))  # PRELIMINARY or FINAL
+    authenticated_at: Mapped[Instant]
+    signed_at: Mapped[Instant]
+    text_sha256: Mapped[Sha256]  # canonical JSON of the sections
+    draft_id: Mapped[UUID | None] = mapped_column(ForeignKey("draft.id"))
+    image_set_sha256: Mapped[str] = mapped_column(String(64), default="")
+
+
+class UserAccount(Base):
+    """A person who may log in; never reused, never deleted (21 CFR 11.100)."""
+
+    __tablename__ = "user_account"
+    id: Mapped[Key]
+    login: Mapped[str] = mapped_column(String(64), unique=True)
+    printed_name: Mapped[str] = mapped_column(String(128))
+    role: Mapped[Role] = mapped_column(String(16))
+    password_hash: Mapped[str] = mapped_column(String(200))
+    active: Mapped[bool] = mapped_column(default=True)
+    failed_logins: Mapped[int] = mapped_column(default=0)
+    locked_until: Mapped[MaybeInstant]
+    created_at: Mapped[Instant]
+    last_login_at: Mapped[MaybeInstant]

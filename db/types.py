@@ -1,0 +1,109 @@
+"""Closed vocabularies and column types that the tables share."""
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import DateTime, Dialect
+from sqlalchemy.types import TypeDecorator
+
+
+class ReadingState(StrEnum):
+    """Where one run of the pipeline stands (design: processing machine)."""
+
+    RECEIVING = "RECEIVING"
+    COMPLETE = "COMPLETE"
+    QUEUED = "QUEUED"
+    RUNNING = "RUNNING"
+    RETRYING = "RETRYING"
+    DRAFTED = "DRAFTED"
+    NO_DRAFT = "NO_DRAFT"
+    FAILED = "FAILED"
+    HELD = "HELD"
+    IGNORED = "IGNORED"
+
+
+class ReportState(StrEnum):
+    """Where the report of one Study stands (design: reporting machine)."""
+
+    UNREAD = "UNREAD"
+    DRAFTED = "DRAFTED"
+    IN_REVIEW = "IN_REVIEW"
+    PRELIMINARY = "PRELIMINARY"
+    FINAL = "FINAL"
+    ADDENDED = "ADDENDED"
+    CORRECTED = "CORRECTED"
+    REJECTED = "REJECTED"
+    CANCELLED = "CANCELLED"
+
+
+class DeliveryState(StrEnum):
+    """Where the C-STORE of one result object to one destination stands."""
+
+    PENDING = "PENDING"
+    SENDING = "SENDING"
+    DELIVERED = "DELIVERED"
+    FAILED = "FAILED"
+    WITHDRAWN = "WITHDRAWN"
+
+
+class Presence(StrEnum):
+    """CID 240 Present-Absent, and undetermined."""
+
+    PRESENT = "present"
+    ABSENT = "absent"
+    UNDETERMINED = "undetermined"
+
+
+class Decision(StrEnum):
+    """What the radiologist made of one Finding."""
+
+    PENDING = "pending"
+    ACCEPTED = "accepted"
+    EDITED = "edited"
+    REJECTED = "rejected"
+
+
+class Role(StrEnum):
+    """What a person may do."""
+
+    RADIOLOGIST = "radiologist"
+    ADMIN = "admin"
+    AUDITOR = "auditor"
+
+
+class Priority(StrEnum):
+    """Reading priority; AI may raise it, never lower it."""
+
+    STAT = "STAT"
+    URGENT = "URGENT"
+    ROUTINE = "ROUTINE"
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A time-zone aware instant, stored in UTC; SQLite keeps no zone, so it is put back on reading."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Refuse a naive time: it names no instant."""
+        del dialect
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a stored time needs a time zone")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        """Return the instant in UTC."""
+        del dialect
+        if value is None:
+            return None
+        instant: datetime = value
+        return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
+
+
+def utcnow() -> datetime:
+    """Return the present instant in UTC."""
+    return datetime.now(UTC)
