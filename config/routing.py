@@ -1,0 +1,141 @@
+"""Routing rules: which Study is drafted by which pipeline profile, with the trace that explains it."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, field_validator
+
+from config.errors import ConfigurationError
+
+Action = Literal["draft", "ignore", "hold"]
+
+
+@dataclass(frozen=True)
+class StudyFacts:
+    """What a rule may look at; every value comes from the DICOM headers or the association."""
+
+    modalities: frozenset[str] = frozenset()
+    body_parts: frozenset[str] = frozenset()
+    sop_classes: frozenset[str] = frozenset()
+    calling_ae: str = ""
+    called_ae: str = ""
+    procedure: str = ""  # Requested Procedure / Study Description
+
+
+@dataclass(frozen=True)
+class RoutingVerdict:
+    """What to do with a Study, and why.
+
+    ``trace`` lists the rules in the order tried: ``{"rule", "matched", "why"}``.
+    """
+
+    action: Action
+    profile: str = ""
+    priority: str = "ROUTINE"
+    rule: str = ""
+    reason: str = ""
+    trace: list[dict[str, Any]] = field(default_factory=list)
+
+
+class When(BaseModel, frozen=True, extra="forbid"):
+    """Conditions of one rule; all given ones must hold, an absent one always does."""
+
+    modality: tuple[str, ...] = Field(default=(), description="Any of these Modality (0008,0060) values.")
+    body_part: str | None = Field(default=None, description="Regular expression over Body Part Examined.")
+    sop_class: tuple[str, ...] = Field(default=(), description="Any of these SOP Class UIDs.")
+    calling_ae: str | None = Field(default=None, description="Regular expression, whole AE title.")
+    called_ae: str | None = Field(default=None, description="Regular expression, whole AE title.")
+    procedure: str | None = Field(default=None, description="Regular expression, anywhere in the description.")
+
+    @field_validator("body_part", "calling_ae", "called_ae", "procedure")
+    @classmethod
+    def _compiles(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                re.compile(value)
+            except re.error as exc:
+                raise ValueError(f"not a regular expression: {exc}") from exc
+        return value
+
+    def first_miss(self, facts: StudyFacts) -> str:
+        """Return why this does not match, or an empty string."""
+        if self.modality and not facts.modalities & set(self.modality):
+            return f"modality {_listed(facts.modalities)} is not one of {_listed(self.modality)}"
+        if self.sop_class and not facts.sop_classes & set(self.sop_class):
+            return "no instance of the SOP classes asked for"
+        if self.body_part and not any(re.search(self.body_part, b, re.IGNORECASE) for b in facts.body_parts or {""}):
+            return f"body part {_listed(facts.body_parts)} does not match {self.body_part!r}"
+        if self.calling_ae and not re.fullmatch(self.calling_ae, facts.calling_ae):
+            return f"calling AE {facts.calling_ae!r} does not match {self.calling_ae!r}"
+        if self.called_ae and not re.fullmatch(self.called_ae, facts.called_ae):
+            return f"called AE {facts.called_ae!r} does not match {self.called_ae!r}"
+        if self.procedure and not re.search(self.procedure, facts.procedure, re.IGNORECASE):
+            return f"the procedure does not match {self.procedure!r}"
+        return ""
+
+
+class Rule(BaseModel, frozen=True, extra="forbid"):
+    """One rule; the first that matches decides."""
+
+    name: str = Field(pattern=r"^[a-z0-9-]{1,64}$", description="Shown in traces and in the audit log.")
+    when: When = When()
+    action: Action = Field(default="draft", description="draft, ignore (kept and shown) or hold (a person decides).")
+    profile: str = Field(default="", description="Pipeline profile of a drafted Study.")
+    priority: Literal["STAT", "URGENT", "ROUTINE"] = Field(default="ROUTINE", description="Reading priority.")
+    reason: str = Field(default="", description="Shown to people for ignore and hold.")
+    comment: str = Field(default="", description="For the people who maintain the rules.")
+
+
+class Rules(BaseModel, frozen=True, extra="forbid"):
+    """An ordered list of rules."""
+
+    rules: tuple[Rule, ...]
+
+    def judge(self, facts: StudyFacts) -> RoutingVerdict:
+        """Return the verdict of the first rule that matches; a Study no rule matches is ignored, kept and shown."""
+        trace: list[dict[str, Any]] = []
+        for rule in self.rules:
+            miss = rule.when.first_miss(facts)
+            trace.append({"rule": rule.name, "matched": not miss, "why": miss or "all conditions hold"})
+            if not miss:
+                return RoutingVerdict(
+                    action=rule.action,
+                    profile=rule.profile,
+                    priority=rule.priority,
+                    rule=rule.name,
+                    reason=rule.reason,
+                    trace=trace,
+                )
+        return RoutingVerdict(action="ignore", reason="no routing rule matches this study", trace=trace)
+
+
+def _listed(words: Any) -> str:
+    return ", ".join(sorted(words)) or "(none)"
+
+
+def load_rules(path: Path, *, profiles: Mapping[str, object] | None = None) -> Rules:
+    """Read the rules.
+
+    Args:
+        path: a YAML file with one key, ``rules``.
+        profiles: known pipeline profiles; when given, a drafting rule must name one.
+
+    Raises:
+        ConfigurationError: unreadable, unknown key, bad expression, or unknown profile.
+    """
+    try:
+        rules = Rules.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, yaml.YAMLError, ValidationError) as exc:
+        raise ConfigurationError(f"routing rules {path}: {exc}") from exc
+    for rule in rules.rules:
+        if rule.action == "draft" and not rule.profile:
+            raise ConfigurationError(f"routing rules {path}: rule {rule.name!r} drafts without a profile")
+        if rule.action == "draft" and profiles is not None and rule.profile not in profiles:
+            raise ConfigurationError(
+                f"routing rules {path}: rule {rule.name!r} names profile {rule.profile!r}; known: {_listed(profiles)}"
+            )
+    return rules
