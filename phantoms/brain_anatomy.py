@@ -4,8 +4,10 @@ Everything is a function of anatomical millimetres, never of voxels, so one pati
 resolution. Frame: origin between the thalami, LPS (+x left, +y posterior, +z superior).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,10 +159,10 @@ def ellipsoid(x: Field, y: Field, z: Field, centre: Point, axes: Point) -> Field
     return np.asarray((1 - radius) * np.float32(min(axes)), dtype=np.float32)
 
 
-def tube(x: Field, y: Field, z: Field, path: list[tuple[float, float, float, float]]) -> Field:
+def tube(x: Field, y: Field, z: Field, path: Sequence[tuple[float, float, float, float]]) -> Field:
     """Return the depth in mm below the surface of a tube through ``(x, y, z, radius)`` points."""
     depth = np.full(x.shape, -np.inf, np.float32)
-    for (x0, y0, z0, r0), (x1, y1, z1, r1) in zip(path, path[1:], strict=False):
+    for (x0, y0, z0, r0), (x1, y1, z1, r1) in pairwise(path):
         reach = max(r0, r1) + 3  # farther away only the sign matters
         box = _near(y, min(y0, y1) - reach, max(y0, y1) + reach)
         dx, dy, dz = x1 - x0, y1 - y0, z1 - z0
@@ -197,7 +199,7 @@ def hulls(space: Space) -> Hulls:
     ax = np.abs(x)
     egg = x / (1 + np.float32(0.0011) * np.clip(y, -80, 60))  # the parietal lobes are the widest
     vault = ellipsoid(egg, y, z, (0, 0, 6), (67, 85, 63))
-    tentorium = np.float32(1.0) - np.float32(0.26) * ax
+    tentorium = tentorium_z(ax, y)
     orbital_roof = np.float32(-15) + 0 * ax
     mix = np.clip((y + 20) / 45, 0, 1)
     floor = z - ((1 - mix) * orbital_roof + mix * tentorium)
@@ -206,8 +208,8 @@ def hulls(space: Space) -> Hulls:
     )
     temporal = np.minimum(temporal, vault + 6)
     cerebrum = np.maximum(np.minimum(vault, floor), temporal)
-    fossa = ellipsoid(x, y, z, (0, 42, -32), (55, 40, 33))
-    cistern = ellipsoid(x, y, z, (0, 6, -28), (25, 24, 34))
+    fossa = ellipsoid(x, y, z, (0, 44, -32), (55, 34, 28))
+    cistern = ellipsoid(x, y, z, (0, 6, -24), (23, 18, 28))
     canal = tube(x, y, z, [(0, 20, -48, 13), (0, 26, -96, 11)])
     intracranial = np.maximum.reduce(
         [np.minimum(vault + 3, floor + 4), temporal + np.float32(2.5), fossa, cistern, canal]
@@ -250,24 +252,30 @@ def paint_head(tissue: NDArray[np.uint8], space: Space, hull: Hulls, build: Buil
     tissue[(np.abs(x) < 1.4) & (y < -38) & (z < -30) & (tissue == Tissue.AIR) & (depth > 4)] = Tissue.MUCOSA
 
 
+def tentorium_z(ax: Field, y: Field) -> Field:
+    """Return the height of the tentorium above the origin, mm, at ``ax`` from the midline and ``y``."""
+    return np.asarray(np.float32(5) - np.float32(0.36) * ax - np.float32(0.2) * (y - 35), dtype=np.float32)
+
+
 def sulcal_sheets(rng: np.random.Generator, space: Space, near: NDArray[np.bool_]) -> Field:
     """Return each voxel's distance in mm to the nearest sulcal sheet, where ``near`` (elsewhere a large value).
 
-    The sheets are the zero level of band-limited noise sampled on the cerebral surface below which a voxel
-    lies, so that they run inwards from the surface as sulci do.
+    The sheets are the zero level of band-limited noise sampled on a sphere around the core of each hemisphere,
+    straight outwards from the voxel, so that they run inwards from the surface as sulci do.
     """
-    step = 4.0
+    step, sphere_mm = 3.0, 45.0
     axis = np.arange(-96, 97, step, dtype=np.float32)
     lattice = Grid(axis, axis, axis)
-    noise = smooth_noise(rng, lattice, 9.5) - np.float32(0.25) * smooth_noise(rng, lattice, 30.0)
+    noise = smooth_noise(rng, lattice, 6.5) - np.float32(0.2) * smooth_noise(rng, lattice, 30.0)
     slope = np.sqrt(sum(g**2 for g in np.gradient(noise, step)))
-    distance = np.abs(noise) / np.maximum(slope, 0.08)
+    signed = np.copysign(np.abs(noise) / np.maximum(slope, 0.08), noise)
     u, v, w = space.u[near], space.v[near], space.w[near]
-    radius = np.sqrt((u / 67) ** 2 + (v / 85) ** 2 + ((w - 6) / 63) ** 2)
-    pull = 1 / np.maximum(radius, 0.3) * np.float32(0.85) + np.float32(0.15)
-    signed = np.copysign(distance, noise)
-    where = [(c * p + 96) / step for c, p in ((w, pull), (v, pull), (u, pull))]
-    sampled = np.abs(ndimage.map_coordinates(signed, where, order=1, mode="nearest"))
+    core = (np.copysign(np.float32(20), u), np.clip(0.7 * v, -38, 38), np.float32(14))
+    away = [p - c for p, c in zip((u, v, w), core, strict=True)]
+    radius = np.maximum(np.sqrt(sum(a * a for a in away)), 29)
+    pull = np.float32(0.85 * sphere_mm) / radius + np.float32(0.15)
+    places = [(c + a * pull + 96) / step for c, a in zip(core, away, strict=True)]
+    sampled = np.abs(ndimage.map_coordinates(signed, places[::-1], order=1, mode="nearest"))
     sheets = np.full(space.u.shape, 99.0, np.float32)
-    sheets[near] = sampled * np.clip(radius, 0.5, 1)
+    sheets[near] = sampled * np.clip(radius / sphere_mm, 0.5, 1.2)
     return sheets

@@ -242,7 +242,7 @@ def _acquire(seed: int, grid: Grid, tissue: TissueMap, glioma: Glioma | None) ->
         clean *= 1 + np.float32(0.025) * texture
         clean = ndimage.gaussian_filter(clean, 0.55, truncate=2.5)
         bias = np.exp(np.float32(rng.uniform(0.05, 0.16)) * (coil + smooth_noise(rng, grid, 70.0)))
-        sigma = np.float32(rng.uniform(0.010, 0.028))
+        sigma = np.float32(rng.uniform(0.007, 0.022))
         real, imaginary = rng.standard_normal((2, *grid.shape), dtype=np.float32) * sigma
         scale = np.float32(np.exp(rng.uniform(np.log(250), np.log(1500))))
         channels[name] = np.hypot(clean * bias + real, imaginary) * scale

@@ -16,6 +16,7 @@ from phantoms.brain_anatomy import (
     paint_head,
     smooth_noise,
     sulcal_sheets,
+    tentorium_z,
     tube,
 )
 
@@ -23,7 +24,7 @@ TissueMap = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
 _CORTEX_MM = 2.9
-_SULCUS_DEPTH_MM = 13.0
+_SULCUS_DEPTH_MM = 18.0
 
 
 def paint_tissues(
@@ -46,8 +47,10 @@ def paint_tissues(
     tissue: TissueMap = np.empty(grid.shape, np.uint8)
     paint_head(tissue, space, hull, build, smooth_noise(rng, grid, 6.0))
     tissue[hull.intracranial > 0] = Tissue.CSF
-    sheets = sulcal_sheets(rng, space, (hull.cerebrum > -1) & (hull.cerebrum < 24))
-    depth = _paint_cerebrum(tissue, space, hull, build, sheets, push)
+    depth = _pial_depth(space, hull, build)
+    nuclei = ellipsoid(np.abs(space.u), space.v, space.w, (14, 0, 1), (24, 33, 17)) > 0
+    sheets = sulcal_sheets(rng, space, (depth > 0) & (depth < _SULCUS_DEPTH_MM + 2) & ~nuclei)
+    _paint_cerebrum(tissue, space, depth, build, sheets, push)
     _paint_hyperintensities(tissue, space, depth, build, smooth_noise(rng, grid, 5.0))
     _paint_deep_grey(tissue, space)
     _paint_ventricles(tissue, space, build)
@@ -73,19 +76,23 @@ def _callosum_top(y: Field) -> Field:
     return np.asarray(27 - np.float32(0.016) * (y - 2) ** 2, dtype=np.float32)
 
 
-def _paint_cerebrum(
-    tissue: TissueMap, space: Space, hull: Hulls, build: Build, sheets: Field, push: Push | None
-) -> Field:
-    """Paint cortex and white matter; return the depth below the pial surface without its sulci, mm."""
+def _pial_depth(space: Space, hull: Hulls, build: Build) -> Field:
+    """Return the depth in mm below the cerebral surface: its hull, the great fissure and the Sylvian fissures."""
     x, y, z = space.u, space.v, space.w
     ax = np.abs(x)
-    top = _callosum_top(y)
-    fissure = np.hypot(x, np.clip(top - z, 0, 30)) - 1.3
+    fissure = np.hypot(x, np.clip(_callosum_top(y) - z, 0, 30)) - np.float32(1.3)
     sylvian_z = np.float32(0.33) * y - 3
     sylvian = np.hypot(np.clip(37 - ax, 0, 40), z - sylvian_z)
     sylvian = np.hypot(sylvian, np.clip(np.abs(y + 2) - 34, 0, 60)) - np.float32(0.6 + build.sulcus_mm)
-    depth = np.minimum(np.minimum(hull.cerebrum, fissure), sylvian).astype(np.float32)
-    narrow = np.float32(build.sulcus_mm)
+    return np.asarray(np.minimum(np.minimum(hull.cerebrum, fissure), sylvian), dtype=np.float32)
+
+
+def _paint_cerebrum(
+    tissue: TissueMap, space: Space, depth: Field, build: Build, sheets: Field, push: Push | None
+) -> None:
+    """Paint cortex, sulci and white matter."""
+    x, y, z = space.u, space.v, space.w
+    narrow: Field = np.full((1, 1, 1), build.sulcus_mm, np.float32)
     if push is not None:
         r2 = sum((p - np.float32(c)) ** 2 for p, c in zip((x, y, z), push.centre, strict=True))
         narrow = narrow * (1 - np.float32(0.9) * np.exp(-r2 / np.float32(2.2 * push.reach_mm**2)))
@@ -95,7 +102,6 @@ def _paint_cerebrum(
     tissue[in_brain] = Tissue.WHITE
     tissue[in_brain & cortex] = Tissue.GREY
     tissue[in_brain & (sheets < narrow * taper)] = Tissue.CSF
-    return depth
 
 
 def _paint_hyperintensities(tissue: TissueMap, space: Space, depth: Field, build: Build, noise: Field) -> None:
@@ -135,7 +141,7 @@ def _lateral_ventricle(space: Space, width: float) -> Field:
     paths = [[(a, b, c, r * width) for a, b, c, r in path] for path in (body, horns, rear)]
     depth = np.maximum.reduce([tube(x, y, z, path) for path in paths])
     septum = x - np.float32(0.9)
-    return np.minimum(depth, septum)
+    return np.asarray(np.minimum(depth, septum))
 
 
 def _third_ventricle(space: Space, width: float) -> Field:
@@ -168,9 +174,9 @@ def _paint_hindbrain(tissue: TissueMap, space: Space, noise: Field) -> None:
     """Paint the brainstem and the cerebellum with its folia."""
     x, y, z = space.u, space.v, space.w
     ax = np.abs(x)
-    lobe = ellipsoid(ax, y, z, (22, 46, -36), (29, 27, 21))
-    vermis = ellipsoid(x, y, z, (0, 46, -32), (11, 24, 22))
-    tent = np.float32(-3) - np.float32(0.26) * ax - z  # below the tentorium
+    lobe = ellipsoid(ax, y, z, (22, 45, -32), (30, 29, 25))
+    vermis = ellipsoid(x, y, z, (0, 45, -28), (12, 25, 24))
+    tent = tentorium_z(ax, y) - np.float32(2.5) - z  # below the tentorium
     cerebellum = np.minimum(np.maximum(lobe, vermis), tent)
     inside = cerebellum > 0
     phase = cerebellum * np.float32(0.35) + (z + 34) * np.float32(0.8) + np.float32(0.9) * noise
@@ -205,10 +211,10 @@ def _paint_dura_and_vessels(tissue: TissueMap, space: Space, hull: Hulls) -> Non
     falx = (np.abs(u) < 0.8) & (space.w > _callosum_top(space.v) + 5) & (inner > 0)
     tissue[falx & (csf | (tissue == Tissue.GREY))] = Tissue.DURA
     tissue[csf & (inner < 1.2) & (z > -20)] = Tissue.DURA
-    tent = np.abs(np.float32(-1) - np.float32(0.26) * ax - z)
+    tent = np.abs(tentorium_z(ax, y) - np.float32(1.2) - z)
     tissue[(tent < 0.9) & csf & (y > 18) & (inner > 0)] = Tissue.DURA
-    sinus = (np.hypot(x, np.clip(inner, 0, None)) < 4.2) & (inner > 0) & ((z > 10) | (y > 45)) & (z > -6)
-    transverse = (np.abs(np.float32(-2) - np.float32(0.26) * ax - z) < 4) & (y > 20) & (inner > 0) & (inner < 5)
+    sinus = (np.hypot(x, np.clip(inner, 0, None)) < 4.2) & (inner > 0) & ((z > 10) | (y > 45)) & (z > -4)
+    transverse = (tent < 3.5) & (y > 22) & (inner > 0) & (inner < 4.5)
     tissue[(sinus | transverse) & (hull.cerebrum < 4)] = Tissue.VESSEL
     arteries = [
         tube(x, y, z, [(0, 4, -60, 1.7), (0, -2, -30, 1.8), (0, -4, -18, 1.6)]),
@@ -219,5 +225,5 @@ def _paint_dura_and_vessels(tissue: TissueMap, space: Space, hull: Hulls) -> Non
     ]
     for artery in arteries:
         tissue[(artery > 0) & (tissue != Tissue.WHITE)] = Tissue.VESSEL
-    tissue[tube(x, y, z, [(0, 30, 4, 2.0), (0, 44, 8, 2.2), (0, 68, 6, 2.4)]) > 0] = Tissue.VESSEL  # straight sinus
+    tissue[tube(x, y, z, [(0, 28, 7, 1.8), (0, 50, 2, 1.8), (0, 76, -3, 2.2)]) > 0] = Tissue.VESSEL  # straight sinus
     tissue[ellipsoid(x, y, z, (0, -18, -24), (6, 5, 4)) > 0] = Tissue.MUCOSA  # pituitary gland enhances alike
