@@ -1,0 +1,100 @@
+"""From kept bytes to arrays: headers without pixels, and pixel data through the registered decoders."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.pixels import apply_rescale, apply_voi_lut
+
+from config.errors import RefusedInputError, UndecodablePixelsError
+from worker.radiograph import Radiograph
+
+# what pydicom and its decoder plugins raise for damaged or unsupported pixel data
+_DECODER_FAILURES = (
+    AttributeError, EOFError, KeyError, NotImplementedError, OSError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
+
+
+def read_header(path: Path) -> Dataset:
+    """Read one kept Instance up to its pixel data.
+
+    Raises:
+        RefusedInputError: the file is not a DICOM Dataset any more.
+    """
+    try:
+        ds = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+    except (InvalidDicomError, OSError, ValueError, EOFError) as exc:
+        raise RefusedInputError(f"an instance cannot be read back: {type(exc).__name__}") from exc
+    ds.filename = str(path)
+    return ds
+
+
+def read_headers(paths: Sequence[Path]) -> list[Dataset]:
+    """Read several headers; see :func:`read_header`."""
+    return [read_header(path) for path in paths]
+
+
+def decode(path: Path) -> tuple[Dataset, NDArray[np.generic]]:
+    """Read one Instance with its decoded pixels, ``([frames,] rows, columns[, samples])``, stored values.
+
+    Raises:
+        UndecodablePixelsError: no decoder, or pixel data that contradict the header.
+    """
+    try:
+        ds = pydicom.dcmread(path, force=True)
+        pixels: NDArray[np.generic] = ds.pixel_array
+    except _DECODER_FAILURES as exc:
+        raise UndecodablePixelsError(f"pixel data cannot be decoded ({type(exc).__name__})") from exc
+    return ds, pixels
+
+
+def decode_rescaled(path: Path, shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Return one single-frame image as float32 modality values (HU for CT).
+
+    Raises:
+        UndecodablePixelsError: see :func:`decode`, or pixels of another shape than the header's.
+    """
+    ds, stored = decode(path)
+    if stored.shape != shape:
+        raise UndecodablePixelsError(f"pixel data are {stored.shape}, the header says {shape}")
+    # a failed rescale (a Modality LUT of the wrong size) is pixel data that cannot be read
+    try:
+        return np.asarray(apply_rescale(stored, ds), dtype=np.float32)
+    except (ValueError, IndexError, TypeError) as exc:
+        raise UndecodablePixelsError(f"the modality LUT cannot be applied ({type(exc).__name__})") from exc
+
+
+def load_radiograph(path: Path) -> Radiograph:
+    """Return one CR or DX Instance in display polarity, bone bright, 0…255.
+
+    Rescale, VOI LUT or window (PS3.3 C.11.1, C.11.2), then MONOCHROME1 inversion (C.7.6.3.1.2); the
+    result is stretched over what the window lets through.
+
+    Raises:
+        UndecodablePixelsError: pixels that cannot be read, or that are not one grey image.
+    """
+    ds, stored = decode(path)
+    photometric = str(ds.get("PhotometricInterpretation", ""))
+    if stored.ndim != 2 or photometric not in {"MONOCHROME1", "MONOCHROME2"}:
+        raise UndecodablePixelsError(f"not one grey image: {stored.shape}, {photometric or 'no photometric'}")
+    try:
+        values = np.asarray(apply_voi_lut(apply_rescale(stored, ds), ds), dtype=np.float32)
+    except (ValueError, IndexError, TypeError) as exc:
+        raise UndecodablePixelsError(f"the display LUTs cannot be applied ({type(exc).__name__})") from exc
+    low, high = float(values.min()), float(values.max())
+    if high <= low:
+        raise UndecodablePixelsError("every pixel has the same value")
+    grey = (values - low) * np.float32(255.0 / (high - low))
+    spacing = ds.get("ImagerPixelSpacing") or ds.get("PixelSpacing")
+    return Radiograph(
+        pixels=255.0 - grey if photometric == "MONOCHROME1" else grey,
+        sop_instance_uid=str(ds.SOPInstanceUID),
+        series_instance_uid=str(ds.SeriesInstanceUID),
+        view_position=str(ds.get("ViewPosition", "") or ""),
+        modality=str(ds.get("Modality", "")),
+        pixel_spacing_mm=(float(spacing[0]), float(spacing[1])) if spacing else None,
+    )

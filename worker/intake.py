@@ -1,0 +1,197 @@
+"""The gate before inference: what of a Study is read, or the reason why it is not.
+
+A gate that fails ends in "no draft: reason", never in a weak draft (design section 6).
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from pydicom import Dataset
+from pydicom.uid import CTImageStorage, MRImageStorage
+
+from config.errors import GeometryError, OutsideIntendedUseError, UndecodablePixelsError
+from worker.decoding import load_radiograph, read_headers
+from worker.experts.base import ExpertInput
+from worker.mr_roles import assign_roles
+from worker.profiles import Profile
+from worker.stacking import load_volume, sort_slices
+
+_SOP_CLASS = {"CT": CTImageStorage, "MR": MRImageStorage}
+_FRONTAL = {"PA", "AP"}
+
+
+@dataclass(frozen=True)
+class Intake:
+    """What the gate let through.
+
+    Attributes:
+        study: arrays for the Experts.
+        headers: Series Instance UID → headers of the Instances used, in array order.
+        excluded: (Series Instance UID, reason) of what was not read.
+        unchecked: gates that could not be applied, in words for a person.
+    """
+
+    study: ExpertInput
+    headers: dict[str, list[Dataset]]
+    excluded: list[tuple[str, str]] = field(default_factory=list)
+    unchecked: list[str] = field(default_factory=list)
+
+    @property
+    def first(self) -> Dataset:
+        """Any header of the Study, for patient and study attributes."""
+        return next(iter(self.headers.values()))[0]
+
+
+def gate(paths: Sequence[Path], profile: Profile) -> Intake:
+    """Read the headers of a Study, check the intended use, and load what the profile reads.
+
+    Raises:
+        OutsideIntendedUseError: the Study is not what the models are for; the reason is for people.
+        RefusedInputError: geometry or pixels that cannot be read.
+    """
+    headers = read_headers(paths)
+    images = [ds for ds in headers if str(ds.get("Modality", "")) in profile.modalities and "Rows" in ds]
+    if not images:
+        raise OutsideIntendedUseError(f"no {' or '.join(sorted(profile.modalities))} image in the study")
+    unchecked = _check_patient(images, profile)
+    if profile.name == "chest-xray":
+        return _gate_radiograph(images, unchecked)
+    series = _image_series(images, profile)
+    if profile.name == "brain-mr":
+        return _gate_brain(series, profile, unchecked)
+    return _gate_ct(series, profile, unchecked)
+
+
+def _check_patient(images: Sequence[Dataset], profile: Profile) -> list[str]:
+    """Refuse two patients in one Study and patients outside the age range; return what is unknown."""
+    if len({str(ds.get("PatientID", "")) for ds in images}) > 1:
+        raise OutsideIntendedUseError("the images of the study carry different Patient IDs")
+    age = _age_years(images[0])
+    if age is None:
+        return ["the patient's age is unknown"]
+    if age < profile.minimum_age_years:
+        raise OutsideIntendedUseError(f"patients under {profile.minimum_age_years} are outside the intended use")
+    return []
+
+
+def _age_years(ds: Dataset) -> float | None:
+    """Return the age from Patient's Age (VR AS) or the dates, None when neither says."""
+    match = re.fullmatch(r"(\d{3})([DWMY])", str(ds.get("PatientAge", "") or "").strip())
+    if match and int(match[1]) > 0:
+        return int(match[1]) / {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}[match[2]]
+    birth, studied = (
+        re.fullmatch(r"(\d{4})\d{4}", str(ds.get(k, "") or "")) for k in ("PatientBirthDate", "StudyDate")
+    )
+    return float(int(studied[1]) - int(birth[1])) if birth and studied else None
+
+
+def _gate_radiograph(images: Sequence[Dataset], unchecked: list[str]) -> Intake:
+    """Choose the frontal chest image."""
+    excluded: list[tuple[str, str]] = []
+    usable: list[Dataset] = []
+    for ds in images:
+        reason = _radiograph_refusal(ds)
+        if reason:
+            excluded.append((str(ds.SeriesInstanceUID), reason))
+        else:
+            usable.append(ds)
+    if not usable:
+        raise OutsideIntendedUseError(f"no frontal chest radiograph: {'; '.join(sorted({r for _, r in excluded}))}")
+    # PA before AP: the heart is not magnified
+    usable.sort(key=lambda d: (str(d.get("ViewPosition", "")) != "PA", str(d.SOPInstanceUID)))
+    chosen = usable[0]
+    excluded += [(str(ds.SeriesInstanceUID), "another frontal view was read") for ds in usable[1:]]
+    radiograph = load_radiograph(Path(str(chosen.filename)))
+    if min(radiograph.pixels.shape) < 224:
+        raise OutsideIntendedUseError(f"image of {radiograph.pixels.shape} pixels is too small to read")
+    return Intake(ExpertInput(radiograph=radiograph), {str(chosen.SeriesInstanceUID): [chosen]}, excluded, unchecked)
+
+
+def _radiograph_refusal(ds: Dataset) -> str:
+    """Return why an image is not a frontal chest radiograph for presentation, or an empty string."""
+    view = str(ds.get("ViewPosition", "") or "")
+    body_part = str(ds.get("BodyPartExamined", "") or "").upper()
+    if str(ds.get("PresentationIntentType", "")) == "FOR PROCESSING":
+        return "image is for processing, not for presentation"
+    if "LOCALIZER" in str(ds.get("ImageType", "")):
+        return "image is a localizer"
+    if body_part and body_part not in {"CHEST", "THORAX"}:
+        return f"body part is {body_part[:16]}"
+    if view not in _FRONTAL:
+        return f"view position is {view[:16] or 'unknown'}"
+    return ""
+
+
+def _image_series(images: Sequence[Dataset], profile: Profile) -> dict[str, list[Dataset]]:
+    """Group classic single-frame images by Series; anything else is no slice of a Volume."""
+    wanted = {_SOP_CLASS[m] for m in profile.modalities}
+    grouped: dict[str, list[Dataset]] = {}
+    for ds in images:
+        is_slice = ds.get("SOPClassUID") in wanted and int(ds.get("NumberOfFrames", 1) or 1) == 1
+        if is_slice and "LOCALIZER" not in str(ds.get("ImageType", "")):
+            grouped.setdefault(str(ds.SeriesInstanceUID), []).append(ds)
+    if not grouped:
+        raise OutsideIntendedUseError(
+            "no series of single-frame slices (enhanced multi-frame objects are not read yet)"
+        )
+    return grouped
+
+
+def _check_stack(headers: Sequence[Dataset], profile: Profile) -> list[Dataset]:
+    """Return the sorted slices of a Series that can be read as a Volume."""
+    if len(headers) < profile.minimum_slices:
+        raise OutsideIntendedUseError(f"{len(headers)} slices, at least {profile.minimum_slices} are needed")
+    ordered, affine = sort_slices(headers)
+    step_mm = float(np.linalg.norm(affine[:3, 0]))
+    if step_mm > profile.maximum_slice_mm:
+        raise OutsideIntendedUseError(
+            f"slices {step_mm:.1f} mm apart, at most {profile.maximum_slice_mm:.0f} mm is read"
+        )
+    if any(int(ds.get("SamplesPerPixel", 1)) != 1 for ds in ordered):
+        raise OutsideIntendedUseError("colour images are not slices of a volume")
+    return ordered
+
+
+def _gate_ct(series: dict[str, list[Dataset]], profile: Profile, unchecked: list[str]) -> Intake:
+    """Read the Series with the most axial slices."""
+    excluded: list[tuple[str, str]] = []
+    stacks: dict[str, list[Dataset]] = {}
+    for uid, headers in series.items():
+        try:
+            stacks[uid] = _check_stack(headers, profile)
+        except (GeometryError, OutsideIntendedUseError) as exc:
+            excluded.append((uid, str(exc)))
+    if not stacks:
+        raise OutsideIntendedUseError(f"no series can be read as a volume: {'; '.join(r for _, r in excluded)}")
+    chosen = max(stacks, key=lambda uid: (len(stacks[uid]), uid))
+    excluded += [(uid, "a series with more slices was read") for uid in stacks if uid != chosen]
+    volume = load_volume(stacks[chosen])
+    if float(np.mean(volume.array > -300)) < 0.05 or float(volume.array.max()) < 50:
+        raise OutsideIntendedUseError("the image holds no body in Hounsfield units")
+    return Intake(ExpertInput(volume=volume), {chosen: stacks[chosen]}, excluded, unchecked)
+
+
+def _gate_brain(series: dict[str, list[Dataset]], profile: Profile, unchecked: list[str]) -> Intake:
+    """Read the four sequences of one Frame of Reference."""
+    roles = assign_roles(series)
+    stacks = {}
+    for role, uid in roles.items():
+        try:
+            stacks[role] = _check_stack(series[uid], profile)
+        except (GeometryError, OutsideIntendedUseError) as exc:
+            raise type(exc)(f"{role}: {exc}") from exc
+    frames = {str(stack[0].get("FrameOfReferenceUID", "")) for stack in stacks.values()}
+    if len(frames) != 1 or "" in frames:
+        raise OutsideIntendedUseError(
+            "the four sequences do not share one frame of reference; registration is not done yet"
+        )
+    excluded = [(uid, "plays no role in the brain tumour protocol") for uid in series if uid not in roles.values()]
+    try:
+        volumes = {role: load_volume(stack) for role, stack in stacks.items()}
+    except UndecodablePixelsError as exc:
+        raise UndecodablePixelsError(f"a sequence cannot be read: {exc}") from exc
+    headers = {roles[role]: stacks[role] for role in stacks}
+    return Intake(ExpertInput(brain_mr=volumes), headers, excluded, unchecked)
