@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from phantoms.brain_anatomy import Build, Field, Grid, Push, Space, Tissue, anatomical_space, smooth_noise
-from phantoms.brain_paint import Mask, TissueMap, paint_tissues
-from phantoms.truth import Truth
+from phantoms.brain_paint import TissueMap, paint_tissues
+from phantoms.truth import Truth, label_volumes_ml
 
 CHANNELS = ("t1c", "t1", "t2", "flair")
 LABEL_NAMES = {1: "necrotic or non-enhancing tumour core", 2: "peritumoural oedema", 4: "enhancing tumour"}
@@ -251,15 +251,10 @@ def _acquire(seed: int, grid: Grid, tissue: TissueMap, glioma: Glioma | None) ->
 
 def _make_truth(labels: NDArray[np.uint8], voxel_mm: tuple[float, float, float], glioma: Glioma | None) -> Truth:
     ml = float(np.prod(voxel_mm)) / 1000.0
-    volumes = {name: round(float(np.count_nonzero(labels == value)) * ml, 3) for value, name in LABEL_NAMES.items()}
-    findings = frozenset({"glioma", f"{glioma.side} {glioma.lobe} lobe"} if glioma else ())
     return Truth(
         modality="MR",
-        findings=findings,
+        findings=frozenset({"glioma"} if glioma else ()),
         label_names=dict(LABEL_NAMES),
-        volumes_ml=volumes,
+        volumes_ml=label_volumes_ml(labels, LABEL_NAMES, ml),
         counts={"glioma": 1 if glioma else 0},
     )
-
-
-__all__ = ["CHANNELS", "LABEL_NAMES", "BrainMr", "Mask", "make_brain_mr"]

@@ -210,11 +210,11 @@ def _paint_dura_and_vessels(tissue: TissueMap, space: Space, hull: Hulls) -> Non
     csf = tissue == Tissue.CSF
     falx = (np.abs(u) < 0.8) & (space.w > _callosum_top(space.v) + 5) & (inner > 0)
     tissue[falx & (csf | (tissue == Tissue.GREY))] = Tissue.DURA
-    tissue[csf & (inner < 1.2) & (z > -20)] = Tissue.DURA
+    tissue[csf & (inner < 1.2) & (z > 8)] = Tissue.DURA
     tent = np.abs(tentorium_z(ax, y) - np.float32(1.2) - z)
-    tissue[(tent < 0.9) & csf & (y > 18) & (inner > 0)] = Tissue.DURA
+    tissue[(tent < 0.7) & csf & (y > 18) & (inner > 0)] = Tissue.DURA
     sinus = (np.hypot(x, np.clip(inner, 0, None)) < 4.2) & (inner > 0) & ((z > 10) | (y > 45)) & (z > -4)
-    transverse = (tent < 3.5) & (y > 22) & (inner > 0) & (inner < 4.5)
+    transverse = (tent < 2.6) & (y > 22) & (inner > 0) & (inner < 4.5)
     tissue[(sinus | transverse) & (hull.cerebrum < 4)] = Tissue.VESSEL
     arteries = [
         tube(x, y, z, [(0, 4, -60, 1.7), (0, -2, -30, 1.8), (0, -4, -18, 1.6)]),
