@@ -1,0 +1,116 @@
+"""Vision-language model packages: a checkpoint folder in VILA-M3's published layout plus ``manifest.json``.
+
+manifest.json          what it is, and the SHA-256 of every other file
+llm/                   LlamaForCausalLM and its tokenizer
+vision_tower/          SiglipVisionModel and preprocessor_config.json
+mm_projector/          model.safetensors with layers.1, layers.2, layers.4
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from config.errors import ModelPackageError
+from worker.experts.packages import file_sha256
+from worker.vlm.backends import VlmCard
+from worker.vlm.prompts import Style
+from worker.vlm.templates import template
+
+MANIFEST = "manifest.json"
+BosRule = Literal["published", "lossless"]
+
+
+class VlmManifest(BaseModel):
+    """The manifest of a vision-language model package.
+
+    Attributes:
+        kind: always ``"vlm"``.
+        name, version, licence, base, demonstration, intended_use, modalities, template, style,
+            published_cards: as on the `VlmCard`.
+        bos_rule: what happens to the text after an image, see `vila_m3.tokenise`.
+        files: path relative to the folder → SHA-256 in hex.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["vlm"]
+    name: str = Field(min_length=1)
+    version: str = Field(min_length=1)
+    licence: str = Field(min_length=1)
+    base: str
+    demonstration: bool
+    intended_use: str = Field(min_length=1)
+    modalities: tuple[str, ...] = Field(min_length=1)
+    template: str
+    style: Style = "trained"
+    published_cards: bool = False
+    bos_rule: BosRule = "published"
+    files: Mapping[str, str]
+
+    def card(self) -> VlmCard:
+        """Return the promise of this package."""
+        return VlmCard(
+            name=self.name,
+            version=self.version,
+            licence=self.licence,
+            base=self.base,
+            template=self.template,
+            style=self.style,
+            published_cards=self.published_cards,
+            weights_sha256=dict(self.files),
+            intended_use=self.intended_use,
+            modalities=self.modalities,
+            demonstration=self.demonstration,
+        )
+
+
+def open_vlm_package(folder: Path) -> VlmManifest:
+    """Read the manifest of ``folder`` without reading the weights.
+
+    Raises:
+        ModelPackageError: no folder, no manifest, or a manifest that is not one.
+    """
+    try:
+        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = VlmManifest.model_validate(content)
+    except FileNotFoundError as exc:
+        raise ModelPackageError(f"{folder.name}: {MANIFEST} is missing") from exc
+    except (OSError, ValueError, ValidationError) as exc:
+        raise ModelPackageError(f"{folder.name}: {MANIFEST} is not a manifest: {exc}") from exc
+    template(manifest.template)
+    return manifest
+
+
+def verify_vlm_package(folder: Path) -> VlmManifest:
+    """Compare every file of ``folder`` with its manifest and return the manifest.
+
+    Raises:
+        ModelPackageError: a file is missing, altered or surplus; the message names it.
+    """
+    manifest = open_vlm_package(folder)
+    present = files_of(folder)
+    for name in sorted(set(manifest.files) - present):
+        raise ModelPackageError(f"{folder.name}: {name} is missing")
+    for name in sorted(present - set(manifest.files)):
+        raise ModelPackageError(f"{folder.name}: {name} is surplus: the manifest does not list it")
+    for name, expected in sorted(manifest.files.items()):
+        if file_sha256(folder / name) != expected:
+            raise ModelPackageError(f"{folder.name}: {name} is altered: its SHA-256 differs")
+    return manifest
+
+
+def seal_vlm_package(folder: Path, promise: Mapping[str, Any]) -> VlmManifest:
+    """Write the manifest of ``folder``: ``promise`` plus every file found there with its SHA-256."""
+    files = {name: file_sha256(folder / name) for name in sorted(files_of(folder))}
+    manifest = VlmManifest.model_validate({**promise, "kind": "vlm", "files": files})
+    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return manifest
+
+
+def files_of(folder: Path) -> set[str]:
+    """Return the files below ``folder``, relative, without the manifest."""
+    every = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    return every - {MANIFEST}

@@ -1,0 +1,176 @@
+"""What is said to the model: first user message, expert feedback, and the questions a draft is made of.
+
+Two styles: ``"trained"`` writes every message as VILA-M3 saw it in training, ``"demo"`` as the published
+demonstration wrote it. The difference is white space around images, the order of the 18 chest findings, and
+the sentence that repeats the question.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from config.errors import ModelError
+from worker.experts.base import Classification, SegmentationResult
+from worker.rendering import legend
+from worker.vlm.templates import IMAGE, Message, as_trained, plain_text
+
+Style = Literal["trained", "demo"]
+
+MR_IMAGES = f"T1(contrast enhanced): {IMAGE}, T1: {IMAGE}, T2: {IMAGE}, FLAIR: {IMAGE}"
+"""Lead-in of the four brain MR images; the images follow in this order."""
+
+MR_ROLES = ("T1c", "T1", "T2", "FLAIR")
+"""Roles of the four MR Series in the order their images are given."""
+
+TRAINED_ORDER = (
+    "Atelectasis",
+    "Consolidation",
+    "Infiltration",
+    "Edema",
+    "Emphysema",
+    "Fibrosis",
+    "Effusion",
+    "Pneumonia",
+    "Pleural_Thickening",
+    "Cardiomegaly",
+    "Nodule",
+    "Mass",
+    "Hernia",
+    "Lung Lesion",
+    "Fracture",
+    "Lung Opacity",
+    "Enlarged Cardiomediastinum",
+    "Pneumothorax",
+)
+"""TorchXRayVision's 18 labels in the order of VILA-M3's training data; Pneumothorax came last there."""
+
+REPORT_REQUEST = "Describe the image in detail."
+"""The request VILA-M3 was trained to answer with a report."""
+
+LESION_ARGUMENTS: Mapping[str, str] = {
+    "hepatic tumor": "hepatic tumor",
+    "pancreatic tumor": "pancreatic tumor",
+    "lung tumor": "lung tumor",
+    "bone lesion": "bone lesion",
+}
+"""Trigger argument → name of the lesion in questions, legends and answers."""
+
+BRAIN_TUMOUR_REQUEST = "Does this brain contain a tumor?"
+ANATOMY_REQUEST = "Which organs can be seen here?"
+
+
+def finding_name(label: str) -> str:
+    """Return a classifier's label as prompts write it: lower case, spaces for underscores."""
+    return label.lower().replace("_", " ")
+
+
+def finding_question(label: str) -> str:
+    """Return the question a draft asks about one chest finding."""
+    return f"Does the film show {finding_name(label)}?"
+
+
+def lesion_question(argument: str) -> str:
+    """Return the question a draft asks about one kind of lesion on CT."""
+    return f"Can a {LESION_ARGUMENTS[argument]} be seen?"
+
+
+def first_message(question: str, *, cards: str, modality: str, images: int = 1, style: Style = "trained") -> Message:
+    """Return the first user message of a conversation.
+
+    Args:
+        question: the request; markup in it is removed.
+        cards: text of `cards.print_cards`; ``""`` when no Expert is offered.
+        modality: word of the prompt: ``"CT"``, ``"CXR"`` or ``"MRI"``.
+        images: 1, or 4 for the brain MR sequences.
+        style: white space as in training or as in the published demonstration.
+
+    Raises:
+        ModelError: another number of images.
+    """
+    asked = plain_text(question)
+    if images == 1:
+        text = f"{cards}{IMAGE}This is a {modality} image.\n{asked}"
+    elif images == len(MR_ROLES):
+        text = f"{cards}{MR_IMAGES} These are different {modality} modalities.\n{asked}"
+    else:
+        raise ModelError(f"a first message holds 1 or {len(MR_ROLES)} images, not {images}")
+    return Message("user", as_trained(text) if style == "trained" else text)
+
+
+def classification_feedback(result: Classification, question: str, *, style: Style = "trained") -> Message:
+    """Return a classifier's answer as the model reads it: one ``name: yes|no`` line per assessed finding.
+
+    A finding the Expert did not assess has no line: missing is not negative.
+    """
+    calls = predictions(result)
+    if style == "trained":
+        known = [label for label in TRAINED_ORDER if label in calls]
+        labels = known + [label for label in calls if label not in TRAINED_ORDER]
+        lead = ". Analyze the image and take these predictions into account when responding to this prompt:\n"
+    else:
+        labels = sorted(calls, key=finding_name)
+        lead = ".Use this result to respond to this prompt:\n"
+    return Message("user", prediction_lines((label, calls[label]) for label in labels) + lead + plain_text(question))
+
+
+def predictions(result: Classification) -> dict[str, bool]:
+    """Return label → positive for every finding the Expert assessed; at the threshold counts as positive."""
+    return {
+        label: probability >= result.threshold
+        for label, probability in result.probabilities.items()
+        if probability is not None
+    }
+
+
+def prediction_lines(calls: Iterable[tuple[str, bool]]) -> str:
+    """Return the predictions block of a classifier's feedback, up to its last newline."""
+    lines = [f"{finding_name(label)}: {'yes' if positive else 'no'}\n" for label, positive in calls]
+    return "The resulting predictions are:\n" + "".join(lines)
+
+
+def segmentation_feedback(
+    result: SegmentationResult, shown: NDArray[np.uint8], question: str, *, style: Style = "trained"
+) -> Message:
+    """Return a segmentation's answer as the model reads it: the overlay image and the legend of its colours.
+
+    Args:
+        result: what the Expert returned.
+        shown: ``(rows, columns)`` labels of the slice whose overlay is the image of this message.
+        question: the request being answered; markup in it is removed.
+        style: wording as in training or as in the published demonstration.
+    """
+    colours = {value: colour for colour, value in legend(shown)}
+    if result.card.name == "BRATS":
+        text = brats_legend(colours, style=style)
+    else:
+        text = structure_legend([(colours[value], result.names[value]) for value in sorted(colours)])
+    return overlay_message(text, question, style=style)
+
+
+def overlay_message(description: str, question: str, *, style: Style = "trained") -> Message:
+    """Return the feedback message for an overlay image described by ``description``."""
+    asked = plain_text(question)
+    stop = "." if style == "trained" else ""
+    text = f"The results are {IMAGE}. The colors in this image describe{description}"
+    text += f"Use this result to respond to this prompt:\n{asked}{stop}"
+    return Message("user", as_trained(text) if style == "trained" else text)
+
+
+def structure_legend(entries: Sequence[tuple[str, str]]) -> str:
+    """Return the legend of (colour, structure) pairs, in order of label value."""
+    return " " + ", ".join(f"{colour}: {name}" for colour, name in entries) + ". "
+
+
+def brats_legend(colours: Mapping[int, str], *, style: Style = "trained") -> str:
+    """Return BRATS's legend for BraTS label value → colour (1 core, 2 oedema, 4 enhancing)."""
+    text = "\n"
+    if 1 in colours and 4 in colours:
+        pair = (4, 1) if style == "trained" else (1, 4)
+        text += f"{colours[pair[0]]} and {colours[pair[1]]}: tumor core, "
+    if 4 in colours:
+        text += f"only {colours[4]}: enhancing tumor, "
+    if colours:
+        text += "all colors: whole tumor\n"
+    return text
