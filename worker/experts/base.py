@@ -100,7 +100,10 @@ class ExpertInput:
 class Expert(Protocol):
     """A narrow model the vision-language model may trigger."""
 
-    card: ModelCard
+    @property
+    def card(self) -> ModelCard:
+        """What this Expert promises."""
+        ...
 
     def run(self, study: ExpertInput, argument: str) -> ExpertResult:
         """Answer one Trigger.

@@ -1,0 +1,266 @@
+"""Expert BRATS: brain tumour subregions from four MR contrasts, MONAI's SegResNet on any grids."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from monai.inferers import sliding_window_inference
+from monai.networks.nets import SegResNet
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from scipy import ndimage
+from skimage.filters import threshold_otsu
+
+from config.errors import ExpertError, ModelPackageError
+from worker.experts import grid
+from worker.experts.base import ExpertInput, ModelCard, SegmentationResult
+from worker.experts.packages import ModelPackage
+from worker.experts.weights import load_network, read_state
+from worker.volume import Volume
+
+CHANNELS = ("T1c", "T1", "T2", "FLAIR")
+# What the voxels of each value are. Tumor core is 1 and 4 together, whole tumor all three.
+NAMES: Mapping[int, str] = {1: "non-enhancing tumor core", 2: "peritumoral edema", 4: "enhancing tumor"}
+_LEAST_OVERLAP = 0.5  # of the T1c field of view that each other Volume must cover
+
+
+class BratsConfig(BaseModel):
+    """Network and input of a BRATS package; the defaults are the published bundle's.
+
+    Attributes:
+        weights: the weight file.
+        init_filters, blocks_down, blocks_up, dropout: of the network.
+        spacing_mm: isotropic grid the network sees.
+        roi: sliding window, voxels, axes x, y, z; overlap: of neighbouring windows.
+        brain_mask: ``"none"``: the Volumes are taken as they come (the published network was trained
+            on skull-stripped brains, so a site strips first); ``"foreground"``: air around the head
+            is set to zero so that its noise stays out of the z-score; the skull stays.
+        antialias: average when resampling to a coarser grid.
+        bfloat16: run the network under autocast.
+        minimum_ml: smaller components of whole tumour are dropped.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    weights: str
+    init_filters: int = 16
+    blocks_down: tuple[int, ...] = (1, 2, 2, 4)
+    blocks_up: tuple[int, ...] = (1, 1, 1)
+    dropout: float = 0.2
+    spacing_mm: float = Field(default=1.0, gt=0)
+    roi: tuple[int, int, int] = (240, 240, 160)
+    overlap: float = Field(default=0.5, ge=0, lt=1)
+    brain_mask: Literal["none", "foreground"] = "none"
+    antialias: bool = False
+    bfloat16: bool = True
+    minimum_ml: float = Field(default=0.0, ge=0)
+
+
+@dataclass(frozen=True)
+class BratsExpert:
+    """The network, loaded. ``run`` ignores the argument, as the published system does."""
+
+    card: ModelCard
+    config: BratsConfig
+    network: SegResNet
+    device: str = "cpu"
+
+    @classmethod
+    def load(cls, package: ModelPackage, *, device: str = "cpu") -> Self:
+        """Build the network from its package.
+
+        Raises:
+            ModelPackageError: configuration or weights do not make this network.
+        """
+        try:
+            config = BratsConfig.model_validate(package.manifest.network)
+        except ValidationError as exc:
+            raise ModelPackageError(f"{package.folder.name}: the manifest describes no BRATS: {exc}") from exc
+        network = build_brats(config)
+        state = read_state(package.path(config.weights))
+        load_network(network, state, source=f"{package.folder.name}: {config.weights}")
+        return cls(card=package.card, config=config, network=network.to(device), device=device)
+
+    def run(self, study: ExpertInput, argument: str) -> SegmentationResult:
+        """Segment non-enhancing core (1), oedema (2) and enhancing tumour (4) on the T1c grid.
+
+        Raises:
+            ExpertError: a role is missing, the Volumes do not share a frame of reference or a field
+                of view, or the output is no number.
+        """
+        volumes = _by_role(study, self.card.name)
+        started = time.perf_counter()
+        labels = self.segment(volumes)
+        return SegmentationResult(
+            card=self.card,
+            argument=argument,
+            seconds=time.perf_counter() - started,
+            labels=labels,
+            names=NAMES,
+            volume=volumes["T1c"],
+        )
+
+    def segment(self, volumes: Mapping[str, Volume]) -> NDArray[np.uint8]:
+        """Return the label map on the grid of ``volumes["T1c"]``: values 0, 1, 2, 4."""
+        reference = volumes["T1c"]
+        target = (self.config.spacing_mm,) * 3
+        ready = prepared(volumes, self.config)
+        probabilities = self._probabilities(ready.image)
+        source = []
+        for channel in probabilities:
+            on_grid = np.zeros(ready.shape, dtype=np.float32)
+            on_grid[ready.box] = ready.axes.undo(channel)
+            back = grid.resample(on_grid, target, reference.spacing_mm, shape=reference.array.shape, antialias=False)
+            source.append(back)
+        labels = label_map(np.stack(source))
+        return drop_small_tumours(labels, self.config.minimum_ml / reference.voxel_volume_ml)
+
+    def _probabilities(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return ``(3, x, y, z)`` probabilities of core, whole and enhancing tumour."""
+        batch = torch.from_numpy(np.ascontiguousarray(image))[None].to(self.device)
+        with torch.inference_mode():
+            logits: torch.Tensor = sliding_window_inference(
+                batch, self.config.roi, sw_batch_size=1, predictor=self._window, overlap=self.config.overlap
+            )
+        if not torch.isfinite(logits).all():
+            raise ExpertError(f"{self.card.name}: the network gave an output that is no number")
+        probabilities: NDArray[np.float32] = torch.sigmoid(logits[0]).cpu().numpy()
+        return probabilities
+
+    def _window(self, window: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(window.device.type, dtype=torch.bfloat16, enabled=self.config.bfloat16):
+            logits: torch.Tensor = self.network(window)
+        return logits.float()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Four contrasts as the network sees them, and how to come back.
+
+    Attributes:
+        image: ``(4, x, y, z)`` z-scored, axes LPS, cropped to ``box``.
+        shape: of the coarse grid along the axes of T1c.
+        box: the part of the coarse grid that ``image`` shows.
+        axes: coarse grid axes → network axes.
+    """
+
+    image: NDArray[np.float32]
+    shape: tuple[int, ...]
+    box: tuple[slice, slice, slice]
+    axes: grid.AxisOrder
+
+
+def prepared(volumes: Mapping[str, Volume], config: BratsConfig) -> Prepared:
+    """Bring the four Volumes onto one isotropic grid along the axes of T1c, cropped and z-scored.
+
+    Raises:
+        ExpertError: a contrast covers too little of the T1c field of view.
+    """
+    reference = volumes["T1c"]
+    shape = grid.resampled_shape(reference.array.shape, reference.spacing_mm, (config.spacing_mm,) * 3)
+    channels = [_on_grid(volumes[role], reference, shape, config) for role in CHANNELS]
+    box = grid.foreground_box(_any_signal(channels), margin=2)
+    axes = grid.axis_order(reference.affine, "LPS")
+    image = np.stack([axes.apply(z_score(channel[box])) for channel in channels])
+    return Prepared(image=image, shape=shape, box=box, axes=axes)
+
+
+def _on_grid(volume: Volume, reference: Volume, shape: tuple[int, ...], config: BratsConfig) -> NDArray[np.float32]:
+    """Return ``volume`` on the coarse grid along the axes of the reference."""
+    target = (config.spacing_mm,) * 3
+    own_shape = grid.resampled_shape(volume.array.shape, volume.spacing_mm, target)
+    own = grid.resample(volume.array, volume.spacing_mm, target, shape=own_shape, antialias=config.antialias)
+    if config.brain_mask == "foreground":
+        own = np.where(foreground(own), own, 0).astype(np.float32)
+    to_own = np.linalg.inv(_with_spacing(volume, target)) @ _with_spacing(reference, target)
+    if own_shape == shape and np.allclose(to_own, np.eye(4), atol=1e-3):
+        return own
+    inside = np.ones(own_shape, dtype=np.float32)
+    covered = ndimage.affine_transform(inside, to_own, output_shape=shape, order=0, prefilter=False)
+    if covered.mean() < _LEAST_OVERLAP:
+        raise ExpertError(f"a contrast covers {covered.mean():.0%} of the T1c field of view")
+    moved: NDArray[np.float32] = ndimage.affine_transform(own, to_own, output_shape=shape, order=1, prefilter=False)
+    return moved
+
+
+def build_brats(config: BratsConfig) -> SegResNet:
+    """Build the network without weights: ``(1, 4, x, y, z)`` → ``(1, 3, x, y, z)`` logits TC, WT, ET."""
+    return SegResNet(
+        blocks_down=config.blocks_down,
+        blocks_up=config.blocks_up,
+        init_filters=config.init_filters,
+        in_channels=len(CHANNELS),
+        out_channels=3,
+        dropout_prob=config.dropout,
+    )
+
+
+def z_score(channel: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return one contrast with mean 0 and deviation 1 over its non-zero voxels; zeros stay zero."""
+    signal = channel[channel != 0]
+    if signal.size == 0:
+        return channel
+    deviation = float(signal.std()) or 1.0
+    scaled: NDArray[np.float32] = np.where(channel != 0, (channel - signal.mean()) / deviation, 0)
+    return scaled.astype(np.float32)
+
+
+def foreground(array: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return the head: the largest component above Otsu's threshold of the logarithm, holes filled."""
+    positive = np.maximum(array, 0)
+    if positive.max() == positive.min():
+        return np.ones(array.shape, dtype=bool)
+    logarithm = np.log1p(positive / positive.mean() * 10)
+    components, count = ndimage.label(logarithm > threshold_otsu(logarithm))
+    if count == 0:
+        return np.ones(array.shape, dtype=bool)
+    sizes = np.bincount(components.ravel())
+    sizes[0] = 0
+    head: NDArray[np.bool_] = components == sizes.argmax()
+    for plane in head:
+        ndimage.binary_fill_holes(plane, output=plane)
+    return head
+
+
+def label_map(probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return the BraTS label map of ``(3, …)`` TC, WT, ET probabilities: ET 4, else TC 1, else WT 2."""
+    core, whole, enhancing = probabilities >= 0.5
+    return np.where(enhancing, 4, np.where(core, 1, np.where(whole, 2, 0))).astype(np.uint8)
+
+
+def drop_small_tumours(labels: NDArray[np.uint8], minimum_voxels: float) -> NDArray[np.uint8]:
+    """Set components of the whole tumour smaller than ``minimum_voxels`` to background."""
+    components, count = ndimage.label(labels > 0)
+    if count == 0 or minimum_voxels <= 0:
+        return labels
+    small = np.bincount(components.ravel()) < minimum_voxels
+    return np.where(small[components], 0, labels).astype(np.uint8)
+
+
+def _by_role(study: ExpertInput, name: str) -> Mapping[str, Volume]:
+    offered = study.brain_mr or {}
+    missing = [role for role in CHANNELS if role not in offered]
+    if missing:
+        raise ExpertError(f"{name} reads {', '.join(CHANNELS)}; missing: {', '.join(missing)}")
+    for role in CHANNELS:
+        array = offered[role].array
+        if array.ndim != 3 or min(array.shape) == 0 or not np.isfinite(array).all():
+            raise ExpertError(f"{role} is no Volume of finite (slices, rows, columns)")
+    frames = {offered[role].frame_of_reference_uid for role in CHANNELS} - {""}
+    if len(frames) > 1:
+        raise ExpertError("the four contrasts do not share one frame of reference: they are not registered")
+    return offered
+
+
+def _with_spacing(volume: Volume, target_mm: tuple[float, float, float]) -> NDArray[np.float64]:
+    affine = volume.affine.copy()
+    affine[:3, :3] *= np.array(target_mm) / np.array(volume.spacing_mm)
+    return affine
+
+
+def _any_signal(channels: list[NDArray[np.float32]]) -> NDArray[np.bool_]:
+    mask: NDArray[np.bool_] = np.any([channel != 0 for channel in channels], axis=0)
+    return mask
