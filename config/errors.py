@@ -4,7 +4,9 @@ AppError
 ├─ RefusedInputError     the peer or the user sent it; never retried
 │  ├─ UnsupportedSopClassError
 │  ├─ SopMismatchError        dataset is not what the command announced
-│  ├─ InvalidUidError         a UID that is no UID, or is missing
+│  ├─ UnreadableDatasetError  no Data Set in its transfer syntax, or cut short
+│  ├─ InvalidUidError         a UID that is no UID
+│  │  └─ MissingUidError         a UID that is not there
 │  ├─ ConflictingInstanceError  same SOP Instance UID, other bytes
 │  ├─ GeometryError           slices that make no Volume
 │  ├─ UndecodablePixelsError  stored, but its pixels cannot be read
@@ -40,8 +42,16 @@ class SopMismatchError(RefusedInputError):
     """SOP Class or Instance UID of the Dataset differ from the C-STORE command."""
 
 
+class UnreadableDatasetError(RefusedInputError):
+    """The bytes are no Data Set in the announced transfer syntax, or end too early."""
+
+
 class InvalidUidError(RefusedInputError):
-    """A UID is missing or is not a UID (PS3.5 section 9.1)."""
+    """A UID is not a UID (PS3.5 section 9.1)."""
+
+
+class MissingUidError(InvalidUidError):
+    """A UID that names Study, Series, Instance or SOP Class is absent or empty."""
 
 
 class ConflictingInstanceError(RefusedInputError):
