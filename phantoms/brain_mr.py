@@ -11,7 +11,7 @@ from phantoms.brain_paint import TissueMap, paint_tissues
 from phantoms.truth import Truth, label_volumes_ml
 
 CHANNELS = ("t1c", "t1", "t2", "flair")
-LABEL_NAMES = {1: "necrotic or non-enhancing tumour core", 2: "peritumoural oedema", 4: "enhancing tumour"}
+LABEL_NAMES = {1: "non-enhancing tumor core", 2: "peritumoral edema", 4: "enhancing tumor"}  # config/codes.yaml
 
 _FIELD_OF_VIEW_MM = ((-84.0, 96.0), (-114.0, 114.0), (-96.0, 96.0))  # z, y, x
 _TUMOUR_RATE = 0.6
@@ -253,8 +253,8 @@ def _make_truth(labels: NDArray[np.uint8], voxel_mm: tuple[float, float, float],
     ml = float(np.prod(voxel_mm)) / 1000.0
     return Truth(
         modality="MR",
-        findings=frozenset({"glioma"} if glioma else ()),
+        findings=frozenset({"brain tumor"} if glioma else ()),
         label_names=dict(LABEL_NAMES),
         volumes_ml=label_volumes_ml(labels, LABEL_NAMES, ml),
-        counts={"glioma": 1 if glioma else 0},
+        counts={"brain tumor": 1} if glioma else {},
     )

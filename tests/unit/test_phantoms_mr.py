@@ -80,7 +80,7 @@ def test_labels_follow_brats_and_truth_counts_them(seed: int) -> None:
     for value, name in LABEL_NAMES.items():
         assert brain.truth.volumes_ml.get(name, 0.0) == pytest.approx((brain.labels == value).sum() * 0.064)
     assert 2 < sum(brain.truth.volumes_ml.values()) < 250
-    assert brain.truth.findings == {"glioma"}
+    assert brain.truth.findings == {"brain tumor"}
     assert not (brain.labels[~brain.brain_mask] > 0).any()
 
 
