@@ -76,7 +76,6 @@ class WorkerSettings(BaseModel, frozen=True):
         default="auto", description="Arithmetic of the vision-language model; auto takes bfloat16 where fast."
     )
     torch_threads: int = Field(default=0, ge=0, description="CPU threads; 0 leaves the choice to torch.")
-    max_rounds: int = Field(default=3, ge=1, description="Trigger rounds per question before the model is stopped.")
     max_new_tokens: int = Field(default=256, ge=1, description="Tokens one answer may have.")
 
     @model_validator(mode="after")

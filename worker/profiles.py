@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from config.errors import ConfigurationError
+from worker.vlm.prompts import ANATOMY_REQUEST, BRAIN_TUMOUR_REQUEST, REPORT_REQUEST, lesion_question
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ CHEST_XRAY = Profile(
     minimum_slices=1,
     maximum_slice_mm=0.0,
     lesions=(),
-    overview_question="Describe the image in detail.",
+    overview_question=REPORT_REQUEST,
 )
 CT_TORSO = Profile(
     name="ct-torso",
@@ -68,12 +69,12 @@ CT_TORSO = Profile(
     minimum_slices=16,
     maximum_slice_mm=8.0,
     lesions=(
-        LesionQuestion("hepatic tumor", "Is there a hepatic tumor?", 26),
-        LesionQuestion("pancreatic tumor", "Is there a pancreatic tumor?", 24),
-        LesionQuestion("lung tumor", "Is there a lung tumor?", 23),
-        LesionQuestion("bone lesion", "Is there a bone lesion?", 128),
+        LesionQuestion("hepatic tumor", lesion_question("hepatic tumor"), 26),
+        LesionQuestion("pancreatic tumor", lesion_question("pancreatic tumor"), 24),
+        LesionQuestion("lung tumor", lesion_question("lung tumor"), 23),
+        LesionQuestion("bone lesion", lesion_question("bone lesion"), 128),
     ),
-    overview_question="What is shown in this image?",
+    overview_question=ANATOMY_REQUEST,
 )
 BRAIN_MR = Profile(
     name="brain-mr",
@@ -83,8 +84,8 @@ BRAIN_MR = Profile(
     minimum_age_years=18,
     minimum_slices=16,
     maximum_slice_mm=8.0,
-    lesions=(LesionQuestion("brain tumor", "Is there a brain tumor?", 0),),
-    overview_question="What is shown in this image?",
+    lesions=(LesionQuestion("brain tumor", BRAIN_TUMOUR_REQUEST, 0),),
+    overview_question=ANATOMY_REQUEST,
 )
 PROFILES: Mapping[str, Profile] = {p.name: p for p in (CHEST_XRAY, CT_TORSO, BRAIN_MR)}
 

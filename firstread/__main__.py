@@ -1,0 +1,5 @@
+"""``python -m firstread``."""
+
+from firstread.cli import app
+
+app()
