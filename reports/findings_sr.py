@@ -1,0 +1,241 @@
+"""What the Experts found, coded: a Comprehensive 3D SR after TID 1500 (PS3.16 Annex A, PS3.3 A.35.13)."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from highdicom import sr
+from pydicom.dataset import Dataset
+from pydicom.uid import SegmentationStorage
+
+from config.errors import RefusedInputError
+from reports.codes import LabelCodes, Laterality, code_table
+from reports.equipment import (
+    algorithm_identification,
+    building,
+    contributing_equipment,
+    device_observer,
+    distinct,
+    draft_description,
+    draft_notice,
+    equipment_arguments,
+    local_time,
+    stamp,
+)
+from reports.segmentation import effective_side
+from reports.source import study_header
+from reports.sr_common import Evidence, comment, write_author, write_request
+from reports.text import one_line
+from reports.values import (
+    SERIES_NUMBERS,
+    DraftIdentity,
+    Equipment,
+    FindingValue,
+    InstanceReference,
+    MeasurementValue,
+)
+
+UNCALIBRATED = (
+    "Certainty of Finding is the uncalibrated model score (0-100) for presence of the finding; it is not a probability."
+)
+_PROCEDURES = {"CT": "procedure_ct", "MR": "procedure_mr"}
+
+
+@dataclass(frozen=True)
+class _Segment:
+    sop_instance_uid: str
+    number: int
+    side: str | None
+    source_series_uid: str
+
+
+def build_findings_sr(
+    findings: Sequence[FindingValue],
+    evidence: Evidence,
+    *,
+    identity: DraftIdentity,
+    equipment: Equipment,
+    not_assessed: Sequence[str] = (),
+) -> Dataset:
+    """Return the findings as a draft SR: UNVERIFIED, PRELIMINARY, and PARTIAL when something was not assessed.
+
+    One TID 1501 group for each finding of a classifier (presence, score, image), one TID 1411 group for each
+    finding with a segment (volume, referenced segment). A normal study is a document whose groups all say Absent
+    (docs/adr/0004-normal-study-sr.md); what nobody assessed has no group at all.
+
+    Args:
+        findings: at least one.
+        evidence: the images and Segmentations behind them.
+        identity: fixes UIDs and times.
+        equipment: our product.
+        not_assessed: words for what failed or did not run, shown in Completion Flag Description.
+
+    Returns:
+        A Comprehensive 3D SR Storage Instance with file meta information, ready to write.
+
+    Raises:
+        RefusedInputError: no finding, a side that nothing localises, a segment that does not exist or is on
+            another side, an image outside the evidence, a score outside 0…1, an unknown unit, or no valid object.
+    """
+    if not findings:
+        raise RefusedInputError("no finding was assessed; an SR without findings would read as a normal study")
+    header = study_header(evidence.source)
+    segments = _segments_by_tracking_uid(evidence.segmentations)
+    images = {reference.sop_instance_uid: reference for reference in evidence.references}
+    algorithms = distinct([finding.algorithm for finding in findings])
+    with building("findings SR"):
+        groups = [_group(finding, segments, images) for finding in findings]
+        content = sr.MeasurementReport(
+            observation_context=sr.ObservationContext(observer_device_context=device_observer(equipment)),
+            procedure_reported=code_table().concept(_PROCEDURES.get(str(header.get("Modality")), "procedure_xr")),
+            imaging_measurements=groups,
+            title=code_table().concept("measurement_report"),
+        )
+        document = sr.Comprehensive3DSR(
+            evidence=evidence.datasets(header),
+            content=content,
+            series_instance_uid=identity.series_instance_uid("findings_sr"),
+            series_number=SERIES_NUMBERS["findings_sr"],
+            sop_instance_uid=identity.sop_instance_uid("findings_sr"),
+            instance_number=1,
+            is_complete=not not_assessed,
+            is_final=False,
+            is_verified=False,
+            series_description=draft_description(algorithms),
+            contributing_equipment=contributing_equipment(algorithms, local_time(identity.created_at, header)),
+            **equipment_arguments(equipment),
+        )
+    if not_assessed:
+        document.CompletionFlagDescription = one_line("Not assessed: " + ", ".join(not_assessed), 64)
+    write_author(document, equipment)
+    write_request(document, header)
+    stamp(document, header, identity=identity, equipment=equipment, algorithms=algorithms)
+    return document
+
+
+def _group(
+    finding: FindingValue, segments: Mapping[str, _Segment], images: Mapping[str, InstanceReference]
+) -> sr.MeasurementsAndQualitativeEvaluations | sr.VolumetricROIMeasurementsAndQualitativeEvaluations:
+    """Return one measurement group; TID 1411 when a segment has the finding's Tracking UID, else TID 1501."""
+    codes = code_table().label(finding.code_key)
+    segment = _segment_of(finding, segments)
+    side = _side_of(finding, codes, segment)
+    common = {
+        "tracking_identifier": sr.TrackingIdentifier(
+            uid=finding.tracking_uid, identifier=one_line(finding.tracking_id)
+        ),
+        "finding_type": codes.concept.coded(),
+        "finding_category": None if codes.category == "finding" else code_table().concept(codes.category),
+        "finding_sites": _sites(codes, side),
+        "algorithm_id": algorithm_identification(finding.algorithm),
+        "measurements": _measurements(finding),
+        "qualitative_evaluations": [
+            sr.QualitativeEvaluation(code_table().concept("presence"), code_table().concept(finding.presence))
+        ],
+    }
+    if segment:
+        group = sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
+            referenced_segment=sr.ReferencedSegment(
+                sop_class_uid=SegmentationStorage,
+                sop_instance_uid=segment.sop_instance_uid,
+                segment_number=segment.number,
+                source_series=sr.SourceSeriesForSegmentation(segment.source_series_uid),
+            ),
+            **common,
+        )
+    else:
+        group = sr.MeasurementsAndQualitativeEvaluations(source_images=_source_images(finding, images), **common)
+    group[0].ContentSequence.append(comment(_remark(finding)))
+    return group
+
+
+def _remark(finding: FindingValue) -> str:
+    words = [f"{draft_notice([finding.algorithm])}.", f"Model label: {one_line(finding.label)}."]
+    return " ".join([*words, UNCALIBRATED] if finding.score is not None else words)
+
+
+def _measurements(finding: FindingValue) -> list[sr.Measurement]:
+    items = [_measurement(value) for value in finding.measurements]
+    if finding.score is not None:
+        if not 0.0 <= finding.score <= 1.0:
+            raise RefusedInputError(f"score of {finding.code_key} is {finding.score}, expected 0…1")
+        percent = MeasurementValue("certainty", round(finding.score * 100, 1), "%")
+        items.append(_measurement(percent))
+    return items
+
+
+def _measurement(value: MeasurementValue) -> sr.Measurement:
+    if not math.isfinite(value.value):
+        raise RefusedInputError(f"{value.key} is {value.value}, expected a finite number")
+    concepts = code_table().concepts
+    unit = next((row for row in concepts.values() if row.scheme == "UCUM" and row.value == value.unit_ucum), None)
+    if unit is None:
+        raise RefusedInputError(f"unit {value.unit_ucum!r} of {value.key} is not in config/codes.yaml")
+    return sr.Measurement(code_table().concept(value.key), float(f"{value.value:.6g}"), unit.coded())
+
+
+def _sites(codes: LabelCodes, side: Laterality | None) -> list[sr.FindingSite] | None:
+    if codes.site is None:
+        return None
+    laterality = code_table().concept(side) if side else None
+    return [sr.FindingSite(codes.site.coded(), laterality=laterality)]
+
+
+def _side_of(finding: FindingValue, codes: LabelCodes, segment: _Segment | None) -> Laterality | None:
+    """Return the side to write; a side needs a mask, or a label that fixes it (never a classifier's guess)."""
+    side = effective_side(codes, finding.laterality)
+    if side and not codes.side and segment is None:
+        raise RefusedInputError(f"{finding.code_key} is said to be {side}, but no segment localises it")
+    if segment and segment.side and side and segment.side != side:
+        raise RefusedInputError(f"{finding.code_key} is said to be {side}, its segment is {segment.side}")
+    if side and codes.site is None:
+        raise RefusedInputError(f"{finding.code_key} has no site that could carry the side {side}")
+    return side
+
+
+def _segment_of(finding: FindingValue, segments: Mapping[str, _Segment]) -> _Segment | None:
+    segment = segments.get(finding.tracking_uid)
+    if segment is None and finding.segment_number is not None:
+        raise RefusedInputError(f"{finding.code_key}: no segment has the finding's Tracking UID")
+    if segment and finding.segment_number not in (None, segment.number):
+        raise RefusedInputError(f"{finding.code_key} is segment {segment.number}, {finding.segment_number} was given")
+    if segment is None and finding.measurements:
+        raise RefusedInputError(f"{finding.code_key} has measurements, but no segment they were made on")
+    if segment and finding.presence == "absent":
+        raise RefusedInputError(f"{finding.code_key} is absent, but a segment shows it")
+    return segment
+
+
+def _source_images(
+    finding: FindingValue, images: Mapping[str, InstanceReference]
+) -> list[sr.SourceImageForMeasurementGroup] | None:
+    unknown = [uid for uid in finding.source_sop_instance_uids if uid not in images]
+    if unknown:
+        raise RefusedInputError(f"{finding.code_key} rests on {len(unknown)} images that are not in the evidence")
+    items = [
+        sr.SourceImageForMeasurementGroup(images[uid].sop_class_uid, uid) for uid in finding.source_sop_instance_uids
+    ]
+    return items or None
+
+
+def _segments_by_tracking_uid(segmentations: Sequence[Dataset]) -> dict[str, _Segment]:
+    table = code_table()
+    sides = {table.concepts[side].value: side for side in ("left", "right", "bilateral")}
+    return {
+        str(item.TrackingUID): _Segment(
+            sop_instance_uid=str(seg.SOPInstanceUID),
+            number=int(item.SegmentNumber),
+            side=next((sides[value] for value in _modifiers(item) if value in sides), None),
+            source_series_uid=str(seg.ReferencedSeriesSequence[0].SeriesInstanceUID),
+        )
+        for seg in segmentations
+        for item in seg.SegmentSequence
+    }
+
+
+def _modifiers(segment: Dataset) -> list[str]:
+    kind = segment.SegmentedPropertyTypeCodeSequence[0]
+    codes = list(kind.get("SegmentedPropertyTypeModifierCodeSequence", []))
+    for region in segment.get("AnatomicRegionSequence", []):
+        codes += region.get("AnatomicRegionModifierSequence", [])
+    return [str(code.CodeValue) for code in codes]

@@ -1,0 +1,257 @@
+"""The report as people read it: an Enhanced SR after TID 2000, as AI draft, as preliminary and as signed report."""
+
+from collections.abc import Sequence
+
+from highdicom import sr
+from pydicom.dataset import Dataset
+from pydicom.valuerep import DT
+
+from config.errors import RefusedInputError
+from reports.codes import code_table
+from reports.equipment import (
+    DEMONSTRATION_NOTICE,
+    building,
+    contributing_equipment,
+    device_observer,
+    draft_description,
+    draft_notice,
+    equipment_arguments,
+    is_demonstration,
+    local_time,
+    stamp,
+)
+from reports.source import study_header
+from reports.sr_common import (
+    Evidence,
+    Participant,
+    comment,
+    device_identity,
+    person_identity,
+    reference_dataset,
+    staff_code,
+    write_author,
+    write_participants,
+    write_request,
+)
+from reports.text import one_line, person_name, text_block
+from reports.values import (
+    SERIES_NUMBERS,
+    AlgorithmIdentity,
+    DraftIdentity,
+    Equipment,
+    ObjectKind,
+    Predecessor,
+    Section,
+    Signer,
+    SignOff,
+)
+
+_PURPOSES = {"draft": "draft_report", "addended": "addended_report", "replaced": "replaced_report"}
+_CONTAINS = sr.RelationshipTypeValues.CONTAINS
+
+
+def build_narrative_sr(
+    sections: Sequence[Section],
+    evidence: Evidence,
+    *,
+    identity: DraftIdentity,
+    equipment: Equipment,
+    algorithms: Sequence[AlgorithmIdentity],
+    sign_off: SignOff | None = None,
+    not_assessed: Sequence[str] = (),
+) -> Dataset:
+    """Return the narrative: an AI draft without ``sign_off``, else a person's report.
+
+    =============  ==========  ============  ===========  ===================
+    state          Completion  Verification  Preliminary  author
+    =============  ==========  ============  ===========  ===================
+    draft          COMPLETE¹   UNVERIFIED    PRELIMINARY  our product
+    preliminary    COMPLETE    UNVERIFIED    PRELIMINARY  the resident
+    signed         COMPLETE    VERIFIED      FINAL        the signer
+    =============  ==========  ============  ===========  ===================
+
+    ¹ PARTIAL when something was not assessed. The product stays named as participant (SOURCE) and contributing
+    equipment of a signed report, so that the AI's share is visible for ever.
+
+    Args:
+        sections: at least one with text; written in reading order, blank ones left out.
+        evidence: the images and other objects behind the text.
+        identity: fixes UIDs and times; a signed report has another identity than its draft.
+        equipment: our product.
+        algorithms: every model that had a part in the text.
+        sign_off: who signed, as what, following which documents.
+        not_assessed: words for what failed or did not run; only for a draft.
+
+    Returns:
+        An Enhanced SR Storage Instance with file meta information, ready to write.
+
+    Raises:
+        RefusedInputError: no text, a section given twice, a draft without an algorithm, or no valid object.
+    """
+    texts = _texts(sections)
+    if sign_off is None and not algorithms:
+        raise RefusedInputError("a draft needs the algorithms that wrote it")
+    header = study_header(evidence.source)
+    kind = _kind(sign_off)
+    signed = kind == "signed_sr"
+    with building("narrative SR"):
+        document = sr.EnhancedSR(
+            evidence=evidence.datasets(header),
+            content=_content(texts, _notices(sign_off, algorithms, not_assessed), equipment, sign_off),
+            series_instance_uid=identity.series_instance_uid(kind),
+            series_number=SERIES_NUMBERS[kind],
+            sop_instance_uid=identity.sop_instance_uid(kind),
+            instance_number=1,
+            is_complete=sign_off is not None or not not_assessed,
+            is_final=signed,
+            is_verified=signed,
+            previous_versions=_predecessors(sign_off),
+            series_description=_description(sign_off, algorithms),
+            contributing_equipment=contributing_equipment(algorithms, local_time(identity.created_at, header)),
+            **_verifier_arguments(sign_off),
+            **equipment_arguments(equipment),
+        )
+        _finish_people(document, sign_off, equipment)
+    if sign_off is None and not_assessed:
+        document.CompletionFlagDescription = one_line("Not assessed: " + ", ".join(not_assessed), 64)
+    write_request(document, header)
+    stamp(document, header, identity=identity, equipment=equipment, algorithms=algorithms)
+    return document
+
+
+def _kind(sign_off: SignOff | None) -> ObjectKind:
+    if sign_off is None:
+        return "draft_sr"
+    return "preliminary_sr" if sign_off.preliminary else "signed_sr"
+
+
+def _texts(sections: Sequence[Section]) -> dict[str, str]:
+    """Return section key → text in reading order, blank ones left out."""
+    keys = [section.key for section in sections]
+    if len(set(keys)) != len(keys):
+        raise RefusedInputError(f"a section is given twice: {sorted(keys)}")
+    texts: dict[str, str] = {section.key: text_block(section.text) for section in sections}
+    unknown = set(texts) - set(code_table().sections)
+    if unknown:
+        raise RefusedInputError(f"unknown sections {sorted(unknown)}, known: {list(code_table().sections)}")
+    ordered = {key: texts[key] for key in code_table().sections if texts.get(key)}
+    if not ordered:
+        raise RefusedInputError("a report without any text cannot be written")
+    return ordered
+
+
+def _description(sign_off: SignOff | None, algorithms: Sequence[AlgorithmIdentity]) -> str:
+    if sign_off is None:
+        return draft_description(algorithms)
+    mark = f", AI: {DEMONSTRATION_NOTICE}" if is_demonstration(algorithms) else ""
+    return one_line(_state(sign_off) + mark, 64)
+
+
+def _state(sign_off: SignOff) -> str:
+    if sign_off.preliminary:
+        return "Preliminary report, not verified"
+    purposes = {predecessor.purpose for predecessor in sign_off.predecessors}
+    if "addended" in purposes:
+        return "Report addendum (signed)"
+    return "Corrected report (signed)" if "replaced" in purposes else "Radiology report (signed)"
+
+
+def _notices(
+    sign_off: SignOff | None, algorithms: Sequence[AlgorithmIdentity], not_assessed: Sequence[str]
+) -> list[str]:
+    """Return what stands above the text of every section; nothing in a verified report."""
+    if sign_off is not None:
+        return [f"Preliminary report by {_shown(sign_off.signer)}, not verified"] if sign_off.preliminary else []
+    missing = [one_line("Not assessed: " + ", ".join(not_assessed))] if not_assessed else []
+    return [draft_notice(algorithms), *missing]
+
+
+def _shown(signer: Signer) -> str:
+    return one_line(signer.printed_name) or person_name(signer.family, signer.given).replace("^", ", ")
+
+
+def _content(
+    texts: dict[str, str], notices: Sequence[str], equipment: Equipment, sign_off: SignOff | None
+) -> sr.ContainerContentItem:
+    """Return the content tree: language, observers, then one CONTAINER per section (TID 2000)."""
+    table = code_table()
+    root = sr.ContainerContentItem(
+        name=table.concept("imaging_report"), is_content_continuous=False, template_id="2000"
+    )
+    items = sr.ContentSequence()
+    items.extend(sr.LanguageOfContentItemAndDescendants(sr.CodedConcept("en-US", "RFC5646", "English (US)")))
+    if sign_off is not None:
+        items.extend(_person_observer(sign_off.signer))
+    items.extend(device_observer(equipment))
+    for key, text in texts.items():
+        codes = table.section(key)
+        container = sr.ContainerContentItem(
+            name=codes.heading.coded(), is_content_continuous=False, relationship_type=_CONTAINS
+        )
+        container.ContentSequence = sr.ContentSequence([comment(notice) for notice in notices])
+        container.ContentSequence.append(
+            sr.TextContentItem(name=codes.element.coded(), value=text, relationship_type=_CONTAINS)
+        )
+        items.append(container)
+    root.ContentSequence = items
+    return root
+
+
+def _person_observer(signer: Signer) -> sr.ObserverContext:
+    return sr.ObserverContext(
+        observer_type=code_table().concept("person"),
+        observer_identifying_attributes=sr.PersonObserverIdentifyingAttributes(
+            name=person_name(signer.family, signer.given), organization_name=one_line(signer.organization)
+        ),
+    )
+
+
+def _predecessors(sign_off: SignOff | None) -> list[Dataset] | None:
+    if sign_off is None or not sign_off.predecessors:
+        return None
+    return [reference_dataset(predecessor.reference) for predecessor in sign_off.predecessors]
+
+
+def _verifier_arguments(sign_off: SignOff | None) -> dict[str, str]:
+    if sign_off is None or sign_off.preliminary:
+        return {}
+    signer = sign_off.signer
+    return {
+        "verifying_observer_name": person_name(signer.family, signer.given),
+        "verifying_organization": one_line(signer.organization, 64),
+    }
+
+
+def _finish_people(document: Dataset, sign_off: SignOff | None, equipment: Equipment) -> None:
+    """Write authors, participants, the verifier's number and moment, and why each predecessor is named."""
+    if sign_off is None:
+        write_author(document, equipment)
+        return
+    authors = [person for person in (sign_off.attested_author, sign_off.signer) if person is not None]
+    document.AuthorObserverSequence = [person_identity(person) for person in authors]
+    participants: list[Participant] = [("SOURCE", None, device_identity(equipment))]
+    if sign_off.attested_author is not None:
+        participants.append(("ATTEST", sign_off.signer.signed_at, person_identity(sign_off.signer)))
+    write_participants(document, participants)
+    for verifier in document.get("VerifyingObserverSequence", []):
+        verifier.VerificationDateTime = DT(sign_off.signer.signed_at.replace(microsecond=0))
+        verifier.VerifyingObserverIdentificationCodeSequence = [staff_code(sign_off.signer)]
+    _write_purposes(document, sign_off.predecessors)
+    _declare_staff_scheme(document)
+
+
+def _write_purposes(document: Dataset, predecessors: Sequence[Predecessor]) -> None:
+    purposes = {predecessor.reference.sop_instance_uid: predecessor.purpose for predecessor in predecessors}
+    for study in document.get("PredecessorDocumentsSequence", []):
+        for series in study.ReferencedSeriesSequence:
+            for item in series.ReferencedSOPSequence:
+                purpose = purposes[str(item.ReferencedSOPInstanceUID)]
+                item.PurposeOfReferenceCodeSequence = [code_table().concept(_PURPOSES[purpose])]
+
+
+def _declare_staff_scheme(document: Dataset) -> None:
+    item = Dataset()
+    item.CodingSchemeDesignator = code_table().staff_scheme
+    item.CodingSchemeName = code_table().staff_scheme_name
+    item.CodingSchemeResponsibleOrganization = document.get("InstitutionName") or "Firstread site"
+    document.CodingSchemeIdentificationSequence = [item]

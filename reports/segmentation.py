@@ -1,0 +1,188 @@
+"""Label maps as DICOM Segmentations: BINARY, the one kind that every viewer reads (PS3.3 A.51)."""
+
+from collections.abc import Sequence
+
+import highdicom as hd
+import numpy as np
+from highdicom.sr import CodedConcept
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+from config.errors import GeometryError, RefusedInputError
+from reports.codes import LabelCodes, Laterality, code_table
+from reports.equipment import (
+    building,
+    contributing_equipment,
+    copy_image_context,
+    distinct,
+    draft_description,
+    equipment_arguments,
+    local_time,
+    segment_algorithm,
+    stamp,
+)
+from reports.source import frame_count, require_one_grid, require_one_series, study_header
+from reports.text import one_line
+from reports.values import SERIES_NUMBERS, DraftIdentity, Equipment, SegmentSpec
+
+
+def build_segmentation(
+    source: Sequence[Dataset],
+    labels: NDArray[np.uint8],
+    *,
+    segments: Sequence[SegmentSpec],
+    identity: DraftIdentity,
+    equipment: Equipment,
+    instance_number: int = 1,
+) -> Dataset:
+    """Return a finished Segmentation of ``source``, holding the segments that have at least one voxel.
+
+    Args:
+        source: one Series of single-frame images, or one multi-frame image; pixels are not needed.
+        labels: ``(slices, rows, columns)`` uint8 label map in the order of ``source``, or
+            ``(slices, rows, columns, segments)`` 0/1 masks where segments overlap; ``(rows, columns)`` is not taken,
+            use ``(1, rows, columns)`` for a radiograph.
+        segments: one per label value, or per channel; empty ones are dropped and the rest numbered 1…n in order.
+        identity: fixes UIDs and times.
+        equipment: our product.
+        instance_number: 1, 2, … for several Segmentations of one run, which share a Series.
+
+    Returns:
+        A BINARY Segmentation Storage Instance with file meta information, ready to write.
+
+    Raises:
+        GeometryError: the array does not lie on the grid of ``source``, or ``source`` is no regular grid.
+        RefusedInputError: nothing to write, a label value nobody described, or no valid object results.
+    """
+    require_one_series(source)
+    _require_shape(source, labels)
+    require_one_grid(source)
+    header = study_header(source[0])
+    mask, kept = _compact(labels, segments)
+    algorithms = distinct([spec.algorithm for spec in kept])
+    description = draft_description(algorithms)
+    with building("Segmentation"):
+        seg = hd.seg.Segmentation(
+            source_images=[header, *source[1:]],
+            pixel_array=mask,
+            segmentation_type="BINARY",
+            segment_descriptions=[describe_segment(number, spec) for number, spec in enumerate(kept, 1)],
+            series_instance_uid=identity.series_instance_uid("seg"),
+            series_number=SERIES_NUMBERS["seg"],
+            sop_instance_uid=identity.sop_instance_uid("seg", instance_number),
+            instance_number=instance_number,
+            content_label="AI_SEG",
+            content_description=description,
+            series_description=description,
+            transfer_syntax_uid=ExplicitVRLittleEndian,
+            omit_empty_frames=True,
+            contributing_equipment=contributing_equipment(algorithms, local_time(identity.created_at, header)),
+            **equipment_arguments(equipment),
+        )
+    _fix_dimension_uid(seg, identity.other_uid("dimension", str(instance_number)))
+    copy_image_context(seg, header)
+    stamp(seg, header, identity=identity, equipment=equipment, algorithms=algorithms)
+    return seg
+
+
+def segment_numbers(segmentation: Dataset) -> dict[str, int]:
+    """Return Tracking UID → Segment Number of a finished Segmentation."""
+    return {str(item.TrackingUID): int(item.SegmentNumber) for item in segmentation.SegmentSequence}
+
+
+def effective_side(codes: LabelCodes, laterality: Laterality | None) -> Laterality | None:
+    """Return the side of a label: the one its code row fixes, else the one given.
+
+    Raises:
+        RefusedInputError: both exist and differ.
+    """
+    if codes.side and laterality and codes.side != laterality:
+        raise RefusedInputError(f"{codes.key} is on the {codes.side} by its code, {laterality} was given")
+    return codes.side or laterality
+
+
+def describe_segment(number: int, spec: SegmentSpec) -> hd.seg.SegmentDescription:
+    """Return one item of the Segment Sequence (PS3.3 C.8.20.4) with codes, side, region and algorithm.
+
+    Raises:
+        RefusedInputError: the label has no reviewed code, or is no structure that can be segmented.
+    """
+    table = code_table()
+    codes = table.label(spec.code_key)
+    if codes.category == "finding":
+        raise RefusedInputError(f"{codes.key} is a radiographic finding, not a structure with a segment category")
+    description = hd.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=one_line(spec.label, 64) or codes.label,
+        segmented_property_category=table.concept(codes.category),
+        segmented_property_type=codes.concept.coded(),
+        algorithm_type=spec.algorithm_type,
+        algorithm_identification=segment_algorithm(spec.algorithm),
+        tracking_uid=spec.tracking_uid,
+        tracking_id=one_line(spec.tracking_id),
+        anatomic_regions=[codes.site.coded()] if codes.site and codes.site != codes.concept else None,
+    )
+    side = effective_side(codes, spec.laterality)
+    if side:
+        _add_side(description, table.concept(side))
+    return description
+
+
+def _add_side(description: hd.seg.SegmentDescription, side: CodedConcept) -> None:
+    # A structure has its side as modifier of the type; a lesion has it on the region it lies in.
+    if "AnatomicRegionSequence" in description:
+        description.AnatomicRegionSequence[0].AnatomicRegionModifierSequence = [side]
+    else:
+        description.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [side]
+
+
+def _require_shape(source: Sequence[Dataset], labels: NDArray[np.uint8]) -> None:
+    expected = (frame_count(source), int(source[0].Rows), int(source[0].Columns))
+    if labels.ndim not in (3, 4) or labels.shape[:3] != expected:
+        raise GeometryError(f"mask is {labels.shape}, source is {expected} (slices, rows, columns)")
+    if labels.dtype != np.uint8:
+        raise RefusedInputError(f"mask is {labels.dtype}, expected uint8")
+
+
+def _compact(labels: NDArray[np.uint8], segments: Sequence[SegmentSpec]) -> tuple[NDArray[np.uint8], list[SegmentSpec]]:
+    """Return the mask with consecutive segment numbers, and the specs of its non-empty segments."""
+    numbers = [spec.number for spec in segments]
+    if len(set(numbers)) != len(numbers) or not all(0 < number < 256 for number in numbers):
+        raise RefusedInputError(f"segment numbers must differ and lie in 1…255, got {sorted(numbers)}")
+    compact = _compact_map if labels.ndim == 3 else _compact_stack
+    mask, kept = compact(labels, segments)
+    if not kept:
+        raise RefusedInputError(f"none of {len(segments)} segments has a voxel; there is nothing to write")
+    return mask, kept
+
+
+def _compact_map(
+    labels: NDArray[np.uint8], segments: Sequence[SegmentSpec]
+) -> tuple[NDArray[np.uint8], list[SegmentSpec]]:
+    voxels = np.bincount(labels.reshape(-1), minlength=256)
+    unknown = sorted(set(np.flatnonzero(voxels).tolist()) - {0} - {spec.number for spec in segments})
+    if unknown:
+        raise RefusedInputError(f"the label map holds {unknown}, which no segment describes")
+    kept = [spec for spec in segments if voxels[spec.number]]
+    renumber = np.zeros(256, np.uint8)
+    for new, spec in enumerate(kept, 1):
+        renumber[spec.number] = new
+    return renumber[labels], kept
+
+
+def _compact_stack(
+    masks: NDArray[np.uint8], segments: Sequence[SegmentSpec]
+) -> tuple[NDArray[np.uint8], list[SegmentSpec]]:
+    if sorted(spec.number for spec in segments) != list(range(1, masks.shape[3] + 1)):
+        raise RefusedInputError(f"{masks.shape[3]} stacked masks need segments 1…{masks.shape[3]}")
+    if masks.max(initial=0) > 1:
+        raise RefusedInputError(f"stacked masks hold 0 and 1, found {int(masks.max())}")
+    kept = [spec for spec in segments if masks[..., spec.number - 1].any()]
+    return np.ascontiguousarray(masks[..., [spec.number - 1 for spec in kept]]), kept
+
+
+def _fix_dimension_uid(seg: Dataset, uid: str) -> None:
+    # highdicom draws it at random; a retry must give the same bytes.
+    for item in (*seg.DimensionOrganizationSequence, *seg.DimensionIndexSequence):
+        item.DimensionOrganizationUID = uid

@@ -1,0 +1,179 @@
+"""The patient, study and geometry facts that every object of ours copies from the images it was made from."""
+
+import re
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from pydicom import config as pydicom_config
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence as DicomSequence
+from pydicom.uid import UID
+from pydicom.valuerep import PersonName, validate_value
+
+from config.errors import GeometryError, InvalidUidError, RefusedInputError
+from reports.text import one_line, text_block
+
+# Type 2 in every IOD we write: present, empty when unknown.
+_TYPE_2 = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
+           "StudyTime", "ReferringPhysicianName")  # fmt: skip
+# Identity is never shortened: a cut Patient ID would be another patient's.
+_NEVER_SHORTENED = ("PatientID", "IssuerOfPatientID", "PatientName", "AccessionNumber")
+_LIMITS = {"LO": 64, "SH": 16}
+_TEXT = ("LO", "SH", "PN", "UC", "CS", "AE")
+_BLOCK = ("ST", "LT", "UT")
+_PRECISE = ("DA", "TM", "DT", "AS", "CS", "DS", "IS", "UI")
+_TIMEZONE = re.compile(r"^[+-](0\d|1[0-4])[0-5]\d$")
+
+
+def study_header(source: Dataset) -> Dataset:
+    """Return a clean Unicode copy of ``source`` without pixels and private elements, to copy modules from.
+
+    Text is decoded from whatever Specific Character Set the sender used and freed of control characters; a value
+    that its VR does not allow is left out (emptied, when the element must be present). Patient ID, names and
+    Accession Number keep their full length.
+
+    Raises:
+        InvalidUidError: Study, Series or SOP Instance UID is missing or is no UID.
+    """
+    _require_uids(source)
+    header = Dataset()
+    for tag in source.keys():  # noqa: SIM118  iterating a Dataset decodes every element and stops at a bad one
+        if tag.is_private or tag.group >= 0x6000:
+            continue
+        element = _clean_element(source, tag)
+        if element is not None:
+            header.add(element)
+    _fill_required(header)
+    return header
+
+
+def _require_uids(source: Dataset) -> None:
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"):
+        if not UID(str(source.get(keyword, ""))).is_valid:
+            raise InvalidUidError(f"source has no valid {keyword}")
+
+
+def _fill_required(header: Dataset) -> None:
+    for keyword in _TYPE_2:
+        if keyword not in header or header[keyword].value is None:
+            setattr(header, keyword, "")
+    if header.PatientSex not in ("", "M", "F", "O"):
+        header.PatientSex = ""
+    header.SpecificCharacterSet = "ISO_IR 192"
+
+
+def _clean_element(source: Dataset, tag: int) -> DataElement | None:
+    try:
+        element = source[tag]
+        if element.VR == "SQ":
+            items = [_clean_item(item) for item in element.value]
+            return DataElement(element.tag, "SQ", DicomSequence(items))
+        value = _clean_value(element)
+        if element.VR in _PRECISE:
+            for part in value if isinstance(value, list) else [value]:
+                validate_value(element.VR, str(part), pydicom_config.RAISE)
+        return DataElement(element.tag, element.VR, value)
+    except (ValueError, TypeError, NotImplementedError, AttributeError, OverflowError):
+        return None  # the sender's broken value; required elements are emptied by the caller
+
+
+def _clean_item(item: Dataset) -> Dataset:
+    clean = Dataset()
+    for tag in item.keys():  # noqa: SIM118  see study_header
+        element = None if tag.is_private else _clean_element(item, tag)
+        if element is not None and element.keyword != "SpecificCharacterSet":
+            clean.add(element)
+    return clean
+
+
+def _clean_value(element: DataElement) -> object:
+    value = element.value
+    if element.VR in _BLOCK:
+        return text_block(str(value or ""))
+    if element.VR not in _TEXT:
+        return list(value) if element.VM > 1 else value
+    limit = None if element.keyword in _NEVER_SHORTENED else _LIMITS.get(element.VR)
+    if element.VM > 1:
+        return [_clean_text(part, limit) for part in value]
+    return _clean_text(value, limit)
+
+
+def _clean_text(value: object, limit: int | None) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, PersonName):
+        return "=".join(one_line(group) for group in str(value).split("="))
+    return one_line(str(value), limit)
+
+
+def timezone_of(header: Dataset) -> str | None:
+    """Return the source's Timezone Offset From UTC (``+0100``), or None when it is absent or malformed.
+
+    It holds for every date and time of an Instance, the copied Study Date and Time too, so our objects keep it.
+    """
+    offset = str(header.get("TimezoneOffsetFromUTC", "") or "").strip()
+    return offset if _TIMEZONE.match(offset) else None
+
+
+def require_one_series(source: Sequence[Dataset]) -> None:
+    """Check that the Instances are one Series of one Study.
+
+    Raises:
+        RefusedInputError: no Instance, or Instances of several Series.
+    """
+    if not source:
+        raise RefusedInputError("no source Instance was given")
+    _one("Study Instance UID", (str(ds.get("StudyInstanceUID", "")) for ds in source))
+    _one("Series Instance UID", (str(ds.get("SeriesInstanceUID", "")) for ds in source))
+
+
+def _one(name: str, values: Iterable[str]) -> None:
+    found = set(values)
+    if len(found) != 1 or "" in found:
+        raise RefusedInputError(f"source Instances must share one {name}, found {len(found)}")
+
+
+def frame_count(source: Sequence[Dataset]) -> int:
+    """Return how many planes ``source`` offers: its Instances, or the frames of one multi-frame Instance.
+
+    Raises:
+        RefusedInputError: several multi-frame Instances; a SEG is made from one at a time.
+    """
+    frames = [int(ds.get("NumberOfFrames", 1) or 1) for ds in source]
+    if len(source) == 1:
+        return frames[0]
+    if max(frames) > 1:
+        raise RefusedInputError(f"a Segmentation of multi-frame source takes one Instance, got {len(source)}")
+    return len(source)
+
+
+def require_one_grid(source: Sequence[Dataset]) -> None:
+    """Check that single-frame cross-sections share rows, columns, spacing, orientation and frame of reference.
+
+    Raises:
+        GeometryError: an Instance differs, lacks geometry, or two lie at the same position.
+    """
+    first = source[0]
+    if len(source) == 1 and "ImagePositionPatient" not in first:
+        return  # a projection image, or multi-frame: highdicom reads the functional groups
+    positions = np.array([_numbers(ds, "ImagePositionPatient", 3) for ds in source])
+    for keyword, count, tolerance in (("ImageOrientationPatient", 6, 1e-3), ("PixelSpacing", 2, 1e-4)):
+        values = np.array([_numbers(ds, keyword, count) for ds in source])
+        if np.abs(values - values[0]).max() > tolerance:
+            odd = int(np.abs(values - values[0]).max(axis=1).argmax())
+            raise GeometryError(f"{keyword} of slice {odd} is {values[odd].tolist()}, expected {values[0].tolist()}")
+    for ds in source:
+        if (ds.Rows, ds.Columns) != (first.Rows, first.Columns):
+            raise GeometryError(f"a slice is {ds.Rows} x {ds.Columns}, expected {first.Rows} x {first.Columns}")
+        if not ds.get("FrameOfReferenceUID") or ds.FrameOfReferenceUID != first.FrameOfReferenceUID:
+            raise GeometryError("source slices do not share one Frame of Reference UID")
+    if len({tuple(np.round(position, 3)) for position in positions}) != len(source):
+        raise GeometryError(f"{len(source)} slices, but several lie at the same Image Position (Patient)")
+
+
+def _numbers(ds: Dataset, keyword: str, count: int) -> list[float]:
+    value = ds.get(keyword)
+    if value is None or len(value) != count:
+        raise GeometryError(f"a source slice has no valid {keyword}")
+    return [float(number) for number in value]
