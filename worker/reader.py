@@ -5,7 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from uuid import UUID
 
 import structlog
@@ -15,7 +15,6 @@ from config.errors import (
     AppError,
     GeometryError,
     LifecycleError,
-    OutsideIntendedUseError,
     RefusedInputError,
     TransientError,
     UndecodablePixelsError,
@@ -40,8 +39,8 @@ class Reader:
         self._pipeline = pipeline
         self._owner = f"{socket.gethostname()[:40]}:{os.getpid()}"
 
-    def _unit(self) -> "contextmanager[UnitOfWork]":
-        return unit_of_work(self._sessions, Actor("worker", "process"))  # type: ignore[return-value]
+    def _unit(self) -> AbstractContextManager[UnitOfWork]:
+        return unit_of_work(self._sessions, Actor("worker", "process"))
 
     def read(self, reading_id: UUID) -> None:
         """Turn a QUEUED Reading into a draft, or into a stated reason for having none.
@@ -60,36 +59,34 @@ class Reader:
             with self._unit() as uow:
                 lifecycle.drafted(uow, claim, draft)
         except LifecycleError:
-            # the lease went to another worker, or late images superseded this run: its result stands
+            # the lease went to another worker, or late images superseded this run: that result stands
             log.warning("reading.lost", seconds=round(time.monotonic() - started, 1))
-        except (OutsideIntendedUseError, RefusedInputError) as exc:
-            self._finish(claim, lambda uow: lifecycle.no_draft(uow, claim, _reason(exc)))
-        except TransientError as exc:
-            self._retry(claim, _reason(exc))
-        except AppError as exc:
-            self._finish(claim, lambda uow: lifecycle.fail(uow, claim, _reason(exc)))
-        except MemoryError:
-            self._retry(claim, "the worker ran out of memory")
-        except Exception as exc:  # noqa: BLE001 the edge of the worker: every end must be visible
-            log.exception("reading.crashed", error=type(exc).__name__)
-            self._finish(claim, lambda uow: lifecycle.fail(uow, claim, f"internal error: {type(exc).__name__}"))
+        except Exception as exc:
+            log.exception("reading.ended", error=type(exc).__name__)
+            self._end(claim, exc)
         else:
             log.info("reading.drafted", seconds=round(time.monotonic() - started, 1))
 
-    def _retry(self, claim: Claim, reason: str) -> None:
-        settings = self._settings
-        self._finish(
-            claim,
-            lambda uow: lifecycle.retry(
-                uow, claim, reason, base_s=settings.retry_base_s, max_attempts=settings.max_attempts
-            ),
-        )
+    def _end(self, claim: Claim, error: Exception) -> None:
+        """Make the move that an error of the pipeline leads to; every end is visible, with its reason.
 
-    def _finish(self, claim: Claim, move: Callable[[UnitOfWork], object]) -> None:
-        """Make the last move of a Reading; a worker that lost its lease leaves it to the one that has it."""
+        A worker that lost its lease leaves the Reading to the one that has it.
+        """
+        reason = _reason(error)
         try:
             with self._unit() as uow:
-                move(uow)
+                if isinstance(error, RefusedInputError):
+                    lifecycle.no_draft(uow, claim, reason)
+                elif isinstance(error, TransientError | MemoryError):
+                    lifecycle.retry(
+                        uow,
+                        claim,
+                        reason,
+                        base_s=self._settings.retry_base_s,
+                        max_attempts=self._settings.max_attempts,
+                    )
+                else:
+                    lifecycle.fail(uow, claim, reason)
         except LifecycleError:
             log.warning("reading.lost")
 
@@ -118,13 +115,14 @@ class Reader:
             thread.join()
 
 
-_KIND = {
-    GeometryError: "geometry",
-    UndecodablePixelsError: "pixel data",
-}
-
-
-def _reason(exc: AppError) -> str:
-    """Return what a person reads; our errors carry no patient data."""
-    kind = next((word for error, word in _KIND.items() if isinstance(exc, error)), "")
-    return f"{kind}: {exc}" if kind else str(exc)
+def _reason(error: Exception) -> str:
+    """Return what a person reads: our own errors carry no patient data, any other only gives its class."""
+    if isinstance(error, GeometryError):
+        return f"geometry: {error}"
+    if isinstance(error, UndecodablePixelsError):
+        return f"pixel data: {error}"
+    if isinstance(error, AppError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "the worker ran out of memory"
+    return f"internal error: {type(error).__name__}"
