@@ -30,6 +30,7 @@ class Strut:
         normals: ``(n, 3)`` unit vectors of the thin direction.
         half_mm: half thickness along the normal and half width across it.
         hu: cortex and marrow.
+        sheet: the points fill a flat bone instead of following a shaft.
     """
 
     label: int
@@ -37,6 +38,7 @@ class Strut:
     normals: Points
     half_mm: tuple[float, float]
     hu: tuple[float, float]
+    sheet: bool = False
 
 
 def spine_y(z: Points | Floats) -> Points:
@@ -133,7 +135,7 @@ def struts(canvas: Canvas, step_mm: float = 2.0) -> list[Strut]:
             points, normals = rib(number, side, step_mm)
             bones.append(Strut(first + number - 1, points, normals, (3.6, 6.6 if number < 12 else 5.0), hard))
             if number <= 10:
-                bones.append(_cartilage(points, normals, number, side))
+                bones.append(_cartilage(points, number, side))
         bones += _shoulder(canvas, side, hard, step_mm)
     bones.append(_sternum(hard, step_mm))
     return bones
@@ -146,7 +148,7 @@ def _line(nodes: list[Point], step_mm: float) -> Points:
     return np.stack([np.interp(where, length, corners[:, k]) for k in range(3)], axis=1)
 
 
-def _cartilage(points: Points, normals: Points, number: int, side: float) -> Strut:
+def _cartilage(points: Points, number: int, side: float) -> Strut:
     target_z = 392 - 17.0 * min(number, 7)
     front = float(np.interp(target_z, CAGE_Z, CAGE_Y) - np.interp(target_z, CAGE_Z, CAGE_B)) - 5
     end = (points[-1][0], points[-1][1], points[-1][2])
@@ -163,7 +165,7 @@ def _sternum(hard: tuple[float, float], step_mm: float) -> Strut:
     across = np.linspace(-1, 1, max(5, int(30 / step_mm)))
     points = np.stack([np.outer(half, across).ravel(), np.repeat(y, len(across)), np.repeat(z, len(across))], axis=1)
     normals = np.tile([0.0, -1.0, 0.0], (len(points), 1))
-    return Strut(L.STERNUM, points, normals, (5.5, 3.0), (0.75 * hard[0], 0.7 * hard[1]))
+    return Strut(L.STERNUM, points, normals, (5.5, 3.0), (0.75 * hard[0], 0.7 * hard[1]), sheet=True)
 
 
 def _shoulder(canvas: Canvas, side: float, hard: tuple[float, float], step_mm: float) -> list[Strut]:
@@ -186,7 +188,7 @@ def _shoulder(canvas: Canvas, side: float, hard: tuple[float, float], step_mm: f
     y = np.minimum(np.interp(blade_z, CAGE_Z, CAGE_Y) + depth + 18, 84)
     points = np.stack([side * x, y, blade_z + raise_mm], axis=-1).reshape(-1, 3)
     back = np.tile([side * 0.45, 0.89, 0.0], (len(points), 1))
-    thin = Strut(L.LEFT_SCAPULA if left else L.RIGHT_SCAPULA, points, back, (1.8, 2.4), hard)
+    thin = Strut(L.LEFT_SCAPULA if left else L.RIGHT_SCAPULA, points, back, (1.8, 2.4), hard, sheet=True)
     ridge = _line([(side * 78, 84, 384), (side * 120, 80, 398), (side * 158, 46, 412)], step_mm)
     ridge[:, 2] += raise_mm
     crest = Strut(thin.label, ridge, np.tile([0.0, 1.0, 0.0], (len(ridge), 1)), (5.0, 4.5), hard)
