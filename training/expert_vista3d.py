@@ -1,0 +1,223 @@
+"""Train the demonstration VISTA3D Expert on CT phantoms."""
+
+from pathlib import Path
+
+import numpy as np
+import structlog
+import torch
+from monai.networks.nets.vista3d import VISTA3D
+from numpy.typing import NDArray
+
+from phantoms import labels as ct_labels
+from training.expert_volumes import ct_cache, read_case
+from training.experts import VALIDATION_SEEDS, Schedule, demonstration, dice, fit, pack
+from worker.experts.packages import ModelPackage
+from worker.experts.vista3d import Vista3dConfig, build_vista3d, class_vectors, running_argmax, window_features
+from worker.experts.vista3d_labels import NAMES, prompts_for
+
+log = structlog.get_logger()
+
+VERSION = "0.1.0"
+LABELS = tuple(sorted(ct_labels.LABEL_NAMES))
+LESIONS = (ct_labels.LUNG_TUMOR, ct_labels.PANCREATIC_TUMOR, ct_labels.HEPATIC_TUMOR, ct_labels.BONE_LESION)
+CONFIG = Vista3dConfig(
+    weights="model.safetensors",
+    init_filters=12,
+    feature_size=16,
+    blocks_down=(1, 2, 2, 2),
+    spacing_mm=4.0,
+    patch=(96, 64, 64),
+    overlap=0.3,
+    hu_range=(-400.0, 500.0),
+    crop_above_hu=-300.0,
+    crop_margin=2,
+    antialias=True,
+    trained_labels=LABELS,
+    minimum_ml={
+        ct_labels.LUNG_TUMOR: 0.5,
+        ct_labels.PANCREATIC_TUMOR: 0.7,
+        ct_labels.HEPATIC_TUMOR: 0.9,
+        ct_labels.BONE_LESION: 0.7,
+    },
+)
+ARGUMENTS = (
+    "everything",
+    "hepatic tumor",
+    "pancreatic tumor",
+    "lung tumor",
+    "bone lesion",
+    "organs",
+    "cardiovascular",
+    "gastrointestinal",
+    "skeleton",
+)
+_LESION_WEIGHT = 4.0
+_ORGAN_CODES = {
+    1: ("10200004", "Liver"),
+    3: ("78961009", "Spleen"),
+    4: ("15776009", "Pancreas"),
+    5: ("9846003", "Right kidney"),
+    6: ("15825003", "Aorta"),
+    7: ("64131007", "Inferior vena cava"),
+    14: ("18639004", "Left kidney"),
+    115: ("80891009", "Heart"),
+}
+
+
+def train_vista3d(folder: Path, cache: Path, *, patients: int = 400, schedule: Schedule | None = None) -> ModelPackage:
+    """Train on ``patients`` phantoms and write the package to ``folder``.
+
+    Args:
+        folder: the package.
+        cache: prepared phantoms, reused when present.
+        patients: number of phantoms (seeds 0 …).
+        schedule: length and rate; the default is the one the shipped weights had.
+    """
+    plan = schedule or Schedule(steps=1400, learning_rate=3e-3)
+    torch.manual_seed(plan.seed)
+    rng = np.random.default_rng(plan.seed)
+    cases = [read_case(path) for path in ct_cache(cache, range(patients), CONFIG)]
+    weights = class_weights([labels for _, labels in cases])
+    network = build_vista3d(CONFIG)
+
+    def loss_at(_: int) -> torch.Tensor:
+        image, labels = cases[int(rng.integers(len(cases)))]
+        patch, target = _patch(rng, image, labels)
+        features = window_features(network, torch.from_numpy(patch)[None, None], bfloat16=True)
+        return prompt_loss(rng, network, features, torch.from_numpy(target.astype(np.int64)), weights)
+
+    averaged = fit(network, plan, loss_at)
+    held = [read_case(path) for path in ct_cache(cache, list(VALIDATION_SEEDS)[:16], CONFIG)]
+    log.info("training.validated", dice=validate(averaged, held))
+    return pack(folder, {CONFIG.weights: averaged}, promise())
+
+
+def promise() -> dict[str, object]:
+    """Return the demonstration package's manifest, without files."""
+    labels: dict[int, dict[str, object]] = {}
+    for label in LABELS:
+        labels[label] = {"name": NAMES[label]}
+        if label in _ORGAN_CODES:
+            value, meaning = _ORGAN_CODES[label]
+            labels[label]["code"] = {"value": value, "scheme": "SCT", "meaning": meaning}
+    return demonstration(
+        "VISTA3D",
+        "vista3d",
+        VERSION,
+        task="segmentation",
+        modality="CT",
+        overview="DEMONSTRATION MODEL: segmentation and annotation of human anatomies and lesions, trained on "
+        "synthetic patients only",
+        accuracy="Measured on synthetic patients only, see docs/demo_models.md",
+        intended_use={
+            "modalities": ["CT"],
+            "body_parts": ["CHEST", "ABDOMEN", "CHESTABDOMEN", "CHESTABDPELVIS", "THORAX"],
+            "age_years": {"minimum": 18},
+            "statement": "Demonstration on synthetic CT of chest and abdomen. Not for patients.",
+        },
+        arguments=list(ARGUMENTS),
+        labels=labels,
+        budget={"memory_mb": 900, "seconds": 60},
+        network=CONFIG.model_dump(mode="json"),
+    )
+
+
+def class_weights(label_maps: list[NDArray[np.uint8]]) -> torch.Tensor:
+    """Return ``(256,)`` weights by label id: rarer is heavier, lesions more so, background 1."""
+    counts = np.sum([np.bincount(labels.ravel(), minlength=256) for labels in label_maps], axis=0)
+    weights = np.clip((counts[0] / 20 / np.maximum(counts, 1)) ** 0.35, 0.5, 6.0)
+    weights[0] = 1.0
+    weights[list(LESIONS)] *= _LESION_WEIGHT / 2
+    return torch.from_numpy(weights.astype(np.float32))
+
+
+def prompt_loss(
+    rng: np.random.Generator,
+    network: VISTA3D,
+    features: torch.Tensor,
+    target: torch.Tensor,
+    weights: torch.Tensor,
+) -> torch.Tensor:
+    """Return the loss of one patch under all prompts and under a random few.
+
+    In use the largest positive logit wins and background is logit 0, which is the argmax of a
+    softmax with a fixed background. What is not prompted must lose to background, so each step
+    also asks for a random set and expects everything else to be background.
+    """
+    loss = _softmax_loss(network, features, target, weights, LABELS)
+    return loss + _softmax_loss(network, features, target, weights, _some_prompts(rng, target))
+
+
+def _some_prompts(rng: np.random.Generator, target: torch.Tensor) -> tuple[int, ...]:
+    if rng.random() < 0.5:
+        argument = str(rng.choice(list(ARGUMENTS)))
+        return tuple(label for label in prompts_for(argument) if label in LABELS)
+    here = [label for label in torch.unique(target).tolist() if label > 0]
+    chosen = set(rng.choice(LABELS, size=6, replace=False).tolist())
+    chosen |= set(rng.permutation(here)[:4].tolist())
+    return tuple(sorted(chosen))
+
+
+def _softmax_loss(
+    network: VISTA3D,
+    features: torch.Tensor,
+    target: torch.Tensor,
+    weights: torch.Tensor,
+    prompts: tuple[int, ...],
+) -> torch.Tensor:
+    place = torch.zeros(256, dtype=torch.long)
+    place[list(prompts)] = torch.arange(1, len(prompts) + 1)
+    wanted = place[target.reshape(-1)]
+    per_class = torch.cat([weights[:1], weights[list(prompts)]])
+    flat = features[0].reshape(features.shape[1], -1)
+    logits = class_vectors(network, prompts) @ flat
+    scores = torch.cat([torch.zeros_like(logits[:1]), logits])
+    entropy = torch.nn.functional.cross_entropy(scores.T, wanted, weight=per_class)
+    return entropy + _dice_loss(scores, wanted)
+
+
+def _dice_loss(scores: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Return 1 − mean soft Dice over the classes that are in the patch."""
+    probabilities = torch.softmax(scores, dim=0)
+    hits = torch.zeros(scores.shape[0]).index_add(0, wanted, probabilities.gather(0, wanted[None])[0])
+    sizes = torch.bincount(wanted, minlength=scores.shape[0]).float()
+    present = sizes[1:] > 0
+    overlap = (2 * hits + 5.0) / (probabilities.sum(dim=1) + sizes + 5.0)
+    return 1 - overlap[1:][present].mean() if present.any() else overlap.sum() * 0
+
+
+def validate(network: torch.nn.Module, cases: list[tuple[NDArray[np.float16], NDArray[np.uint8]]]) -> float:
+    """Return the mean Dice of liver, spleen, kidneys, aorta and heart, windows as in use."""
+    from monai.inferers import sliding_window_inference
+
+    assert isinstance(network, VISTA3D)
+    scores = []
+    for image, labels in cases:
+        batch = torch.from_numpy(image.astype(np.float32))[None, None]
+        with torch.inference_mode():
+            features = sliding_window_inference(
+                batch, CONFIG.patch, 1, lambda x: window_features(network, x, bfloat16=True), overlap=0.3
+            )
+            found = running_argmax(features[0], class_vectors(network, LABELS), LABELS, chunk=16)
+        scores += [dice(found == label, labels == label) for label in _ORGAN_CODES]
+    return round(float(np.mean(scores)), 4)
+
+
+def _patch(
+    rng: np.random.Generator, image: NDArray[np.float16], labels: NDArray[np.uint8]
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Crop one window, half of them around a lesion where there is one, and vary it."""
+    size = CONFIG.patch
+    lacking = [(0, max(0, side - have)) for side, have in zip(size, labels.shape, strict=True)]
+    image, labels = np.pad(image, lacking), np.pad(labels, lacking)
+    centre = rng.integers(0, labels.shape)
+    lesions = np.flatnonzero(np.isin(labels, LESIONS))
+    if rng.random() < 0.5 and lesions.size:
+        spot = np.unravel_index(int(rng.choice(lesions)), labels.shape)
+        centre = np.array(spot) + rng.integers(-24, 25, 3)
+    starts = np.clip(centre - np.array(size) // 2, 0, np.array(labels.shape) - size)
+    window = tuple(slice(int(start), int(start) + side) for start, side in zip(starts, size, strict=True))
+    patch = image[window].astype(np.float32)
+    patch = patch * np.float32(rng.uniform(0.95, 1.05)) + np.float32(rng.uniform(-0.02, 0.02))
+    patch += rng.standard_normal(patch.shape, dtype=np.float32) * np.float32(rng.uniform(0, 0.015))
+    return np.clip(patch, 0, 1), np.ascontiguousarray(labels[window])
