@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, MetaData, String, Text, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from db.types import DeliveryState, Priority, ReadingState, UtcDateTime, utcnow
+from db.types import DeliveryState, Priority, ReadingState, UtcDateTime, choice, utcnow
 
 Key = Annotated[UUID, mapped_column(primary_key=True, default=uuid4)]
 Uid = Annotated[str, mapped_column(String(64))]  # VR UI, PS3.5 6.2
@@ -61,6 +61,7 @@ class Study(Base):
     called_ae: Mapped[str] = mapped_column(String(16), default="")
     revision: Mapped[int] = mapped_column(default=1)
     instance_count: Mapped[int] = mapped_column(default=0)
+    identity_conflict: Mapped[bool] = mapped_column(default=False)  # images name more than one Patient ID
     first_received_at: Mapped[Instant]
     last_received_at: Mapped[Instant] = mapped_column(index=True)
     quiet_s: Mapped[float] = mapped_column(default=10.0)
@@ -122,10 +123,10 @@ class Reading(Base):
     study_id: Mapped[UUID] = mapped_column(ForeignKey("study.id"), index=True)
     revision: Mapped[int] = mapped_column(default=1)
     pipeline_version: Mapped[str] = mapped_column(String(64), default="")
-    state: Mapped[ReadingState] = mapped_column(String(16), default=ReadingState.RECEIVING, index=True)
+    state: Mapped[ReadingState] = mapped_column(choice(ReadingState), default=ReadingState.RECEIVING, index=True)
     reason: Mapped[str] = mapped_column(Text, default="")
     profile: Mapped[str] = mapped_column(String(64), default="")
-    priority: Mapped[Priority] = mapped_column(String(16), default=Priority.ROUTINE)
+    priority: Mapped[Priority] = mapped_column(choice(Priority), default=Priority.ROUTINE)
     rule: Mapped[str] = mapped_column(String(64), default="")
     rule_trace: Mapped[JsonList]  # [{"rule", "matched", "why"}], in order tried
     attempts: Mapped[int] = mapped_column(default=0)
@@ -166,7 +167,7 @@ class Delivery(Base):
     id: Mapped[Key]
     result_object_id: Mapped[UUID] = mapped_column(ForeignKey("result_object.id"), index=True)
     destination: Mapped[str] = mapped_column(String(32))
-    state: Mapped[DeliveryState] = mapped_column(String(16), default=DeliveryState.PENDING, index=True)
+    state: Mapped[DeliveryState] = mapped_column(choice(DeliveryState), default=DeliveryState.PENDING, index=True)
     attempts: Mapped[int] = mapped_column(default=0)
     next_attempt_at: Mapped[Instant] = mapped_column(index=True)
     lease_until: Mapped[MaybeInstant]

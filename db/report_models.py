@@ -6,7 +6,7 @@ from sqlalchemy import ForeignKey, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from db.models import Base, Instant, Json, JsonList, Key, MaybeInstant, Sha256
-from db.types import Decision, Presence, ReportState, Role
+from db.types import Decision, Presence, ReportState, Role, choice
 
 
 class Draft(Base):
@@ -36,7 +36,7 @@ class Finding(Base):
     code_value: Mapped[str] = mapped_column(String(32), default="")
     code_scheme: Mapped[str] = mapped_column(String(16), default="")
     code_meaning: Mapped[str] = mapped_column(String(64), default="")
-    presence: Mapped[Presence] = mapped_column(String(16))
+    presence: Mapped[Presence] = mapped_column(choice(Presence))
     laterality: Mapped[str] = mapped_column(String(16), default="")  # only when an Expert localised it
     score: Mapped[float | None]  # uncalibrated model score 0…1
     source: Mapped[str] = mapped_column(String(64))  # expert or model that asserts it
@@ -46,7 +46,7 @@ class Finding(Base):
     measurements: Mapped[JsonList]  # [{"name", "value", "unit"}]
     key_slice: Mapped[Json]  # {"series_instance_uid", "sop_instance_uid", "index"}
     tracking_uid: Mapped[str] = mapped_column(String(64), default="")
-    decision: Mapped[Decision] = mapped_column(String(16), default=Decision.PENDING)
+    decision: Mapped[Decision] = mapped_column(choice(Decision), default=Decision.PENDING)
     decision_reason: Mapped[str] = mapped_column(Text, default="")
     decided_by: Mapped[UUID | None] = mapped_column(ForeignKey("user_account.id"))
     decided_at: Mapped[MaybeInstant]
@@ -76,11 +76,13 @@ class Report(Base):
     id: Mapped[Key]
     study_id: Mapped[UUID] = mapped_column(ForeignKey("study.id"), unique=True)
     draft_id: Mapped[UUID | None] = mapped_column(ForeignKey("draft.id"))
-    state: Mapped[ReportState] = mapped_column(String(16), default=ReportState.UNREAD, index=True)
+    state: Mapped[ReportState] = mapped_column(choice(ReportState), default=ReportState.UNREAD, index=True)
     sections: Mapped[Json]
     locked_by: Mapped[UUID | None] = mapped_column(ForeignKey("user_account.id"))
     locked_at: Mapped[MaybeInstant]
     reason: Mapped[str] = mapped_column(Text, default="")  # of the rejection
+    # over every Instance the reader could see when the draft was made or the review opened
+    image_set_sha256: Mapped[str] = mapped_column(String(64), default="")
     late_images: Mapped[bool] = mapped_column(default=False)  # arrived after FINAL: a banner, never a change
     created_at: Mapped[Instant]
     updated_at: Mapped[Instant]
@@ -110,7 +112,7 @@ class Signature(Base):
     user_id: Mapped[UUID] = mapped_column(ForeignKey("user_account.id"))
     printed_name: Mapped[str] = mapped_column(String(128))
     meaning: Mapped[str] = mapped_column(String(200))
-    state: Mapped[ReportState] = mapped_column(String(16))  # PRELIMINARY or FINAL
+    state: Mapped[ReportState] = mapped_column(choice(ReportState))  # PRELIMINARY or FINAL
     authenticated_at: Mapped[Instant]
     signed_at: Mapped[Instant]
     text_sha256: Mapped[Sha256]  # canonical JSON of the sections
@@ -125,7 +127,7 @@ class UserAccount(Base):
     id: Mapped[Key]
     login: Mapped[str] = mapped_column(String(64), unique=True)
     printed_name: Mapped[str] = mapped_column(String(128))
-    role: Mapped[Role] = mapped_column(String(16))
+    role: Mapped[Role] = mapped_column(choice(Role))
     password_hash: Mapped[str] = mapped_column(String(200))
     active: Mapped[bool] = mapped_column(default=True)
     failed_logins: Mapped[int] = mapped_column(default=0)

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import DateTime, Dialect
+from sqlalchemy import DateTime, Dialect, Enum
 from sqlalchemy.types import TypeDecorator
 
 
@@ -78,6 +78,18 @@ class Priority(StrEnum):
     STAT = "STAT"
     URGENT = "URGENT"
     ROUTINE = "ROUTINE"
+
+
+def choice(kind: type[StrEnum]) -> Enum:
+    """Return the column type of a closed vocabulary: its values as text, checked by the database."""
+    return Enum(
+        kind,
+        native_enum=False,
+        length=16,
+        create_constraint=True,
+        name=kind.__name__.lower(),
+        values_callable=lambda members: [str(m.value) for m in members],
+    )
 
 
 class UtcDateTime(TypeDecorator[datetime]):

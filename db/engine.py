@@ -1,0 +1,68 @@
+"""Engines, sessions and migrations for both databases: SQLite (embedded) and PostgreSQL (hospital)."""
+
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.orm import Session, sessionmaker
+
+ROOT = Path(__file__).resolve().parent.parent
+BUSY_S = 30.0
+WRITING = {"firstread_writing": True}  # execution option of a connection that will write
+
+
+def make_engine(url: str) -> Engine:
+    """Return an engine for ``url`` that has not connected yet.
+
+    SQLite: write-ahead log, every commit flushed to the disk, foreign keys enforced, 30 s patience, and
+    ``BEGIN IMMEDIATE`` for connections with the ``WRITING`` option, so that a writer waits at its start
+    and never finds midway that somebody else wrote. PostgreSQL: psycopg 3, connections tested on checkout.
+    """
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        if parsed.database and parsed.database != ":memory:":
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        engine = create_engine(parsed, connect_args={"timeout": BUSY_S})
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    if parsed.drivername in {"postgresql", "postgres"}:
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    return create_engine(parsed, pool_pre_ping=True, pool_size=10, max_overflow=30)
+
+
+def make_sessions(engine: Engine) -> sessionmaker[Session]:
+    """Return the factory of sessions; rows stay readable after commit."""
+    return sessionmaker(engine, expire_on_commit=False)
+
+
+def migrate(url: str, *, revision: str = "head") -> None:
+    """Bring the database at ``url`` to ``revision`` (Alembic upgrade); does nothing when it is there."""
+    from alembic import command
+
+    command.upgrade(alembic_config(url), revision)
+
+
+def alembic_config(url: str) -> Any:
+    """Return Alembic's configuration for ``url``; nothing is opened."""
+    from alembic.config import Config
+
+    config = Config(ROOT / "alembic.ini")
+    config.set_main_option("script_location", str(ROOT / "migrations"))
+    config.attributes["url"] = url
+    return config
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    # the driver must not begin transactions by itself: _begin_sqlite does
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "temp_store=MEMORY"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writing = connection.get_execution_options().get("firstread_writing", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")

@@ -1,0 +1,55 @@
+"""The only code that moves a Reading, a Report or a Delivery: by table, with its audit event and its message."""
+
+from db.lifecycle.deliveries import claim_delivery, delivered, delivery_failed, resubmit
+from db.lifecycle.intake import complete, quarantine, quiet_studies, receive_instance, study_facts
+from db.lifecycle.queueing import process_again, requeue_due, requeue_expired
+from db.lifecycle.review import SECTION_KEYS, decide_finding, open_review, reject, release, save_sections, text_sha256
+from db.lifecycle.signing import sign
+from db.lifecycle.values import (
+    Claim,
+    DeliveryJob,
+    InstanceHeader,
+    NewDraft,
+    NewEvidence,
+    NewFinding,
+    NewObject,
+    Received,
+)
+from db.lifecycle.work import claim, drafted, fail, heartbeat, no_draft, retry
+
+__all__ = [
+    "SECTION_KEYS",
+    "Claim",
+    "DeliveryJob",
+    "InstanceHeader",
+    "NewDraft",
+    "NewEvidence",
+    "NewFinding",
+    "NewObject",
+    "Received",
+    "claim",
+    "claim_delivery",
+    "complete",
+    "decide_finding",
+    "delivered",
+    "delivery_failed",
+    "drafted",
+    "fail",
+    "heartbeat",
+    "no_draft",
+    "open_review",
+    "process_again",
+    "quarantine",
+    "quiet_studies",
+    "receive_instance",
+    "reject",
+    "release",
+    "requeue_due",
+    "requeue_expired",
+    "resubmit",
+    "retry",
+    "save_sections",
+    "sign",
+    "study_facts",
+    "text_sha256",
+]

@@ -1,0 +1,182 @@
+"""Objects owed to destinations: keep, claim, confirm, postpone, withdraw."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from uuid import UUID, uuid4
+
+from sqlalchemy import and_, or_, select
+
+from config.errors import LifecycleError
+from db.lifecycle.moves import locked, move_delivery
+from db.lifecycle.values import DeliveryJob, NewObject
+from db.models import Delivery, Reading, ResultObject
+from db.report_models import Draft, Report
+from db.types import DeliveryState, ReportState, utcnow
+from db.uow import UnitOfWork
+
+DRAFT_TEXT_KIND = "DRAFT_SR"
+_MAX_DELAY_S = 3600.0
+
+
+def owe(  # noqa: PLR0913 keyword-only ids
+    uow: UnitOfWork,
+    made: NewObject,
+    study_id: UUID,
+    destinations: Sequence[str],
+    *,
+    draft_id: UUID | None = None,
+    signature_id: UUID | None = None,
+) -> UUID:
+    """Keep one object and owe it to each destination; an object that is kept already is only owed.
+
+    Raises:
+        LifecycleError: its SOP Instance UID is kept with other bytes.
+    """
+    session = uow.session
+    kept = session.scalar(select(ResultObject).where(ResultObject.sop_instance_uid == made.sop_instance_uid))
+    if kept is None:
+        kept = ResultObject(id=uuid4(), study_id=study_id, draft_id=draft_id, signature_id=signature_id, **vars(made))
+        session.add(kept)
+        session.flush()
+    elif kept.sha256 != made.sha256 or kept.study_id != study_id:
+        raise LifecycleError("a result object with this SOP Instance UID is kept with other bytes")
+    owed = set(session.scalars(select(Delivery.destination).where(Delivery.result_object_id == kept.id)))
+    for name in dict.fromkeys(destinations):
+        if name not in owed:
+            session.add(Delivery(result_object_id=kept.id, destination=name))
+    session.flush()
+    return kept.id
+
+
+def claim_delivery(uow: UnitOfWork, now: datetime, *, lease_s: float) -> DeliveryJob | None:
+    """Take the oldest Delivery that is due, or whose sender stopped answering; None when there is none."""
+    due = and_(Delivery.state == DeliveryState.PENDING, Delivery.next_attempt_at <= now)
+    lost = and_(Delivery.state == DeliveryState.SENDING, Delivery.lease_until < now)
+    delivery = uow.session.scalar(
+        select(Delivery)
+        .where(or_(due, lost))
+        .order_by(Delivery.next_attempt_at, Delivery.id)
+        .limit(1)
+        .with_for_update(key_share=True, skip_locked=True)
+        .execution_options(populate_existing=True)
+    )
+    if delivery is None:
+        return None
+    made = uow.session.get_one(ResultObject, delivery.result_object_id)
+    if delivery.state is DeliveryState.SENDING:
+        move_delivery(
+            uow, delivery, DeliveryState.PENDING, study_id=made.study_id, detail={"reason": "the sender stopped"}
+        )
+    delivery.attempts += 1
+    delivery.lease_until = now + timedelta(seconds=lease_s)
+    move_delivery(
+        uow, delivery, DeliveryState.SENDING, study_id=made.study_id, detail={"sop_instance_uid": made.sop_instance_uid}
+    )
+    return DeliveryJob(
+        delivery_id=delivery.id,
+        destination=delivery.destination,
+        path=made.path,
+        sop_class_uid=made.sop_class_uid,
+        sop_instance_uid=made.sop_instance_uid,
+        study_id=made.study_id,
+        attempts=delivery.attempts,
+        lease_until=delivery.lease_until,
+    )
+
+
+def delivered(uow: UnitOfWork, delivery_id: UUID) -> None:
+    """Record that the destination answered Success; a second time changes nothing.
+
+    Raises:
+        LifecycleError: it was not being sent.
+    """
+    delivery, made = _delivery(uow, delivery_id)
+    if delivery.state is DeliveryState.DELIVERED:
+        return  # two senders, one object: the UID is the same, so the destination holds it once
+    delivery.delivered_at = utcnow()
+    delivery.lease_until = None
+    delivery.last_error = ""
+    move_delivery(
+        uow, delivery, DeliveryState.DELIVERED, study_id=made.study_id, detail={"attempts": delivery.attempts}
+    )
+
+
+def delivery_failed(
+    uow: UnitOfWork, delivery_id: UUID, error: str, *, base_s: float, max_attempts: int
+) -> DeliveryState:
+    """Postpone by ``base_s`` doubled per attempt (an hour at most), or give up; return the new state.
+
+    A draft that was superseded, rejected or signed meanwhile is withdrawn instead of sent again.
+
+    Raises:
+        LifecycleError: it was not being sent.
+    """
+    delivery, made = _delivery(uow, delivery_id)
+    delivery.last_error = error[:200]
+    delivery.lease_until = None
+    if not _still_wanted(uow, made):
+        to = DeliveryState.WITHDRAWN
+    elif delivery.attempts >= max_attempts:
+        to = DeliveryState.FAILED
+    else:
+        to = DeliveryState.PENDING
+        delay_s = min(base_s * 2 ** min(delivery.attempts - 1, 30), _MAX_DELAY_S)
+        delivery.next_attempt_at = utcnow() + timedelta(seconds=delay_s)
+    move_delivery(
+        uow, delivery, to, study_id=made.study_id, detail={"error": delivery.last_error, "attempts": delivery.attempts}
+    )
+    return to
+
+
+def resubmit(uow: UnitOfWork, delivery_id: UUID) -> None:
+    """Owe a FAILED Delivery again, at a person's wish.
+
+    Raises:
+        LifecycleError: it has not failed.
+    """
+    delivery, made = _delivery(uow, delivery_id)
+    delivery.attempts = 0
+    delivery.next_attempt_at = utcnow()
+    move_delivery(uow, delivery, DeliveryState.PENDING, study_id=made.study_id)
+
+
+def withdraw_drafts(uow: UnitOfWork, draft_id: UUID, *, only_text: bool = False) -> int:
+    """Stop what is still owed of a draft: everything, or only its unverified text; return how many.
+
+    What is being sent at this moment is decided when its sender reports.
+    """
+    query = (
+        select(Delivery)
+        .join(ResultObject, ResultObject.id == Delivery.result_object_id)
+        .where(ResultObject.draft_id == draft_id, Delivery.state == DeliveryState.PENDING)
+        .with_for_update(of=Delivery, key_share=True)
+        .execution_options(populate_existing=True)
+    )
+    if only_text:
+        query = query.where(ResultObject.kind == DRAFT_TEXT_KIND)
+    rows = uow.session.scalars(query).all()
+    study_id = uow.session.scalars(select(Draft.study_id).where(Draft.id == draft_id)).one()
+    for delivery in rows:
+        move_delivery(uow, delivery, DeliveryState.WITHDRAWN, study_id=study_id)
+    return len(rows)
+
+
+def _delivery(uow: UnitOfWork, delivery_id: UUID) -> tuple[Delivery, ResultObject]:
+    delivery = locked(uow, Delivery, delivery_id)
+    return delivery, uow.session.get_one(ResultObject, delivery.result_object_id)
+
+
+def _still_wanted(uow: UnitOfWork, made: ResultObject) -> bool:
+    """Return False for an object of a draft that no longer stands."""
+    if made.draft_id is None:
+        return True
+    superseded, state = uow.session.execute(
+        select(Reading.superseded, Report.state)
+        .join(Draft, Draft.reading_id == Reading.id)
+        .join(Report, Report.study_id == Draft.study_id)
+        .where(Draft.id == made.draft_id)
+    ).one()
+    signed = state in {ReportState.PRELIMINARY, ReportState.FINAL, ReportState.ADDENDED, ReportState.CORRECTED}
+    if signed:
+        return made.kind != DRAFT_TEXT_KIND
+    return not superseded and state is not ReportState.REJECTED

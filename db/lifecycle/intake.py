@@ -1,0 +1,347 @@
+"""From the first Instance to a routed Study: receive, doubt, complete."""
+
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import Connection, Table, exists, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from config.errors import ConflictingInstanceError
+from config.routing import RoutingVerdict, StudyFacts
+from db.audit import AuditTag
+from db.image_set import image_set_sha256
+from db.lifecycle.deliveries import withdraw_drafts
+from db.lifecycle.moves import locked, move_reading, move_report
+from db.lifecycle.queueing import next_reminder
+from db.lifecycle.tables import WAITING_READINGS
+from db.lifecycle.values import InstanceHeader, Received
+from db.models import Base, Instance, Quarantined, Reading, Series, Study
+from db.report_models import Report, Signature
+from db.types import Priority, ReadingState, ReportState, utcnow
+from db.uow import UnitOfWork
+
+_STUDY_FIELDS = (
+    "study_instance_uid",
+    "patient_id",
+    "issuer_of_patient_id",
+    "patient_name",
+    "patient_birth_date",
+    "patient_sex",
+    "accession_number",
+    "study_date",
+    "study_time",
+    "study_description",
+    "referring_physician",
+)
+_SERIES_FIELDS = ("series_instance_uid", "modality", "series_number", "series_description", "body_part")
+_IDENTITY_REASON = "images of this study name more than one Patient ID"
+
+
+def receive_instance(  # noqa: PLR0913 keyword-only facts of one C-STORE
+    uow: UnitOfWork,
+    header: InstanceHeader,
+    *,
+    path: str,
+    sha256: str,
+    size_bytes: int,
+    calling_ae: str,
+    called_ae: str,
+    quiet_s: float,
+) -> Received:
+    """Index one Instance whose bytes are safe on the disk already.
+
+    A new Instance of a Study that was complete starts a new revision: a new Reading, and whatever the old
+    images led to is superseded if nobody signed it, or flagged if somebody did. The same Instance again
+    changes nothing.
+
+    Raises:
+        ConflictingInstanceError: its UID is held with other bytes.
+    """
+    study = _study_row(uow, header, calling_ae=calling_ae, called_ae=called_ae, quiet_s=quiet_s)
+    held = _held_instance(uow, header.sop_instance_uid, sha256)
+    if held is not None:
+        return _duplicate(uow, held, study.revision)
+    if study.instance_count:
+        _reopen_if_complete(uow, study)
+    _notice_identity(uow, study, header)
+    series_id = _series_id(uow, study, header)
+    instance_id = uuid4()
+    values = {
+        "id": instance_id,
+        "study_id": study.id,
+        "series_id": series_id,
+        "sop_instance_uid": header.sop_instance_uid,
+        "sop_class_uid": header.sop_class_uid,
+        "transfer_syntax_uid": header.transfer_syntax_uid,
+        "instance_number": header.instance_number,
+        "sha256": sha256,
+        "size_bytes": size_bytes,
+        "path": path,
+        "revision": study.revision,
+        "calling_ae": _fit(Instance, "calling_ae", calling_ae),
+        "received_at": utcnow(),
+    }
+    if not _insert_if_absent(uow.session, Instance, values):
+        # the same UID came in under another Study at the same moment
+        held = _held_instance(uow, header.sop_instance_uid, sha256)
+        assert held is not None
+        return _duplicate(uow, held, study.revision)
+    study.instance_count += 1
+    study.last_received_at = utcnow()
+    study.quiet_s = quiet_s
+    return Received(study.id, instance_id, is_new=True, revision=study.revision)
+
+
+def quarantine(  # noqa: PLR0913 keyword-only; each is one column
+    uow: UnitOfWork,
+    *,
+    reason: str,
+    error: str,
+    status: int,
+    path: str = "",
+    sop_instance_uid: str = "",
+    calling_ae: str = "",
+    study_id: UUID | None = None,
+) -> UUID:
+    """Keep what was refused or doubted, with its reason, for a person to see; return its id."""
+    row = Quarantined(
+        id=uuid4(),
+        reason=_fit(Quarantined, "reason", reason),
+        error=_fit(Quarantined, "error", error),
+        status=status,
+        path=path,
+        sop_instance_uid=_fit(Quarantined, "sop_instance_uid", sop_instance_uid),
+        calling_ae=_fit(Quarantined, "calling_ae", calling_ae),
+        study_id=study_id,
+    )
+    uow.session.add(row)
+    uow.audit(
+        AuditTag.INSTANCE_QUARANTINED,
+        outcome="failure",
+        study_id=study_id,
+        object_type="quarantined",
+        object_id=str(row.id),
+        detail={"error": row.error, "reason": row.reason, "status": status, "sop_instance_uid": row.sop_instance_uid},
+    )
+    return row.id
+
+
+def quiet_studies(session: Session, now: datetime) -> list[UUID]:
+    """Return the Readings in RECEIVING whose Study had no new Instance for its quiet time."""
+    rows = session.execute(
+        select(Reading.id, Study.last_received_at, Study.quiet_s)
+        .join(Study, Study.id == Reading.study_id)
+        .where(Reading.state == ReadingState.RECEIVING)
+        .order_by(Study.last_received_at)
+    )
+    return [reading_id for reading_id, last, quiet_s in rows if last + timedelta(seconds=quiet_s) <= now]
+
+
+def study_facts(session: Session, study_id: UUID) -> StudyFacts:
+    """Return what routing rules may look at, from every Instance of the Study."""
+    study = session.get_one(Study, study_id)
+    series = session.execute(select(Series.modality, Series.body_part).where(Series.study_id == study_id)).all()
+    classes = session.scalars(select(Instance.sop_class_uid).where(Instance.study_id == study_id).distinct())
+    return StudyFacts(
+        modalities=frozenset(modality for modality, _ in series if modality),
+        body_parts=frozenset(body_part for _, body_part in series if body_part),
+        sop_classes=frozenset(classes),
+        calling_ae=study.calling_ae,
+        called_ae=study.called_ae,
+        procedure=study.study_description,
+    )
+
+
+def complete(uow: UnitOfWork, reading_id: UUID, verdict: RoutingVerdict) -> ReadingState:
+    """Close reception of a Reading's revision and do what the routing verdict says; return the new state.
+
+    A Study whose images name several patients is HELD whatever the verdict.
+
+    Raises:
+        LifecycleError: it is no longer RECEIVING.
+    """
+    study_id = uow.session.scalar(select(Reading.study_id).where(Reading.id == reading_id))
+    study = locked(uow, Study, study_id) if study_id else None
+    reading = locked(uow, Reading, reading_id)
+    assert study is not None
+    detail = {
+        "instances": study.instance_count,
+        "image_set_sha256": image_set_sha256(uow.session, study.id, reading.revision),
+        "rule": verdict.rule,
+    }
+    move_reading(uow, reading, ReadingState.COMPLETE, detail=detail)
+    reading.completed_at = utcnow()
+    reading.rule = verdict.rule
+    reading.rule_trace = list(verdict.trace)
+    reading.profile = verdict.profile
+    reading.priority = Priority(verdict.priority)
+    if study.identity_conflict:
+        move_reading(uow, reading, ReadingState.HELD, reason=_IDENTITY_REASON)
+    elif verdict.action == "draft":
+        move_reading(uow, reading, ReadingState.QUEUED, detail={"profile": verdict.profile})
+        reading.next_attempt_at = next_reminder(reading, utcnow())
+    elif verdict.action == "hold":
+        move_reading(uow, reading, ReadingState.HELD, reason=verdict.reason)
+    else:
+        move_reading(uow, reading, ReadingState.IGNORED, reason=verdict.reason)
+    if reading.state is not ReadingState.QUEUED:
+        reading.finished_at = utcnow()
+    return reading.state
+
+
+def _study_row(uow: UnitOfWork, header: InstanceHeader, *, calling_ae: str, called_ae: str, quiet_s: float) -> Study:
+    """Return the Study, locked; add it, its Report and its first Reading when it is new."""
+    session = uow.session
+    query = (
+        select(Study)
+        .where(Study.study_instance_uid == header.study_instance_uid)
+        .with_for_update(key_share=True)
+        .execution_options(populate_existing=True)
+    )
+    study = session.scalar(query)
+    if study is not None:
+        return study
+    now = utcnow()
+    values: dict[str, Any] = {name: _fit(Study, name, getattr(header, name)) for name in _STUDY_FIELDS}
+    values |= {
+        "id": uuid4(),
+        "modalities": _fit(Study, "modalities", header.modality),
+        "body_part": _fit(Study, "body_part", header.body_part),
+        "calling_ae": _fit(Study, "calling_ae", calling_ae),
+        "called_ae": _fit(Study, "called_ae", called_ae),
+        "revision": 1,
+        "instance_count": 0,
+        "identity_conflict": False,
+        "first_received_at": now,
+        "last_received_at": now,
+        "quiet_s": quiet_s,
+    }
+    # two associations may bring the first two images at once: one of them adds the Study, both go on
+    if _insert_if_absent(session, Study, values):
+        session.add_all([Report(study_id=values["id"]), Reading(study_id=values["id"], revision=1)])
+        uow.audit(AuditTag.STUDY_RECEIVED, study_id=values["id"], detail={"calling_ae": calling_ae})
+        session.flush()
+    return session.scalars(query).one()
+
+
+def _held_instance(uow: UnitOfWork, sop_instance_uid: str, sha256: str) -> Instance | None:
+    held = uow.session.scalar(select(Instance).where(Instance.sop_instance_uid == sop_instance_uid))
+    if held is not None and held.sha256 != sha256:
+        raise ConflictingInstanceError("this SOP Instance UID is held with other bytes")
+    return held
+
+
+def _duplicate(uow: UnitOfWork, held: Instance, revision: int) -> Received:
+    uow.audit(
+        AuditTag.INSTANCE_DUPLICATE, study_id=held.study_id, object_type="instance", object_id=held.sop_instance_uid
+    )
+    return Received(held.study_id, held.id, is_new=False, revision=revision)
+
+
+def _notice_identity(uow: UnitOfWork, study: Study, header: InstanceHeader) -> None:
+    if _fit(Study, "patient_id", header.patient_id) == study.patient_id or study.identity_conflict:
+        return
+    study.identity_conflict = True
+    uow.audit(
+        AuditTag.STUDY_IDENTITY_CONFLICT,
+        outcome="failure",
+        study_id=study.id,
+        object_type="instance",
+        object_id=header.sop_instance_uid,
+        detail={"reason": _IDENTITY_REASON},
+    )
+
+
+def _series_id(uow: UnitOfWork, study: Study, header: InstanceHeader) -> UUID:
+    """Return the id of the Series, added when it is new; the Study row's lock keeps others away."""
+    session = uow.session
+    uid = header.series_instance_uid
+    found = session.scalar(select(Series.id).where(Series.study_id == study.id, Series.series_instance_uid == uid))
+    if found is not None:
+        return found
+    series = Series(id=uuid4(), study_id=study.id)
+    for name in _SERIES_FIELDS:
+        setattr(series, name, _fit(Series, name, getattr(header, name)))
+    session.add(series)
+    study.modalities = _merged(Study, "modalities", study.modalities, header.modality)
+    study.body_part = _merged(Study, "body_part", study.body_part, header.body_part)
+    session.flush()
+    return series.id
+
+
+def _reopen_if_complete(uow: UnitOfWork, study: Study) -> None:
+    """Start a new revision when the present one no longer receives."""
+    session = uow.session
+    current = session.execute(
+        select(Reading.id, Reading.state).where(Reading.study_id == study.id, Reading.superseded.is_(False))
+    ).all()
+    if any(state is ReadingState.RECEIVING for _, state in current):
+        return
+    study.revision += 1
+    uow.audit(AuditTag.STUDY_REVISED, study_id=study.id, detail={"revision": study.revision})
+    for reading_id, _ in current:
+        _supersede(uow, locked(uow, Reading, reading_id), study.revision)
+    session.add(Reading(study_id=study.id, revision=study.revision))
+    _invalidate_report(uow, study)
+    session.flush()
+
+
+def _supersede(uow: UnitOfWork, reading: Reading, revision: int) -> None:
+    reason = f"images arrived later: superseded by revision {revision}"
+    reading.superseded = True
+    uow.audit(
+        AuditTag.READING_SUPERSEDED, study_id=reading.study_id, reading_id=reading.id, detail={"by_revision": revision}
+    )
+    if reading.state in WAITING_READINGS:
+        # a worker that runs it is fenced off by the state and finds out at its next heartbeat
+        move_reading(uow, reading, ReadingState.NO_DRAFT, reason=reason)
+        reading.finished_at = utcnow()
+
+
+def _invalidate_report(uow: UnitOfWork, study: Study) -> None:
+    session = uow.session
+    report_id = session.scalar(select(Report.id).where(Report.study_id == study.id))
+    assert report_id is not None
+    report = locked(uow, Report, report_id)
+    if session.scalar(select(exists().where(Signature.report_id == report.id))):
+        report.late_images = True
+        uow.audit(
+            AuditTag.REPORT_LATE_IMAGES,
+            study_id=study.id,
+            report_id=report.id,
+            detail={"revision": study.revision},
+        )
+    elif report.state is not ReportState.UNREAD:
+        if report.draft_id is not None:
+            withdraw_drafts(uow, report.draft_id)
+        move_report(uow, report, ReportState.UNREAD, detail={"revision": study.revision})
+        report.draft_id = None
+        report.sections = {}
+        report.image_set_sha256 = ""
+        report.locked_by = report.locked_at = None
+
+
+def _insert_if_absent(session: Session, kind: type[Base], values: dict[str, Any]) -> bool:
+    """Insert one row unless a unique key exists; on PostgreSQL this waits for whoever inserts it now."""
+    connection: Connection = session.connection()
+    table = kind.__table__
+    assert isinstance(table, Table)
+    insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(table)
+    result = connection.execute(insert.values(**values).on_conflict_do_nothing())
+    return result.rowcount == 1
+
+
+def _fit(kind: type[Base], column: str, value: Any) -> Any:
+    """Return text as its column can hold it: peers send values longer than their VR, and NULs."""
+    if not isinstance(value, str):
+        return value
+    length = kind.__table__.c[column].type.length  # type: ignore[attr-defined]
+    return value.replace("\x00", "")[:length]
+
+
+def _merged(kind: type[Base], column: str, present: str, added: str) -> str:
+    words = {w for w in (*present.split(","), added) if w}
+    fitted: str = _fit(kind, column, ",".join(sorted(words)))
+    return fitted

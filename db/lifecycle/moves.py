@@ -1,0 +1,92 @@
+"""The one way a state changes: the table is asked, the event is written, the message is committed with both."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, TypeVar
+from uuid import UUID
+
+from config.broker import TaskName
+from config.errors import LifecycleError
+from db.audit import AuditTag
+from db.lifecycle.tables import DELIVERY_MOVES, READING_MOVES, REPORT_MOVES
+from db.models import Base, Delivery, Reading
+from db.report_models import Report
+from db.types import DeliveryState, ReadingState, ReportState, utcnow
+from db.uow import UnitOfWork
+
+Row = TypeVar("Row", bound=Base)
+S = TypeVar("S", bound=StrEnum)
+
+
+def locked(uow: UnitOfWork, kind: type[Row], key: UUID) -> Row:
+    """Return the row as it is now, locked until the unit of work ends.
+
+    Locks are taken in the order Study, Reading, Report, Delivery, so two units of work cannot wait for
+    each other. ``NO KEY UPDATE`` lets others insert rows that refer to this one meanwhile.
+
+    Raises:
+        LifecycleError: no such row.
+    """
+    row = uow.session.get(kind, key, with_for_update={"key_share": True}, populate_existing=True)
+    if row is None:
+        raise LifecycleError(f"there is no {kind.__name__.lower()} {key}")
+    return row
+
+
+def move_reading(
+    uow: UnitOfWork, reading: Reading, to: ReadingState, *, reason: str = "", detail: dict[str, Any] | None = None
+) -> None:
+    """Move a Reading; one that becomes QUEUED wakes a worker.
+
+    Raises:
+        LifecycleError: the table does not list this move.
+    """
+    tag = _allowed(READING_MOVES, reading.state, to, f"reading {reading.id}")
+    notes = {"from": reading.state.value, "to": to.value, "revision": reading.revision, **(detail or {})}
+    if reason:
+        notes["reason"] = reason
+    reading.state = to
+    reading.reason = reason
+    uow.audit(tag, study_id=reading.study_id, reading_id=reading.id, detail=notes)
+    if to is ReadingState.QUEUED:
+        uow.enqueue(TaskName.READ_STUDY, reading_id=str(reading.id))
+
+
+def move_report(
+    uow: UnitOfWork, report: Report, to: ReportState, *, reason: str = "", detail: dict[str, Any] | None = None
+) -> None:
+    """Move a Report.
+
+    Raises:
+        LifecycleError: the table does not list this move.
+    """
+    tag = _allowed(REPORT_MOVES, report.state, to, f"report {report.id}")
+    notes = {"from": report.state.value, "to": to.value, **(detail or {})}
+    if reason:
+        notes["reason"] = reason
+    report.state = to
+    report.reason = reason
+    report.updated_at = utcnow()
+    uow.audit(tag, study_id=report.study_id, report_id=report.id, detail=notes)
+
+
+def move_delivery(
+    uow: UnitOfWork, delivery: Delivery, to: DeliveryState, *, study_id: UUID, detail: dict[str, Any] | None = None
+) -> None:
+    """Move a Delivery.
+
+    Raises:
+        LifecycleError: the table does not list this move.
+    """
+    tag = _allowed(DELIVERY_MOVES, delivery.state, to, f"delivery {delivery.id}")
+    notes = {"from": delivery.state.value, "to": to.value, "destination": delivery.destination, **(detail or {})}
+    delivery.state = to
+    uow.audit(tag, study_id=study_id, object_type="delivery", object_id=str(delivery.id), detail=notes)
+
+
+def _allowed(table: Mapping[tuple[S, S], AuditTag], now: S, to: S, what: str) -> AuditTag:
+    tag = table.get((now, to))
+    if tag is None:
+        targets = ", ".join(sorted(b.value for a, b in table if a is now)) or "nothing"
+        raise LifecycleError(f"{what} cannot move from {now.value} to {to.value}; from {now.value} only to {targets}")
+    return tag

@@ -1,0 +1,119 @@
+"""The only path to PRELIMINARY and FINAL: one person's fresh signature over one text and one image set."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from config.errors import LifecycleError, NotAuthorisedError, RefusedInputError
+from db.image_set import image_set_sha256
+from db.lifecycle.deliveries import owe, withdraw_drafts
+from db.lifecycle.moves import locked, move_report
+from db.lifecycle.review import radiologist, text_sha256, undecided
+from db.lifecycle.revisions import add_revision
+from db.lifecycle.values import NewObject
+from db.report_models import Report, Signature, UserAccount
+from db.types import Presence, ReportState, utcnow
+from db.uow import UnitOfWork
+
+FRESH_S = 300.0  # a signature needs an authentication not older than this
+_CLOCK_SLACK_S = 5.0
+
+
+def sign(  # noqa: PLR0913 keyword-only; each is part of what a signature is (21 CFR 11.50)
+    uow: UnitOfWork,
+    report_id: UUID,
+    *,
+    state: ReportState,
+    meaning: str,
+    printed_name: str,
+    authenticated_at: datetime,
+    seen_version: int,
+    objects: Sequence[NewObject],
+    destinations: Sequence[str],
+    signed_at: datetime,
+    signature_id: UUID,
+) -> Signature:
+    """Sign a Report: state, signature, revision, objects, deliveries and audit event in one transaction.
+
+    The signature binds the account, its printed name, the meaning, the hash of the exact text, the draft
+    and the image set (21 CFR 11.50, 11.70, 11.200).
+
+    Raises:
+        NotAuthorisedError: no active radiologist, another printed name, or an authentication that is not fresh.
+        LifecycleError: stale version, another reader's lock, images that changed since the draft or review,
+            a Finding asserted as present that is undecided, or a state that cannot be signed.
+        RefusedInputError: no meaning, no text, no object, or a state that is no signature's.
+    """
+    reader = radiologist(uow)
+    _check_person(reader, printed_name, authenticated_at, signed_at)
+    _check_request(state, meaning, objects)
+    report = locked(uow, Report, report_id)
+    _check_report(uow, report, reader, seen_version)
+    signature = Signature(
+        id=signature_id,
+        report_id=report.id,
+        user_id=reader.id,
+        printed_name=printed_name,
+        meaning=meaning.strip(),
+        state=state,
+        authenticated_at=authenticated_at,
+        signed_at=signed_at,
+        text_sha256=text_sha256(report.sections),
+        draft_id=report.draft_id,
+        image_set_sha256=report.image_set_sha256,
+    )
+    detail = {
+        "signature_id": str(signature_id),
+        "meaning": signature.meaning,
+        "text_sha256": signature.text_sha256,
+        "image_set_sha256": signature.image_set_sha256,
+        "authenticated_at": authenticated_at.isoformat(),
+        "objects": {o.sop_instance_uid: o.sha256 for o in objects},
+    }
+    move_report(uow, report, state, detail=detail)
+    uow.session.add(signature)
+    uow.session.flush()
+    add_revision(uow, report, author_id=reader.id)
+    if report.draft_id is not None:
+        withdraw_drafts(uow, report.draft_id, only_text=True)
+    for made in objects:
+        owe(uow, made, report.study_id, destinations, signature_id=signature_id)
+    report.locked_by = report.locked_at = None
+    report.late_images = False
+    uow.session.flush()
+    return signature
+
+
+def _check_person(reader: UserAccount, printed_name: str, authenticated_at: datetime, signed_at: datetime) -> None:
+    now = utcnow()
+    slack = timedelta(seconds=_CLOCK_SLACK_S)
+    if printed_name != reader.printed_name:
+        raise NotAuthorisedError("the printed name is not the one of the signing account")
+    if not now - timedelta(seconds=FRESH_S) <= authenticated_at <= now + slack:
+        raise NotAuthorisedError("signing needs an authentication not older than five minutes")
+    if not authenticated_at - slack <= signed_at <= now + slack:
+        raise NotAuthorisedError("the time of signing is not between the authentication and now")
+
+
+def _check_request(state: ReportState, meaning: str, objects: Sequence[NewObject]) -> None:
+    if state not in {ReportState.PRELIMINARY, ReportState.FINAL}:
+        raise RefusedInputError(f"a signature makes a report PRELIMINARY or FINAL, not {state.value}")
+    if not meaning.strip():
+        raise RefusedInputError("a signature needs its meaning")
+    if not objects:
+        raise RefusedInputError("a signature needs the signed object")
+
+
+def _check_report(uow: UnitOfWork, report: Report, reader: UserAccount, seen_version: int) -> None:
+    if report.version != seen_version:
+        raise LifecycleError(f"report {report.id} changed since it was shown")
+    # a preliminary report may be made final as it stands; a review belongs to the reader who holds it
+    mine = {None, reader.id} if report.state is ReportState.PRELIMINARY else {reader.id}
+    if report.state in {ReportState.IN_REVIEW, ReportState.PRELIMINARY} and report.locked_by not in mine:
+        raise LifecycleError(f"report {report.id} is not locked by this reader: open it first")
+    if not any(str(report.sections.get(key, "")).strip() for key in ("findings", "impression")):
+        raise RefusedInputError("a report without findings or impression cannot be signed")
+    if report.image_set_sha256 != image_set_sha256(uow.session, report.study_id):
+        raise LifecycleError(f"the images of report {report.id} changed since they were read: open it again")
+    if any(finding.presence is Presence.PRESENT for finding in undecided(uow, report)):
+        raise LifecycleError(f"report {report.id} has findings nobody decided: accept or reject each")

@@ -1,0 +1,63 @@
+"""The allowed moves, as data. Whatever is not listed is refused; each move writes the AuditEvent beside it."""
+
+from collections.abc import Mapping
+
+from db.audit import AuditTag
+from db.types import DeliveryState as D
+from db.types import ReadingState as R
+from db.types import ReportState as P
+
+READING_MOVES: Mapping[tuple[R, R], AuditTag] = {
+    (R.RECEIVING, R.COMPLETE): AuditTag.READING_COMPLETE,
+    (R.COMPLETE, R.QUEUED): AuditTag.READING_QUEUED,
+    (R.COMPLETE, R.IGNORED): AuditTag.READING_IGNORED,
+    (R.COMPLETE, R.HELD): AuditTag.READING_HELD,
+    (R.QUEUED, R.RUNNING): AuditTag.READING_STARTED,
+    (R.RETRYING, R.RUNNING): AuditTag.READING_STARTED,
+    (R.RUNNING, R.DRAFTED): AuditTag.READING_DRAFTED,
+    (R.RUNNING, R.NO_DRAFT): AuditTag.READING_NO_DRAFT,
+    (R.RUNNING, R.RETRYING): AuditTag.READING_RETRYING,
+    (R.RUNNING, R.FAILED): AuditTag.READING_FAILED,
+    # the lease ran out, or the delay did
+    (R.RUNNING, R.QUEUED): AuditTag.READING_REQUEUED,
+    (R.RETRYING, R.QUEUED): AuditTag.READING_REQUEUED,
+    # late images arrived before anybody took it
+    (R.QUEUED, R.NO_DRAFT): AuditTag.READING_CANCELLED,
+    (R.RETRYING, R.NO_DRAFT): AuditTag.READING_CANCELLED,
+    # a person asks for another run
+    (R.HELD, R.QUEUED): AuditTag.READING_PROCESS_AGAIN,
+    (R.IGNORED, R.QUEUED): AuditTag.READING_PROCESS_AGAIN,
+    (R.FAILED, R.QUEUED): AuditTag.READING_PROCESS_AGAIN,
+    (R.NO_DRAFT, R.QUEUED): AuditTag.READING_PROCESS_AGAIN,
+}
+
+REPORT_MOVES: Mapping[tuple[P, P], AuditTag] = {
+    (P.UNREAD, P.DRAFTED): AuditTag.REPORT_DRAFTED,
+    (P.DRAFTED, P.IN_REVIEW): AuditTag.REPORT_OPENED,
+    (P.PRELIMINARY, P.IN_REVIEW): AuditTag.REPORT_OPENED,
+    (P.REJECTED, P.IN_REVIEW): AuditTag.REPORT_OPENED,
+    (P.IN_REVIEW, P.PRELIMINARY): AuditTag.REPORT_SIGNED_PRELIMINARY,
+    (P.IN_REVIEW, P.FINAL): AuditTag.REPORT_SIGNED_FINAL,
+    (P.PRELIMINARY, P.FINAL): AuditTag.REPORT_SIGNED_FINAL,
+    (P.IN_REVIEW, P.REJECTED): AuditTag.REPORT_REJECTED,
+    (P.FINAL, P.ADDENDED): AuditTag.REPORT_ADDENDED,
+    (P.FINAL, P.CORRECTED): AuditTag.REPORT_CORRECTED,
+    # late images: an unsigned draft speaks of fewer images than there are
+    (P.DRAFTED, P.UNREAD): AuditTag.REPORT_INVALIDATED,
+    (P.IN_REVIEW, P.UNREAD): AuditTag.REPORT_INVALIDATED,
+    (P.REJECTED, P.UNREAD): AuditTag.REPORT_INVALIDATED,
+}
+
+DELIVERY_MOVES: Mapping[tuple[D, D], AuditTag] = {
+    (D.PENDING, D.SENDING): AuditTag.DELIVERY_STARTED,
+    (D.SENDING, D.DELIVERED): AuditTag.DELIVERY_DELIVERED,
+    (D.SENDING, D.PENDING): AuditTag.DELIVERY_POSTPONED,
+    (D.SENDING, D.FAILED): AuditTag.DELIVERY_FAILED,
+    (D.SENDING, D.WITHDRAWN): AuditTag.DELIVERY_WITHDRAWN,
+    (D.PENDING, D.WITHDRAWN): AuditTag.DELIVERY_WITHDRAWN,
+    (D.FAILED, D.PENDING): AuditTag.DELIVERY_RESUBMITTED,
+}
+
+FINISHED_READINGS = frozenset({R.DRAFTED, R.NO_DRAFT, R.FAILED, R.HELD, R.IGNORED})
+WAITING_READINGS = frozenset({R.QUEUED, R.RUNNING, R.RETRYING})
+SIGNED_REPORTS = frozenset({P.PRELIMINARY, P.FINAL, P.ADDENDED, P.CORRECTED})
