@@ -33,7 +33,7 @@ COMMENT = "SYNTHETIC IMAGE of a patient who does not exist; not for diagnosis"
 _VIEWS = {
     "PA": ("272479007", "postero-anterior", ["L", "F"]),
     "AP": ("399348003", "antero-posterior", ["L", "F"]),
-    "LL": ("399173006", "left lateral", ["A", "F"]),
+    "LL": ("399173006", "left lateral", ["P", "F"]),
 }
 
 
