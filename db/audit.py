@@ -65,7 +65,7 @@ class AuditTag(StrEnum):
     USER_LOCKED_OUT = "user:locked_out"
     USER_REAUTHENTICATED = "user:reauthenticated"
     USER_REAUTHENTICATION_FAILED = "user:reauthentication_failed"
-    USER_PASSWORD_CHANGED = "user:password_changed"
+    USER_PASSWORD_CHANGED = "user:password_changed"  # noqa: S105 a tag, not a secret
     USER_ROLE_CHANGED = "user:role_changed"
     USER_ACTIVATED = "user:activated"
     USER_DEACTIVATED = "user:deactivated"

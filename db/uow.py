@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError, TimeoutError
+from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.orm.exc import StaleDataError
 
@@ -33,7 +34,7 @@ class UnitOfWork:
     session: Session
     actor: Actor
 
-    def audit(  # noqa: PLR0913 keyword-only; each is one column
+    def audit(
         self,
         tag: AuditTag,
         *,
@@ -80,7 +81,7 @@ def unit_of_work(sessions: sessionmaker[Session], actor: Actor) -> Iterator[Unit
             session.connection(execution_options=WRITING)
             yield UnitOfWork(session, actor)
             session.commit()
-        except (DBAPIError, StaleDataError, TimeoutError) as exc:
+        except (DBAPIError, StaleDataError, PoolTimeoutError) as exc:
             session.rollback()
             named = _named(exc)
             if named is None:
@@ -95,7 +96,7 @@ def _named(exc: Exception) -> AppError | None:
     """Return our error for the library's; None when it is a defect of ours."""
     if isinstance(exc, StaleDataError):
         return LifecycleError("somebody else changed this first")
-    if isinstance(exc, TimeoutError):
+    if isinstance(exc, PoolTimeoutError):
         return TransientError("no database connection was free")
     assert isinstance(exc, DBAPIError)
     original = exc.orig

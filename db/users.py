@@ -73,7 +73,7 @@ def set_role(uow: UnitOfWork, user_id: UUID, role: Role) -> None:
         user.role = role
 
 
-def set_active(uow: UnitOfWork, user_id: UUID, active: bool) -> None:  # noqa: FBT001 the value is the point
+def set_active(uow: UnitOfWork, user_id: UUID, active: bool) -> None:
     """Open or close the account; closing gives up its report locks."""
     user = locked(uow, UserAccount, user_id)
     if user.active == active:
@@ -95,7 +95,7 @@ def is_locked_out(user: UserAccount) -> bool:
 def record_login(
     uow: UnitOfWork,
     login: str,
-    ok: bool,  # noqa: FBT001 the outcome of the password check
+    ok: bool,
     *,
     lockout_failures: int,
     lockout_s: float,

@@ -18,7 +18,7 @@ DRAFT_TEXT_KIND = "DRAFT_SR"
 _MAX_DELAY_S = 3600.0
 
 
-def owe(  # noqa: PLR0913 keyword-only ids
+def owe(
     uow: UnitOfWork,
     made: NewObject,
     study_id: UUID,

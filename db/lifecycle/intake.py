@@ -39,7 +39,7 @@ _SERIES_FIELDS = ("series_instance_uid", "modality", "series_number", "series_de
 _IDENTITY_REASON = "images of this study name more than one Patient ID"
 
 
-def receive_instance(  # noqa: PLR0913 keyword-only facts of one C-STORE
+def receive_instance(
     uow: UnitOfWork,
     header: InstanceHeader,
     *,
@@ -94,7 +94,7 @@ def receive_instance(  # noqa: PLR0913 keyword-only facts of one C-STORE
     return Received(study.id, instance_id, is_new=True, revision=study.revision)
 
 
-def quarantine(  # noqa: PLR0913 keyword-only; each is one column
+def quarantine(
     uow: UnitOfWork,
     *,
     reason: str,

@@ -97,7 +97,7 @@ def save_sections(uow: UnitOfWork, report_id: UUID, sections: Mapping[str, str],
     return report.version
 
 
-def decide_finding(  # noqa: PLR0913 keyword-only
+def decide_finding(
     uow: UnitOfWork, report_id: UUID, finding_id: UUID, decision: Decision, *, reason: str = "", seen_version: int
 ) -> int:
     """Record what the radiologist made of one Finding; return the Report's new version.
@@ -197,9 +197,7 @@ def _bind_to_present_images(uow: UnitOfWork, report: Report) -> None:
         report.draft_id = newest
 
 
-def _decide(  # noqa: PLR0913 one row's columns
-    uow: UnitOfWork, report: Report, finding: Finding, decision: Decision, user_id: UUID, reason: str
-) -> None:
+def _decide(uow: UnitOfWork, report: Report, finding: Finding, decision: Decision, user_id: UUID, reason: str) -> None:
     detail = {"from": finding.decision.value, "to": decision.value, "label": finding.label, "reason": reason}
     finding.decision = decision
     finding.decision_reason = reason

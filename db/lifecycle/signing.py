@@ -70,9 +70,9 @@ def sign(  # noqa: PLR0913 keyword-only; each is part of what a signature is (21
         "authenticated_at": authenticated_at.isoformat(),
         "objects": {o.sop_instance_uid: o.sha256 for o in objects},
     }
-    move_report(uow, report, state, detail=detail)
     uow.session.add(signature)
-    uow.session.flush()
+    uow.session.flush()  # first: the database itself refuses these states without a signature
+    move_report(uow, report, state, detail=detail)
     add_revision(uow, report, author_id=reader.id)
     if report.draft_id is not None:
         withdraw_drafts(uow, report.draft_id, only_text=True)

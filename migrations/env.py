@@ -1,0 +1,65 @@
+"""Runs migrations on SQLite and PostgreSQL: one at a time, inside a transaction, never waiting long for a lock.
+
+A migration that rebuilds a guarded table on SQLite (batch mode) must create its triggers again; a test counts them.
+"""
+
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import context
+from alembic.autogenerate.api import AutogenContext
+
+from config.settings import settings
+from db import models, report_models  # noqa: F401 both fill the metadata
+from db.engine import WRITING, make_engine
+from db.types import UtcDateTime
+
+_LOCK = 7_310_552_041  # any number; the same for every process that migrates
+
+
+def _render(kind: str, item: Any, _autogen: AutogenContext) -> str | bool:
+    """Write plain SQLAlchemy types into migrations, so that old ones outlive changes of ours."""
+    if kind == "type" and isinstance(item, UtcDateTime):
+        return "sa.DateTime(timezone=True)"
+    return False
+
+
+def _prepare(connection: sa.Connection) -> None:
+    if connection.dialect.name == "postgresql":
+        # rather fail and be run again than queue every reader behind us
+        connection.exec_driver_sql("SET lock_timeout = '5s'")
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
+
+
+def _run(connection: sa.Connection) -> None:
+    context.configure(
+        connection=connection,
+        target_metadata=models.Base.metadata,
+        render_item=_render,
+        render_as_batch=connection.dialect.name == "sqlite",
+        transactional_ddl=True,
+        compare_type=True,
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+def main() -> None:
+    """Upgrade, downgrade or compare the database Alembic was called for."""
+    if context.is_offline_mode():
+        raise SystemExit("offline mode is not supported: migrations look at the database")
+    engine = make_engine(context.config.attributes.get("url") or settings().database)
+    try:
+        with engine.connect() as plain, plain.execution_options(**WRITING) as connection:
+            if connection.dialect.name == "sqlite":
+                # outside a transaction, else it has no effect: rebuilding a table must not cascade
+                raw: Any = connection.connection.dbapi_connection
+                raw.execute("PRAGMA foreign_keys=OFF")
+            with connection.begin():
+                _prepare(connection)
+                _run(connection)
+    finally:
+        engine.dispose()
+
+
+main()
