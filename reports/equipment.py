@@ -1,5 +1,6 @@
 """Who made an object: product, algorithms and time, written wherever IHE AI Results and the viewers look for it."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
@@ -30,7 +31,9 @@ def building(what: str) -> Iterator[None]:
         RefusedInputError: the object would not be a valid ``what``.
     """
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # highdicom's warnings quote the patient's name
+            yield
     except (ValueError, TypeError, AttributeError, KeyError, IndexError, RuntimeError) as exc:
         raise RefusedInputError(f"no {what} can be made of this input: {type(exc).__name__}: {exc}") from exc
 

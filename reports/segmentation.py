@@ -22,7 +22,8 @@ from reports.equipment import (
     segment_algorithm,
     stamp,
 )
-from reports.source import frame_count, require_one_grid, require_one_series, study_header
+from reports.geometry import frame_count, require_one_grid, require_one_series, share_frame_geometry
+from reports.source import study_header
 from reports.text import one_line
 from reports.values import SERIES_NUMBERS, DraftIdentity, Equipment, SegmentSpec
 
@@ -59,6 +60,7 @@ def build_segmentation(
     _require_shape(source, labels)
     require_one_grid(source)
     header = study_header(source[0])
+    share_frame_geometry(header)
     mask, kept = _compact(labels, segments)
     algorithms = distinct([spec.algorithm for spec in kept])
     description = draft_description(algorithms)
@@ -84,6 +86,20 @@ def build_segmentation(
     copy_image_context(seg, header)
     stamp(seg, header, identity=identity, equipment=equipment, algorithms=algorithms)
     return seg
+
+
+def tumour_regions(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the nested BraTS regions of a label map (0, 1, 2, 4) as stacked masks: whole tumour, core, enhancing.
+
+    Args:
+        labels: ``(slices, rows, columns)``: 1 non-enhancing core, 2 oedema, 4 enhancing tumour.
+
+    Returns:
+        ``(slices, rows, columns, 3)`` 0/1 masks for segments 1 ``mr.whole_tumor``, 2 ``mr.tumor_core``,
+        3 ``mr.enhancing_tumor``.
+    """
+    regions = (labels > 0, (labels == 1) | (labels == 4), labels == 4)
+    return np.stack(regions, axis=-1).astype(np.uint8)
 
 
 def segment_numbers(segmentation: Dataset) -> dict[str, int]:

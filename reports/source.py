@@ -1,9 +1,8 @@
-"""The patient, study and geometry facts that every object of ours copies from the images it was made from."""
+"""The patient and study facts that every object of ours copies from the images it was made from."""
 
 import re
-from collections.abc import Iterable, Sequence
+import warnings
 
-import numpy as np
 from pydicom import config as pydicom_config
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
@@ -11,7 +10,7 @@ from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import UID
 from pydicom.valuerep import PersonName, validate_value
 
-from config.errors import GeometryError, InvalidUidError, RefusedInputError
+from config.errors import InvalidUidError
 from reports.text import one_line, text_block
 
 # Type 2 in every IOD we write: present, empty when unknown.
@@ -37,6 +36,12 @@ def study_header(source: Dataset) -> Dataset:
         InvalidUidError: Study, Series or SOP Instance UID is missing or is no UID.
     """
     _require_uids(source)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's warnings quote the value, which may name the patient
+        return _clean_copy(source)
+
+
+def _clean_copy(source: Dataset) -> Dataset:
     header = Dataset()
     for tag in source.keys():  # noqa: SIM118  iterating a Dataset decodes every element and stops at a bad one
         if tag.is_private or tag.group >= 0x6000:
@@ -114,66 +119,3 @@ def timezone_of(header: Dataset) -> str | None:
     """
     offset = str(header.get("TimezoneOffsetFromUTC", "") or "").strip()
     return offset if _TIMEZONE.match(offset) else None
-
-
-def require_one_series(source: Sequence[Dataset]) -> None:
-    """Check that the Instances are one Series of one Study.
-
-    Raises:
-        RefusedInputError: no Instance, or Instances of several Series.
-    """
-    if not source:
-        raise RefusedInputError("no source Instance was given")
-    _one("Study Instance UID", (str(ds.get("StudyInstanceUID", "")) for ds in source))
-    _one("Series Instance UID", (str(ds.get("SeriesInstanceUID", "")) for ds in source))
-
-
-def _one(name: str, values: Iterable[str]) -> None:
-    found = set(values)
-    if len(found) != 1 or "" in found:
-        raise RefusedInputError(f"source Instances must share one {name}, found {len(found)}")
-
-
-def frame_count(source: Sequence[Dataset]) -> int:
-    """Return how many planes ``source`` offers: its Instances, or the frames of one multi-frame Instance.
-
-    Raises:
-        RefusedInputError: several multi-frame Instances; a SEG is made from one at a time.
-    """
-    frames = [int(ds.get("NumberOfFrames", 1) or 1) for ds in source]
-    if len(source) == 1:
-        return frames[0]
-    if max(frames) > 1:
-        raise RefusedInputError(f"a Segmentation of multi-frame source takes one Instance, got {len(source)}")
-    return len(source)
-
-
-def require_one_grid(source: Sequence[Dataset]) -> None:
-    """Check that single-frame cross-sections share rows, columns, spacing, orientation and frame of reference.
-
-    Raises:
-        GeometryError: an Instance differs, lacks geometry, or two lie at the same position.
-    """
-    first = source[0]
-    if len(source) == 1 and "ImagePositionPatient" not in first:
-        return  # a projection image, or multi-frame: highdicom reads the functional groups
-    positions = np.array([_numbers(ds, "ImagePositionPatient", 3) for ds in source])
-    for keyword, count, tolerance in (("ImageOrientationPatient", 6, 1e-3), ("PixelSpacing", 2, 1e-4)):
-        values = np.array([_numbers(ds, keyword, count) for ds in source])
-        if np.abs(values - values[0]).max() > tolerance:
-            odd = int(np.abs(values - values[0]).max(axis=1).argmax())
-            raise GeometryError(f"{keyword} of slice {odd} is {values[odd].tolist()}, expected {values[0].tolist()}")
-    for ds in source:
-        if (ds.Rows, ds.Columns) != (first.Rows, first.Columns):
-            raise GeometryError(f"a slice is {ds.Rows} x {ds.Columns}, expected {first.Rows} x {first.Columns}")
-        if not ds.get("FrameOfReferenceUID") or ds.FrameOfReferenceUID != first.FrameOfReferenceUID:
-            raise GeometryError("source slices do not share one Frame of Reference UID")
-    if len({tuple(np.round(position, 3)) for position in positions}) != len(source):
-        raise GeometryError(f"{len(source)} slices, but several lie at the same Image Position (Patient)")
-
-
-def _numbers(ds: Dataset, keyword: str, count: int) -> list[float]:
-    value = ds.get(keyword)
-    if value is None or len(value) != count:
-        raise GeometryError(f"a source slice has no valid {keyword}")
-    return [float(number) for number in value]

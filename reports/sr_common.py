@@ -12,7 +12,6 @@ from reports.codes import code_table
 from reports.text import one_line, person_name
 from reports.values import Equipment, InstanceReference, Signer
 
-
 Participant = tuple[str, datetime | None, Dataset]
 """Participation Type, moment of participation, Identified Person or Device."""
 
