@@ -1,0 +1,130 @@
+"""Deliver what is owed: claim, send in order, record each answer."""
+
+import random
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from itertools import groupby
+
+import structlog
+from pydicom.uid import SegmentationStorage
+from sqlalchemy.orm import Session, sessionmaker
+
+from config.errors import AppError, LifecycleError, PeerUnavailableError, UnreadableDatasetError
+from config.settings import Destination, Settings
+from db import lifecycle
+from db.lifecycle import DeliveryJob
+from db.uow import Actor, unit_of_work
+from dicom_node import scu
+from dicom_node.part10 import split_file
+
+log = structlog.get_logger()
+LEASE_S = 900.0
+RETRY_BASE_S = 15.0
+MAX_ATTEMPTS = 12  # with the hour lifecycle allows at most between two attempts: about five hours
+_BATCH = 64
+_SENDER = Actor("node", "process")
+
+
+def deliver_due(sessions: sessionmaker[Session], settings: Settings, now: datetime) -> int:
+    """Send every Delivery that is due; return how many were accepted by their destination.
+
+    One association per destination. Segmentations go before the reports that refer to them. A refusal or
+    an unreachable peer postpones with doubled delays and jitter, until the attempts are used up.
+
+    Raises:
+        TransientError: the database cannot be used; claimed deliveries come back when their lease ends.
+    """
+    jobs = _claim(sessions, now)
+    known = {destination.name: destination for destination in settings.destinations}
+    accepted = 0
+    for name, some in groupby(sorted(jobs, key=_rank), key=lambda job: job.destination):
+        destination = known.get(name)
+        if destination is None:
+            _fail_all(sessions, some, "this destination is not configured")
+        else:
+            accepted += _deliver(sessions, settings, destination, list(some))
+    return accepted
+
+
+def echo(destination: Destination, *, calling_ae: str) -> None:
+    """Ask a destination with C-ECHO whether it is there.
+
+    Raises:
+        PeerUnavailableError: it is not.
+    """
+    scu.echo(_address(destination, calling_ae))
+
+
+def _claim(sessions: sessionmaker[Session], now: datetime) -> list[DeliveryJob]:
+    jobs: list[DeliveryJob] = []
+    while len(jobs) < _BATCH:
+        with unit_of_work(sessions, _SENDER) as uow:
+            job = lifecycle.claim_delivery(uow, now, lease_s=LEASE_S)
+        if job is None:
+            break
+        jobs.append(job)
+    return jobs
+
+
+def _rank(job: DeliveryJob) -> tuple[str, str, bool, str]:
+    """Order by destination and Study, Segmentations first, so that no report points at nothing."""
+    return job.destination, str(job.study_id), job.sop_class_uid != SegmentationStorage, job.sop_instance_uid
+
+
+def _deliver(
+    sessions: sessionmaker[Session], settings: Settings, destination: Destination, jobs: Sequence[DeliveryJob]
+) -> int:
+    waiting = {}
+    for job in jobs:
+        try:
+            waiting[_outgoing(settings, job)] = job
+        except (OSError, UnreadableDatasetError) as exc:
+            _fail(sessions, job, f"the object's file cannot be read: {type(exc).__name__}")
+    accepted = 0
+    try:
+        for sent in scu.store(_address(destination, settings.dicom.ae_title), list(waiting)):
+            accepted += _record(sessions, waiting.pop(sent.item), sent)
+    except PeerUnavailableError as exc:
+        _fail_all(sessions, waiting.values(), str(exc))
+    return accepted
+
+
+def _outgoing(settings: Settings, job: DeliveryJob) -> scu.Outgoing:
+    path = settings.results_dir / job.path
+    meta, _ = split_file(path.read_bytes())
+    return scu.Outgoing(path, meta.sop_class_uid, meta.transfer_syntax_uid)
+
+
+def _record(sessions: sessionmaker[Session], job: DeliveryJob, sent: scu.Sent) -> bool:
+    if not sent.accepted:
+        _fail(sessions, job, sent.error)
+        return False
+    try:
+        with unit_of_work(sessions, _SENDER) as uow:
+            lifecycle.delivered(uow, job.delivery_id)
+    except LifecycleError:
+        # its lease had run out and another sender took it; that one records the answer to the same object
+        log.warning("delivery.overtaken", delivery_id=job.delivery_id)
+        return False
+    log.info("delivery.accepted", delivery_id=job.delivery_id, destination=job.destination, study_id=job.study_id)
+    return True
+
+
+def _fail_all(sessions: sessionmaker[Session], jobs: Iterable[DeliveryJob], error: str) -> None:
+    for job in jobs:
+        _fail(sessions, job, error)
+
+
+def _fail(sessions: sessionmaker[Session], job: DeliveryJob, error: str) -> None:
+    base_s = RETRY_BASE_S * random.uniform(0.75, 1.25)  # so that many objects do not come back at one moment
+    try:
+        with unit_of_work(sessions, _SENDER) as uow:
+            state = lifecycle.delivery_failed(uow, job.delivery_id, error, base_s=base_s, max_attempts=MAX_ATTEMPTS)
+    except AppError as exc:
+        log.warning("delivery.not_recorded", delivery_id=job.delivery_id, error=exc)
+        return
+    log.warning("delivery.postponed", delivery_id=job.delivery_id, destination=job.destination, state=state)
+
+
+def _address(destination: Destination, calling_ae: str) -> scu.Address:
+    return scu.Address(destination.host, destination.port, destination.ae_title, calling_ae)

@@ -1,0 +1,101 @@
+"""After a crash: what lies in the store without a row is indexed or quarantined, never forgotten."""
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import batched
+from pathlib import Path
+
+import structlog
+from sqlalchemy import select
+
+from config.errors import RefusedInputError
+from db.models import Instance
+from dicom_node.header import read_header
+from dicom_node.inbox import Inbox, Incoming, instance_path
+from dicom_node.part10 import split_file
+from dicom_node.store import named_errors
+
+log = structlog.get_logger()
+_MARKER = ".reconciled"
+_MARGIN_S = 120.0  # file systems and clocks that disagree a little
+
+
+@dataclass(frozen=True)
+class Reconciled:
+    """What was found at start."""
+
+    leftovers_removed: int
+    orphans_indexed: int
+    orphans_quarantined: int
+
+
+def reconcile(inbox: Inbox, *, called_ae: str) -> Reconciled:
+    """Bring store and database together after a stop at any moment; call before the port opens.
+
+    Temporary files were never acknowledged and are removed. A file under its name without a row was
+    flushed but perhaps not acknowledged: it is indexed like a new arrival, or quarantined when it is no
+    Instance of that name. Only folders that changed since the last clean start are looked at.
+
+    Raises:
+        TransientError: database or file system cannot be used.
+    """
+    started = time.time()
+    with named_errors():
+        removed = inbox.instances.remove_leftovers() + inbox.quarantined.remove_leftovers()
+        orphans = list(_orphans(inbox))
+    indexed = sum(_adopt(inbox, relative, called_ae) for relative in orphans)
+    with named_errors():
+        marker = inbox.instances.root / _MARKER
+        marker.touch()
+        os.utime(marker, (started, started))
+    found = Reconciled(removed, indexed, len(orphans) - indexed)
+    if removed or orphans:
+        log.warning("store.reconciled", count=removed, instances=len(orphans))
+    return found
+
+
+def _orphans(inbox: Inbox) -> Iterator[str]:
+    """Yield the relative paths of files that have no row."""
+    root = inbox.instances.root
+    for some in batched(_changed_files(root), 500):
+        with inbox.sessions() as session:
+            known = set(session.scalars(select(Instance.path).where(Instance.path.in_(some))))
+        yield from (path for path in some if path not in known)
+
+
+def _changed_files(root: Path) -> Iterator[str]:
+    """Yield files of the Series folders that got a new name since the last clean start."""
+    marker = root / _MARKER
+    since = marker.stat().st_mtime - _MARGIN_S if marker.exists() else 0.0
+    for series in root.glob("[0-9]*/[0-9]*"):
+        if series.is_dir() and series.stat().st_mtime >= since:
+            yield from (str(path.relative_to(root)) for path in series.iterdir() if path.is_file())
+
+
+def _adopt(inbox: Inbox, relative: str, called_ae: str) -> bool:
+    """Index one orphan; return False when it had to be quarantined."""
+    path = inbox.instances.root / relative
+    with named_errors():
+        content = path.read_bytes()
+    incoming = Incoming(content, "", "", "", calling_ae="", called_ae=called_ae)
+    try:
+        meta, offset = split_file(content)
+        incoming = Incoming(
+            content[offset:],
+            meta.transfer_syntax_uid,
+            meta.sop_class_uid,
+            meta.sop_instance_uid,
+            calling_ae=meta.source_ae,
+            called_ae=called_ae,
+        )
+        if instance_path(read_header(incoming.dataset, meta.transfer_syntax_uid)) != relative:
+            raise RefusedInputError("file name and content differ")  # noqa: TRY301
+        inbox.keep(incoming)
+    except RefusedInputError as exc:
+        inbox.refuse(incoming, exc, status=0)
+        with named_errors():
+            path.unlink(missing_ok=True)
+        return False
+    return True

@@ -1,0 +1,199 @@
+"""Send DICOM files to a peer by C-STORE, exactly as they are stored, and ask whether it is there."""
+
+import contextlib
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+from pydicom.dataset import Dataset
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import evt
+from pynetdicom.association import Association
+from pynetdicom.events import Event
+from pynetdicom.presentation import PresentationContext, build_context
+from pynetdicom.sop_class import Verification
+
+from config.errors import PeerUnavailableError
+from dicom_node.library import MAX_CONTEXTS, make_ae
+
+log = structlog.get_logger()
+_MAX_PDU_BYTES = 131072
+_IDLE_S = 120.0
+_RESTARTS = 3  # associations that may be lost in one batch before the rest is given up
+_REJECTIONS = {  # (source, diagnostic) of an A-ASSOCIATE-RJ, PS3.8 table 9-21
+    (1, 2): "application context not supported",
+    (1, 3): "calling AE title not recognised",
+    (1, 7): "called AE title not recognised",
+    (3, 1): "temporary congestion",
+    (3, 2): "too many associations",
+}
+
+
+@dataclass(frozen=True)
+class Address:
+    """A DICOM peer, and the name we call it by and under."""
+
+    host: str
+    port: int
+    called_ae: str
+    calling_ae: str
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """One DICOM file to send: a Part 10 file whose file meta information holds these three values."""
+
+    path: Path
+    sop_class_uid: str
+    transfer_syntax_uid: str
+
+    @property
+    def syntax(self) -> tuple[str, str]:
+        """The presentation context it needs: abstract and transfer syntax."""
+        return self.sop_class_uid, self.transfer_syntax_uid
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What became of one file; ``status`` is None when the peer was not asked or did not answer."""
+
+    item: Outgoing
+    status: int | None
+    error: str = ""
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the peer stored it: Success, or a warning after storing (PS3.4 table B.2-1)."""
+        return self.status is not None and (self.status == 0x0000 or self.status & 0xF000 == 0xB000)
+
+
+def echo(peer: Address) -> None:
+    """Ask a peer with C-ECHO whether it is there.
+
+    Raises:
+        PeerUnavailableError: no connection, no association, or no Success.
+    """
+    assoc = _associate(peer, [build_context(Verification, [ImplicitVRLittleEndian, ExplicitVRLittleEndian])])
+    try:
+        status = _status(assoc.send_c_echo())
+    finally:
+        _end(assoc)
+    if status != 0x0000:
+        raise PeerUnavailableError(f"C-ECHO was answered {_hex(status)}")
+
+
+def store(peer: Address, items: Sequence[Outgoing]) -> Iterator[Sent]:
+    """Send files in order, over as few associations as their presentation contexts need.
+
+    Nothing is transcoded: each file needs a context with its SOP Class and the transfer syntax it is
+    stored in. An association that is lost is opened again for the rest.
+
+    Raises:
+        PeerUnavailableError: an association could not be opened. Files not yielded by then were not sent.
+    """
+    for batch in _batches(items):
+        yield from _store_batch(peer, batch)
+
+
+def _batches(items: Sequence[Outgoing]) -> Iterator[list[Outgoing]]:
+    """Cut into runs that need at most 128 presentation contexts each; order is kept."""
+    batch: list[Outgoing] = []
+    contexts: set[tuple[str, str]] = set()
+    for item in items:
+        if len(contexts | {item.syntax}) > MAX_CONTEXTS:
+            yield batch
+            batch, contexts = [], set()
+        batch.append(item)
+        contexts.add(item.syntax)
+    if batch:
+        yield batch
+
+
+def _store_batch(peer: Address, batch: Sequence[Outgoing]) -> Iterator[Sent]:
+    contexts = [build_context(UID(sop), [UID(syntax)]) for sop, syntax in dict.fromkeys(i.syntax for i in batch)]
+    losses = 0
+    assoc = _associate(peer, contexts)
+    try:
+        for item in batch:
+            if not assoc.is_established:
+                _end(assoc)
+                losses += 1
+                if losses > _RESTARTS:
+                    raise PeerUnavailableError("the peer keeps ending the association")
+                assoc = _associate(peer, contexts)
+            yield _send(assoc, item)
+    finally:
+        _end(assoc)
+
+
+def _send(assoc: Association, item: Outgoing) -> Sent:
+    taken = {(str(cx.abstract_syntax), str(cx.transfer_syntax[0])) for cx in assoc.accepted_contexts}
+    if item.syntax not in taken:
+        return Sent(item, None, _why_not(assoc, item))
+    try:
+        answer = assoc.send_c_store(item.path)
+    except (ValueError, AttributeError, RuntimeError, OSError) as exc:
+        # a file that changed or vanished, a UID the command cannot hold, an association lost meanwhile
+        return Sent(item, None, f"not sent: {type(exc).__name__}")
+    status = _status(answer)
+    if status is None:
+        return Sent(item, None, "no answer: the association was lost")
+    comment = str(answer.get("ErrorComment", "") or "")
+    failed = not Sent(item, status).accepted
+    return Sent(item, status, f"{_hex(status)} {comment}".strip() if failed else "")
+
+
+def _why_not(assoc: Association, item: Outgoing) -> str:
+    for cx in assoc.rejected_contexts:
+        if (str(cx.abstract_syntax), str(cx.transfer_syntax[0])) == item.syntax:
+            if cx.result == 0x03:
+                return f"SOP Class not accepted by the peer: {UID(item.sop_class_uid).name}"
+            if cx.result == 0x04:
+                return f"transfer syntax not accepted by the peer: {UID(item.transfer_syntax_uid).name}"
+    return f"presentation context not accepted by the peer: {UID(item.sop_class_uid).name}"
+
+
+def _associate(peer: Address, contexts: list[PresentationContext]) -> Association:
+    ae = make_ae(peer.calling_ae, max_pdu_bytes=_MAX_PDU_BYTES, network_timeout_s=_IDLE_S)
+    assoc = ae.associate(
+        peer.host,
+        peer.port,
+        contexts=contexts,
+        ae_title=peer.called_ae,
+        max_pdu=_MAX_PDU_BYTES,
+        evt_handlers=[(evt.EVT_CONN_OPEN, send_at_once)],
+    )
+    if assoc.is_established:
+        return assoc
+    raise PeerUnavailableError(_refusal(assoc))
+
+
+def _refusal(assoc: Association) -> str:
+    if assoc.is_rejected:
+        answer = assoc.acceptor.primitive
+        reason = _REJECTIONS.get((answer.result_source, answer.diagnostic), "no reason given")
+        return f"the association was rejected: {reason}"
+    if assoc.is_aborted and assoc.acceptor.primitive is not None:
+        return "the association was aborted: no presentation context was accepted"
+    return "no connection, or no answer to the association request"
+
+
+def send_at_once(event: Event) -> None:
+    """Turn off Nagle's algorithm, which would hold small PDUs back for an acknowledgement."""
+    with contextlib.suppress(OSError, AttributeError):
+        event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _end(assoc: Association) -> None:
+    if assoc.is_established:
+        assoc.release()
+
+
+def _status(answer: Dataset) -> int | None:
+    return int(answer.Status) if "Status" in answer else None
+
+
+def _hex(status: int | None) -> str:
+    return "nothing" if status is None else f"0x{status:04X}"

@@ -1,0 +1,141 @@
+"""Files that are down before anybody is told so: temporary file, fsync, rename, fsync of the folder."""
+
+import contextlib
+import errno
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+from config.errors import OutOfSpaceError, TransientError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_INCOMING = ".incoming"  # no UID begins with a dot
+
+
+class FileStore:
+    """One folder tree of Instances; relative paths only, made of validated UIDs by the caller."""
+
+    def __init__(self, root: Path, *, min_free_bytes: int = 0) -> None:
+        self.root = root
+        self.incoming = root / _INCOMING
+        self._min_free = min_free_bytes
+
+    def prepare(self) -> None:
+        """Make the folders.
+
+        Raises:
+            TransientError: the file system does not let us.
+        """
+        with named_errors():
+            self.incoming.mkdir(parents=True, exist_ok=True)
+
+    def require_space(self, size: int) -> None:
+        """Check that ``size`` bytes fit above the threshold.
+
+        Raises:
+            OutOfSpaceError: they do not.
+        """
+        with named_errors():
+            free = shutil.disk_usage(self.root).free
+        if free - size < self._min_free:
+            raise OutOfSpaceError(f"{free} bytes are free, {self._min_free} must stay free")
+
+    @contextmanager
+    def written(self, *parts: bytes) -> Iterator[Path]:
+        """Give the path of a flushed temporary file holding ``parts``; what is still there at the end is removed.
+
+        Raises:
+            OutOfSpaceError: the disk is full.
+            TransientError: any other trouble of the file system.
+        """
+        path = self.incoming / f"{_owner()}{uuid4().hex}.part"
+        try:
+            with named_errors():
+                self._write(path, parts)
+            yield path
+        finally:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+    @staticmethod
+    def _write(path: Path, parts: tuple[bytes, ...]) -> None:
+        with path.open("xb", buffering=0) as file:
+            for part in parts:
+                rest = memoryview(part)
+                while rest:  # an unbuffered write may stop short of 2 GiB
+                    rest = rest[file.write(rest) :]
+            os.fsync(file.fileno())
+
+    def publish(self, temporary: Path, relative: str) -> Path:
+        """Move a flushed file to its name; afterwards name and bytes survive a power cut.
+
+        Raises:
+            OutOfSpaceError, TransientError: as :meth:`written`.
+        """
+        target = self.root / relative
+        with named_errors():
+            made = _make_folders(target.parent, self.root)
+            temporary.replace(target)
+            for folder in (target.parent, *made):
+                sync_folder(folder)
+        return target
+
+    def remove_leftovers(self) -> int:
+        """Remove temporary files that no living process is writing; return how many."""
+        removed = 0
+        for path in self.incoming.glob("*.part"):
+            if not _owner_is_alive(path.name):
+                path.unlink(missing_ok=True)
+                removed += 1
+        return removed
+
+
+@contextmanager
+def named_errors() -> Iterator[None]:
+    """Turn an OSError into ours: a full disk, or trouble that may pass."""
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno in _FULL:
+            raise OutOfSpaceError("the disk is full") from exc
+        raise TransientError(f"the file system answered {errno.errorcode.get(exc.errno or 0, 'an error')}") from exc
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder, so that a name made in it is not lost."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _make_folders(folder: Path, root: Path) -> list[Path]:
+    """Make ``folder`` below ``root``; return the parents that got a new name."""
+    missing = [f for f in (folder, *folder.parents) if f != root and f.is_relative_to(root) and not f.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return [f.parent for f in missing]
+
+
+def _owner() -> str:
+    """Return the prefix of this process's temporary files; one store may serve several hosts."""
+    return f"{socket.gethostname()}~{os.getpid()}~"
+
+
+def _owner_is_alive(name: str) -> bool:
+    host, pid, _ = (name.split("~", 2) + ["", ""])[:3]
+    if host != socket.gethostname():
+        return True  # another node's; it cleans up after itself
+    if not pid.isdigit() or int(pid) == os.getpid():
+        return False  # ours, from a life before this one: called before the port opens
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
