@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from phantoms import labels as L
+from phantoms import labels as ids
 from phantoms.anatomy import Canvas, Point, box_of, ellipsoid, tube
 
 
@@ -20,8 +20,8 @@ def paint_abdomen(canvas: Canvas) -> None:
 def _muscles(canvas: Canvas) -> None:
     frame = canvas.frame
     for side, psoas, back in (
-        (1.0, L.LEFT_ILIOPSOAS, L.LEFT_AUTOCHTHON),
-        (-1.0, L.RIGHT_ILIOPSOAS, L.RIGHT_AUTOCHTHON),
+        (1.0, ids.LEFT_ILIOPSOAS, ids.LEFT_AUTOCHTHON),
+        (-1.0, ids.RIGHT_ILIOPSOAS, ids.RIGHT_AUTOCHTHON),
     ):
         nodes: list[Point] = [(side * 30, 40, 145), (side * 38, 38, 80), (side * 48, 30, 0)]
         box = box_of(frame, nodes, 24)
@@ -36,7 +36,7 @@ def _muscles(canvas: Canvas) -> None:
 def _kidneys(canvas: Canvas) -> None:
     frame, rng = canvas.frame, canvas.rng("kidneys")
     stature = float(np.prod(canvas.physique.scale))
-    for side, z, label in ((1.0, 138.0, L.LEFT_KIDNEY), (-1.0, 124.0, L.RIGHT_KIDNEY)):
+    for side, z, label in ((1.0, 138.0, ids.LEFT_KIDNEY), (-1.0, 124.0, ids.RIGHT_KIDNEY)):
         centre = (side * 64.0, 46.0, z + rng.normal(0, 5))
         box = box_of(frame, [centre], 66)
         level = ellipsoid(frame, box, centre, (56, 27, 30), (-side * 0.22, 0.12, 1.0))
@@ -49,7 +49,7 @@ def _kidneys(canvas: Canvas) -> None:
         adrenal: Point = (side * 40.0, 30.0, centre[2] + 52)
         box = box_of(frame, [adrenal], 16)
         fin = ellipsoid(frame, box, adrenal, (4.0, 11.0, 13.0))
-        canvas.claim(box, fin, None, 60.0, L.LEFT_ADRENAL if side > 0 else L.RIGHT_ADRENAL)
+        canvas.claim(box, fin, None, 60.0, ids.LEFT_ADRENAL if side > 0 else ids.RIGHT_ADRENAL)
 
 
 def _liver(canvas: Canvas) -> None:
@@ -64,7 +64,7 @@ def _liver(canvas: Canvas) -> None:
     level += 0.05 * canvas.rough("liver-surface", 40.0, box)
     stature = float(np.prod(canvas.physique.scale))
     volume = float(np.clip(rng.normal(1560, 170) * stature, 1080, 2080))
-    mask = canvas.claim(box, level, volume, float(rng.normal(108, 7)), L.LIVER)
+    mask = canvas.claim(box, level, volume, float(rng.normal(108, 7)), ids.LIVER)
     texture = canvas.rough("liver-texture", 9.0, box)
     canvas.hu[box][mask] += 3.0 * texture[mask]
     for nodes, radii in (
@@ -77,7 +77,7 @@ def _liver(canvas: Canvas) -> None:
         canvas.paint(box, mask & vein, 142.0)
     bladder: Point = (-52, -56, 128)
     box = box_of(frame, [bladder], 36)
-    canvas.claim(box, ellipsoid(frame, box, bladder, (32, 15, 16), (0.2, -0.5, -0.8)), None, 8.0, L.GALLBLADDER)
+    canvas.claim(box, ellipsoid(frame, box, bladder, (32, 15, 16), (0.2, -0.5, -0.8)), None, 8.0, ids.GALLBLADDER)
 
 
 def _spleen(canvas: Canvas) -> None:
@@ -87,7 +87,7 @@ def _spleen(canvas: Canvas) -> None:
     level = ellipsoid(frame, box, centre, (58, 30, 44), (0.15, -0.35, -0.9))
     level += 0.5 * np.clip(1.0 - ellipsoid(frame, box, (62, 20, 185), (28, 34, 50)), 0, 1)
     level += 0.05 * canvas.rough("spleen-surface", 30.0, box)
-    canvas.claim(box, level, float(np.clip(rng.normal(205, 50), 115, 360)), float(rng.normal(122, 7)), L.SPLEEN)
+    canvas.claim(box, level, float(np.clip(rng.normal(205, 50), 115, 360)), float(rng.normal(122, 7)), ids.SPLEEN)
 
 
 def _stomach(canvas: Canvas) -> None:
@@ -95,7 +95,7 @@ def _stomach(canvas: Canvas) -> None:
     nodes: list[Point] = [(60, 6, 208), (62, -22, 180), (44, -50, 150), (8, -58, 134), (-16, -48, 136)]
     box = box_of(frame, nodes, 42)
     level = tube(frame, box, nodes, [37, 34, 27, 20, 12]) + 0.06 * canvas.rough("stomach", 30.0, box)
-    mask = canvas.claim(box, level, None, 62.0, L.STOMACH)
+    mask = canvas.claim(box, level, None, 62.0, ids.STOMACH)
     lumen = mask & (level < 0.86)
     canvas.paint(box, lumen, 22.0)
     air = frame.z[box] > 216 if canvas.upright else frame.y[box] < -44 + canvas.rng("gas").normal(0, 6)
@@ -110,12 +110,12 @@ def _pancreas(canvas: Canvas) -> None:
     splenic: list[Point] = [(-8, -16, 136), (22, -12, 152), (60, 18, 170)]
     box = box_of(frame, gland + duodenum + portal, 22)
     vein = np.minimum(tube(frame, box, portal, [6, 6, 6]), tube(frame, box, splenic, [5, 4.5, 4]))
-    canvas.claim(box, vein, None, 148.0, L.PORTAL_VEIN)
+    canvas.claim(box, vein, None, 148.0, ids.PORTAL_VEIN)
     lobulated = 0.14 * canvas.rough("pancreas", 11.0, box)
     volume = float(np.clip(canvas.rng("pancreas-size").normal(78, 11), 52, 105))
     level = tube(frame, box, gland, [14, 16, 11, 11, 11, 8]) + lobulated
-    canvas.claim(box, level, volume, 94.0, L.PANCREAS)
-    canvas.claim(box, tube(frame, box, duodenum, [12, 13, 13, 12, 11]), None, 48.0, L.DUODENUM)
+    canvas.claim(box, level, volume, 94.0, ids.PANCREAS)
+    canvas.claim(box, tube(frame, box, duodenum, [12, 13, 13, 12, 11]), None, 48.0, ids.DUODENUM)
 
 
 def _bowel(canvas: Canvas) -> None:
@@ -126,14 +126,14 @@ def _bowel(canvas: Canvas) -> None:
     box = box_of(frame, colon, 30)
     haustra = 0.12 * canvas.rough("haustra", 16.0, box)
     level = tube(frame, box, colon, [27, 24, 19, 19, 18, 17, 17]) + haustra
-    mask = canvas.claim(box, level, None, 48.0, L.COLON)
+    mask = canvas.claim(box, level, None, 48.0, ids.COLON)
     content = canvas.rough("stool", 13.0, box)
     lumen = mask & (level < 0.82)
     canvas.hu[box][lumen] = np.where(content[lumen] > 0.2, -900.0, 20.0 + 30 * content[lumen])
     box = frame.box((-88, -72, -20), (88, 20, 112))
     coils = canvas.rough("small-bowel", 17.0, box)
     level = np.abs(coils) * 2.2 + 0.5 * ellipsoid(frame, box, (0, -28, 45), (84, 44, 66)) ** 4
-    mask = canvas.claim(box, level, None, 62.0, L.SMALL_BOWEL)
+    mask = canvas.claim(box, level, None, 62.0, ids.SMALL_BOWEL)
     canvas.paint(box, mask & (np.abs(coils) < 0.2), 25.0)
     air = frame.z[box] if canvas.upright else -frame.y[box]
     canvas.paint(box, mask & (np.abs(coils) < 0.14) & (air > 55) & (frame.z[box] < 110), -880.0)

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from phantoms import labels as L
-from phantoms.fields import Box, Floats, Frame, Grid, Physique, SmoothNoise, stream
+from phantoms import labels as ids
+from phantoms.fields import Box, Floats, Frame, Physique, SmoothNoise, profile, stream
 
 Mask = NDArray[np.bool_]
 Point = tuple[float, float, float]
@@ -26,6 +26,11 @@ BOXY = 0.5  # 0: elliptical cross-sections; larger: flatter front and sides
 BODY_Z = np.array([-20, 100, 200, 300, 350, 385, 405, 420, 434, 448, 465, 520], dtype=float)
 BODY_A = np.array([140, 143, 154, 160, 168, 182, 186, 172, 128, 84, 62, 58], dtype=float)
 BODY_B = np.array([112, 108, 114, 114, 108, 100, 92, 84, 74, 66, 62, 62], dtype=float)
+FAT_Z = np.array([0.0, 150.0, 300.0, 420.0])
+FAT_SHARE = np.array([1.15, 1.0, 0.75, 0.5])
+# Half width of the mediastinum, from front to back.
+MIDDLE_Y = np.array([-95, -70, -45, 15, 50, 70, 110], dtype=float)
+MIDDLE_HALF = np.array([4, 6, 22, 26, 23, 22, 34], dtype=float)
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,7 @@ class Canvas:
         rho: same shape; 1 on the inner wall of the rib cage, below 1 inside.
         cavity: inside the trunk wall and not spine.
         lungs: aerated lung, both sides.
+        dome: height of the diaphragm (standard mm) above each voxel's x and y.
     """
 
     frame: Frame
@@ -68,6 +74,7 @@ class Canvas:
     rho: Floats = field(init=False)
     cavity: Mask = field(init=False)
     lungs: Mask = field(init=False)
+    dome: Floats = field(init=False)
 
     def __post_init__(self) -> None:
         self.hu = np.full(self.frame.grid.shape, -1000.0, np.float32)
@@ -107,7 +114,7 @@ def whole(frame: Frame) -> Box:
 
 def cage_at(z: Floats) -> tuple[Floats, Floats, Floats]:
     """Return half width, half depth and centre y of the rib cage's inner surface at height ``z``."""
-    a, b, y = (np.interp(z, CAGE_Z, table).astype(np.float32) for table in (CAGE_A, CAGE_B, CAGE_Y))
+    a, b, y = (profile(z, CAGE_Z, table) for table in (CAGE_A, CAGE_B, CAGE_Y))
     return a, b, y
 
 
@@ -162,11 +169,11 @@ def trunk(canvas: Canvas) -> None:
     x, y, z = frame.x, frame.y, frame.z
     a, b, yc = cage_at(z)
     canvas.rho = boxy_radius(x / a, (y - yc) / b)
-    a = np.interp(z, BODY_Z, BODY_A).astype(np.float32)
-    b = np.interp(z, BODY_Z, BODY_B).astype(np.float32)
+    a = profile(z, BODY_Z, BODY_A)
+    b = profile(z, BODY_Z, BODY_B)
     yc = np.float32(0.6) * yc + np.float32(4.0)
     # fat lies thicker on the belly than on the chest, thinnest over the shoulders
-    layer = (fat * np.interp(z, [0, 150, 300, 420], [1.15, 1.0, 0.75, 0.5])).astype(np.float32)
+    layer = np.float32(fat) * profile(z, FAT_Z, FAT_SHARE)
     muscle = boxy_radius(x / a, (y - yc) / b)
     radius = np.sqrt(x * x + (y - yc) ** 2)
     outer = np.where(muscle > 0, radius * (1.0 - 1.0 / np.maximum(muscle, 1e-3)), -50.0)  # mm outside the muscle
@@ -187,11 +194,16 @@ def breasts(canvas: Canvas) -> Mask:
     mask = np.zeros(canvas.frame.grid.shape, bool)
     if canvas.physique.sex != "F":
         return mask
-    size = canvas.rng("breasts").uniform(0.8, 1.2)
+    size = canvas.rng("breasts").uniform(0.75, 1.2)
     for side in (-1.0, 1.0):
-        nodes: list[Point] = [(side * 74, -112, 285)]
-        box = box_of(canvas.frame, nodes, 62 * size)
-        mask[box] |= ellipsoid(canvas.frame, box, nodes[0], (54 * size, 38 * size, 50 * size)) < 1
+        centre = (side * 76.0, -104.0, 284.0)
+        box = box_of(canvas.frame, [centre], 60 * size)
+        dz = (canvas.frame.z[box] - centre[2]) / (58 * size)
+        rest = np.clip(1 - ((canvas.frame.x[box] - centre[0]) / (54 * size)) ** 2 - dz**2, 0, 1)
+        # full below, running out gently above
+        fullness = np.where(dz > 0, rest**1.5, np.sqrt(rest)) * (1 - 0.4 * dz)
+        mask[box] |= (canvas.frame.y[box] > centre[1] - 40 * size * fullness) & (rest > 0)
+        mask[box] &= canvas.frame.y[box] < 0
     return mask
 
 
@@ -212,9 +224,12 @@ def diaphragm(canvas: Canvas) -> Floats:
 def mediastinum(canvas: Canvas) -> Mask:
     """Return the space between the lungs, heart excluded."""
     x, y, z, wide = canvas.frame.x, canvas.frame.y, canvas.frame.z, canvas.alterations.mediastinum
-    half = np.interp(y, [-95, -70, -45, 15, 50, 70, 110], [4, 6, 22, 26, 23, 22, 34]).astype(np.float32)
-    upper = np.clip((z - 318) / 30.0, 0, 1)
-    half *= 1.0 + np.float32(wide - 1.0) * upper
+    half = profile(y, MIDDLE_Y, MIDDLE_HALF)
+    upper = np.clip((z - 300) / 60.0, 0, 1)
+    if wide > 1.2:
+        wave = 1.0 + 0.22 * canvas.rough("mediastinum", 34.0, whole(canvas.frame))
+        bulge = np.exp(-(((z - 372.0) / 40.0) ** 2))
+        half *= 1.0 + np.float32(wide - 1.0) * bulge * wave
     half -= np.float32(4.0) * (1 - upper) * (y < 10)
     return np.abs(x - 2.0) < half
 
@@ -222,9 +237,10 @@ def mediastinum(canvas: Canvas) -> Mask:
 def lungs(canvas: Canvas) -> None:
     """Paint both lungs with their five lobes, sparing mediastinum, heart and spine."""
     frame = canvas.frame
-    above = frame.z > diaphragm(canvas)
+    canvas.dome = diaphragm(canvas)
+    above = frame.z > canvas.dome
     chest = canvas.cavity & above & (canvas.rho < 0.965) & ~mediastinum(canvas)
-    chest &= canvas.labels == 0
+    chest &= (canvas.labels == 0) & (canvas.hu < -50)
     canvas.lungs = chest
     box = whole(frame)
     x, y, z = frame.x, frame.y, frame.z
@@ -232,24 +248,22 @@ def lungs(canvas: Canvas) -> None:
     upper = z > 288.0 + 0.95 * (y + 8.0) + wave  # the oblique fissure climbs towards the back
     middle = upper & (z < 322.0 + 0.15 * (y + 40) + wave)  # below the horizontal fissure
     left = x > 0
-    names = np.where(left, np.where(upper, L.LEFT_UPPER, L.LEFT_LOWER), L.RIGHT_LOWER)
-    names = np.where(~left & upper, np.where(middle, L.RIGHT_MIDDLE, L.RIGHT_UPPER), names)
+    names = np.where(left, np.where(upper, ids.LEFT_UPPER, ids.LEFT_LOWER), ids.RIGHT_LOWER)
+    names = np.where(~left & upper, np.where(middle, ids.RIGHT_MIDDLE, ids.RIGHT_UPPER), names)
     canvas.labels[chest] = names[chest]
-    dependent = (y - z if canvas.upright else y) * 0.25
-    depth = canvas.rng("inspiration").normal(-855.0, 15.0)
-    canvas.hu[chest] = (depth + dependent + 10 * canvas.rough("lung", 22.0, box))[chest]
-    if canvas.upright:
-        canvas.hu[chest] = (depth + (300 - z) * 0.25 + 10 * canvas.rough("lung", 22.0, box))[chest]
+    depth = canvas.rng("inspiration").normal(-855.0, 15.0) + 10 * canvas.rough("lung", 22.0, box)
+    downwards = 300.0 - z if canvas.upright else y  # dependent lung holds more blood
+    canvas.hu[chest] = (depth + 0.25 * downwards)[chest]
 
 
 def heart(canvas: Canvas) -> None:
     """Paint the heart: myocardium with blood in ventricles and right atrium."""
     frame, size = canvas.frame, canvas.alterations.heart
-    own = canvas.rng("heart").normal(1.0, 0.03)
+    own = canvas.rng("heart").normal(1.04, 0.035)
     k = size * own
 
     def at(x: float, y: float, z: float) -> Point:
-        return 6 + (x - 6) * k, -12 + (y + 12) * min(k, 1.25), 252 + (z - 252) * (1 + 0.75 * (k - 1))
+        return 6 + (x - 6) * k, -12 + (y + 12) * min(k, 1.25), 246 + (z - 254) * (1 + 0.75 * (k - 1))
 
     axis = (0.74, -0.42, -0.52)
     box = box_of(frame, [at(16, -28, 290)], 78 * k)
@@ -257,7 +271,7 @@ def heart(canvas: Canvas) -> None:
     level = np.minimum(level, ellipsoid(frame, box, at(-19, -18, 292), (33 * k, 34 * k, 38 * k)))
     level += 0.04 * canvas.rough("heart-surface", 30.0, box)
     inside = (level < 1) & canvas.cavity[box] & (canvas.labels[box] == 0)
-    canvas.paint(box, inside, 92.0, L.HEART)
+    canvas.paint(box, inside, 92.0, ids.HEART)
     for centre, semi in (
         (at(32, -20, 280), (44 * k, 21 * k, 21 * k)),
         (at(8, -46, 288), (44 * k, 16 * k, 26 * k)),
@@ -268,8 +282,8 @@ def heart(canvas: Canvas) -> None:
 
 
 AORTA_NODES: list[Point] = [
-    (4, -22, 318), (-14, -32, 345), (-10, -22, 370), (4, -2, 384), (20, 20, 380), (26, 34, 360), (24, 30, 300),
-    (18, 24, 240), (9, 16, 190), (6, 8, 120), (5, 8, 55),
+    (4, -22, 318), (-14, -32, 345), (-10, -22, 370), (8, -2, 386), (26, 18, 380), (30, 34, 360), (27, 32, 300),
+    (20, 25, 240), (10, 16, 190), (6, 8, 120), (5, 8, 55),
 ]  # fmt: skip
 IVC_NODES: list[Point] = [(-20, 16, 10), (-20, 14, 60), (-22, 10, 150), (-22, 2, 220), (-20, -6, 268)]
 
@@ -284,17 +298,17 @@ def vessels(canvas: Canvas) -> None:
         ([(-20, 0, 330), (-34, 2, 344), (-44, 4, 340)], [11, 9, 7], enhanced, None),
         ([(16, -40, 318), (18, -22, 350), (34, 4, 352), (48, 10, 344)], [14, 13, 10, 7], enhanced, None),
         ([(18, -22, 348), (-20, -8, 346)], [11, 10], enhanced, None),
-        ([(-24, -20, 300), (-27, -16, 350), (-24, -14, 400)], [9.5, 9, 8], enhanced, L.SUPERIOR_VENA_CAVA),
-        (IVC_NODES, [10, 10.5, 11.5, 12, 12], enhanced - 8, L.IVC),
-        (AORTA_NODES, [15, 16, 15.5, 14, 13.5, 13, 12.5, 12, 11, 9.5, 8.5], enhanced, L.AORTA),
-        ([(4, 30, 440), (6, 32, 360), (8, 24, 270), (16, 6, 232)], [7, 7, 7, 8], 42.0, L.ESOPHAGUS),
-        (fork, [9.5, 9.5, 9.5], -990.0, L.TRACHEA),
-        ([fork[2], (-30, 12, 340)], [8, 6.5], -990.0, L.TRACHEA),
-        ([fork[2], (38, 14, 334)], [8, 6], -990.0, L.TRACHEA),
+        ([(-26, -20, 300), (-30, -16, 350), (-25, -14, 400)], [10, 10, 9], enhanced, ids.SUPERIOR_VENA_CAVA),
+        (IVC_NODES, [10, 10.5, 11.5, 12, 12], enhanced - 8, ids.IVC),
+        (AORTA_NODES, [15, 16, 15.5, 14, 13.5, 13, 12.5, 12, 11, 9.5, 8.5], enhanced, ids.AORTA),
+        ([(4, 30, 440), (6, 32, 360), (8, 24, 270), (16, 6, 232)], [7, 7, 7, 8], 42.0, ids.ESOPHAGUS),
+        (fork, [9.5, 9.5, 9.5], -990.0, ids.TRACHEA),
+        ([fork[2], (-30, 12, 340)], [8, 6.5], -990.0, ids.TRACHEA),
+        ([fork[2], (38, 14, 334)], [8, 6], -990.0, ids.TRACHEA),
     ]
     for nodes, radii, hu, label in plan:
-        k = calibre if label == L.AORTA else 1.0
+        k = calibre if label == ids.AORTA else 1.0
         box = box_of(frame, nodes, max(radii) * k)
         mask = (tube(frame, box, nodes, [r * k for r in radii]) < 1) & (canvas.hu[box] > -500)
-        mask &= (canvas.cavity[box] & (canvas.labels[box] != L.HEART)) | (label == L.TRACHEA)
+        mask &= (canvas.cavity[box] & (canvas.labels[box] != ids.HEART)) | (label == ids.TRACHEA)
         canvas.paint(box, mask, hu, label)

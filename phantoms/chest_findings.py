@@ -10,10 +10,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from phantoms import labels as L
+from phantoms import labels as ids
 from phantoms.airspace import inside_lungs
-from phantoms.anatomy import CAGE_A, CAGE_B, CAGE_Y, CAGE_Z, Alterations, Canvas, Point, diaphragm, ellipsoid
-from phantoms.anatomy import Mask
+from phantoms.anatomy import CAGE_A, CAGE_B, CAGE_Y, CAGE_Z, Alterations, Canvas, Mask, Point, ellipsoid
 from phantoms.fields import Box, Floats, stream
 
 Points = NDArray[np.float64]
@@ -129,7 +128,7 @@ def _effusion(scene: Scene) -> None:
     canvas = scene.canvas
     for sign in scene.signs("Effusion"):
         rng = canvas.rng(f"effusion-{sign}")
-        level = float(diaphragm(canvas)[scene.half(sign)].max()) + rng.uniform(-14, 55)
+        level = float(canvas.dome[scene.half(sign)].max()) + rng.uniform(-14, 55)
         climb = 46.0 * np.clip((canvas.rho - 0.55) / 0.42, 0, 1) ** 2  # the meniscus climbs the chest wall
         fluid = canvas.lungs & scene.half(sign) & (canvas.frame.z < level + climb)
         canvas.hu[fluid] = 12.0
@@ -141,11 +140,12 @@ def _pneumothorax(scene: Scene) -> None:
     for sign in scene.signs("Pneumothorax"):
         rng = canvas.rng(f"pneumothorax-{sign}")
         size = rng.uniform(0.16, 0.40)
+        apex = 428.0 - 130.0 * size
 
-        def rim(z: Floats | Points, size: float = size) -> Points:
-            return np.asarray(1.0 - size * (0.45 + 0.75 * np.clip((z - 230.0) / 170.0, 0, 1)))
+        def rim(z: Floats | Points, size: float = size, apex: float = apex) -> Points | Floats:
+            base = 1.0 - size * (0.45 + 0.75 * np.clip((z - 230.0) / 170.0, 0, 1))
+            return base * np.sqrt(np.clip(1.0 - np.clip((z - 280.0) / (apex - 280.0), 0, 1) ** 4, 0, 1))
 
-        apex = 428.0 - 150.0 * size
         side = canvas.lungs & scene.half(sign)
         air = side & ((canvas.rho > rim(frame.z)) | (frame.z > apex))
         canvas.hu[side & ~air] += 55.0 + 260.0 * size  # the collapsed lung is denser
@@ -175,7 +175,7 @@ def _lumps(scene: Scene, finding: str, radii: tuple[float, float], count: int, r
 
 def _nodule(scene: Scene) -> None:
     count = int(scene.canvas.rng("nodule-count").choice([1, 1, 2, 3]))
-    _lumps(scene, "Nodule", (7.0, 13.0), count, 0.05)
+    _lumps(scene, "Nodule", (8.0, 14.0), count, 0.05)
 
 
 def _mass(scene: Scene) -> None:
@@ -184,7 +184,7 @@ def _mass(scene: Scene) -> None:
 
 def _consolidation(scene: Scene) -> None:
     canvas = scene.canvas
-    lobes = {-1.0: (L.RIGHT_UPPER, L.RIGHT_MIDDLE, L.RIGHT_LOWER), 1.0: (L.LEFT_UPPER, L.LEFT_LOWER)}
+    lobes = {-1.0: (ids.RIGHT_UPPER, ids.RIGHT_MIDDLE, ids.RIGHT_LOWER), 1.0: (ids.LEFT_UPPER, ids.LEFT_LOWER)}
     for sign in scene.signs("Consolidation"):
         rng = canvas.rng(f"consolidation-{sign}")
         name = f"consolidation-{sign}"
@@ -205,12 +205,12 @@ def _patches(scene: Scene, finding: str) -> None:
     for sign in scene.signs(finding):
         rng = canvas.rng(f"{finding}-{sign}")
         x, y, z = _spot(scene, f"{finding}-{sign}", sign, (262.0, 325.0))
-        for n in range(int(rng.integers(6, 11))):
+        for n in range(int(rng.integers(8, 13))):
             dx, dy, dz = rng.normal(0, 1, 3) * np.array([22.0, 26.0, 26.0])
-            radius = float(rng.uniform(11, 20))
+            radius = float(rng.uniform(15, 24))
             name = f"{finding}-{sign}-{n}"
             box, level = _blob(scene, name, (x + dx, y + dy, z + dz), (radius, 1.4 * radius, radius), 0.2)
-            scene.fill(box, (1.25 - level) * np.float32(rng.uniform(0.55, 0.9)), -20.0)
+            scene.fill(box, (1.3 - level) * np.float32(rng.uniform(0.7, 1.1)), -20.0)
 
 
 def _pneumonia(scene: Scene) -> None:
@@ -233,7 +233,7 @@ def _atelectasis(scene: Scene) -> None:
     canvas, frame = scene.canvas, scene.canvas.frame
     for sign in scene.signs("Atelectasis"):
         rng = canvas.rng(f"atelectasis-{sign}")
-        base = float(diaphragm(canvas)[scene.half(sign)].max())
+        base = float(canvas.dome[scene.half(sign)].max())
         for n in range(int(rng.integers(2, 4))):
             centre: Point = (sign * rng.uniform(62, 92), rng.uniform(-25, 30), base + 12 + 15 * n + rng.uniform(-3, 3))
             half = (float(rng.uniform(28, 46)), float(rng.uniform(13, 20)), float(rng.uniform(2.6, 4.2)))
@@ -287,7 +287,7 @@ def _fracture(scene: Scene) -> None:
         first = int(rng.integers(4, 8))
         place = float(rng.uniform(0.36, 0.5))
         for number in range(first, min(10, first + int(rng.integers(2, 5)))):
-            label = (L.LEFT_RIB_1 if sign > 0 else L.RIGHT_RIB_1) + number - 1
+            label = (ids.LEFT_RIB_1 if sign > 0 else ids.RIGHT_RIB_1) + number - 1
             step = float(rng.uniform(7.0, 11.0) * rng.choice([-1.0, 1.0]))
             scene.broken[label] = (place + float(rng.normal(0, 0.02)), step)
 
@@ -297,7 +297,7 @@ def _fibrosis(scene: Scene) -> None:
     box = scene.everywhere()
     rim = np.clip((canvas.rho - 0.45) / 0.35, 0, 1) * np.clip((350.0 - frame.z) / 70.0, 0, 1)
     net = canvas.rough("fibrosis", 8.0, box)
-    scene.fill(box, (rim * (0.13 + 0.10 * net)).astype(np.float32), 0.0)
+    scene.fill(box, (rim * (0.16 + 0.12 * net)).astype(np.float32), 0.0)
     rng = canvas.rng("honeycomb")
     cells = np.flatnonzero(canvas.lungs & (rim > 0.45))
     if cells.size == 0:
@@ -309,7 +309,7 @@ def _fibrosis(scene: Scene) -> None:
     radius = rng.uniform(2.6, 5.2, (len(cells), 1, 1))
     ring = radius * np.stack([np.cos(turn), np.zeros_like(turn), np.sin(turn)], axis=1)[None]
     points = (centre[:, None] + ring).reshape(-1, 3)
-    scene.clouds.append((points, np.full(len(points), 3.0)))
+    scene.clouds.append((points, np.full(len(points), 6.0)))
 
 
 def _pleural_thickening(scene: Scene) -> None:
@@ -331,10 +331,10 @@ def _hernia(scene: Scene) -> None:
     canvas = scene.canvas
     rng = canvas.rng("hernia")
     radius = float(rng.uniform(33, 43))
-    base = float(diaphragm(canvas)[np.abs(canvas.frame.x) < 20].max())
+    base = float(canvas.dome[np.abs(canvas.frame.x) < 20].max())
     centre: Point = (float(rng.uniform(4, 22)), 8.0, base + 0.72 * radius)
     box, level = _blob(scene, "hernia", centre, (1.1 * radius, 0.75 * radius, radius), 0.04)
-    spine = (canvas.labels[box] >= L.L5) & (canvas.labels[box] <= L.C6)
+    spine = (canvas.labels[box] >= ids.L5) & (canvas.labels[box] <= ids.C6)
     sac = (level < 1) & ~spine & (canvas.rho[box] < 0.97)
     canvas.paint(box, sac, 35.0)
     canvas.paint(box, sac & (level < 0.88) & (canvas.frame.z[box] > centre[2] + 2), -985.0)

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from config.errors import RefusedInputError
-from phantoms import labels as L
+from phantoms import labels as ids
 from phantoms.airspace import grow_vessels, inside_lungs
-from phantoms.anatomy import Alterations, Canvas, box_of, diaphragm, heart, lungs, trunk, tube, vessels
+from phantoms.anatomy import Alterations, Canvas, box_of, heart, lungs, trunk, tube, vessels
 from phantoms.chest_findings import BILATERAL, IMPLIED, PAINTERS, Scene, alter
 from phantoms.fields import Floats, Frame, Grid, Physique, splat, stream
 from phantoms.skeleton import Strut, humeri, spine, struts
@@ -114,7 +114,7 @@ def make_chest_xray(seed: int, *, findings: frozenset[str] | None = None, size: 
     width = 392.0 * max(0.94, physique.scale[2])
     middle = 303.0 * physique.scale[0]
     grid = Grid.spanning((middle - width / 2, -160.0, -width / 2), (width, 330.0, width), VOXEL_MM)
-    canvas = Canvas(Frame(grid, physique, seed), physique, seed, alter(seed, sides, base), upright=True)
+    canvas = Canvas(Frame(grid, physique, seed, dither=True), physique, seed, alter(seed, sides, base), upright=True)
     scene = Scene(canvas, sides)
     _paint_thorax(canvas)
     for name, painter in PAINTERS.items():
@@ -137,8 +137,12 @@ def _paint_thorax(canvas: Canvas) -> None:
     vessels(canvas)
     lungs(canvas)
     frame = canvas.frame
-    below = canvas.cavity & (frame.z < diaphragm(canvas)) & (canvas.labels == 0)
+    blood = np.isin(canvas.labels, (ids.HEART, ids.AORTA, ids.IVC, ids.SUPERIOR_VENA_CAVA))
+    canvas.hu[blood] = 45.0  # no contrast medium
+    below = canvas.cavity & (frame.z < canvas.dome) & (canvas.labels == 0)
     canvas.hu[below] = 40.0
+    middle = canvas.cavity & ~below & ~canvas.lungs & (canvas.labels == 0) & (canvas.hu < -50)
+    canvas.hu[middle] = -15.0  # fat with vessels, nodes and thymus
     nodes = [(62.0, 0.0, 204.0), (58.0, -14.0, 186.0)]
     box = box_of(frame, nodes, 32)
     bubble = (tube(frame, box, nodes, [30, 26]) < 1) & below[box]
@@ -152,10 +156,12 @@ def _project(scene: Scene, size: int, width_mm: float) -> Floats:
     canvas = scene.canvas
     grid = canvas.frame.grid
     water = np.maximum(1.0 + canvas.hu / 1000.0, 0.0)
-    bone = np.maximum(canvas.hu - 250.0, 0.0) / 1000.0  # photoelectric surplus of calcium
-    coarse = (water + 0.5 * bone).sum(axis=1) * np.float32(grid.voxel_mm[1])
+    # a voxel's worth of cortex is several times thicker than the real one
+    water = np.where(canvas.hu > 250.0, 1.0 + 0.45 * canvas.hu / 1000.0, water)
+    coarse = water.sum(axis=1) * np.float32(grid.voxel_mm[1])
+    coarse = ndimage.gaussian_filter(coarse, 0.85)  # averages the dithered columns
     pixel = width_mm / size
-    low = middle_low(canvas, width_mm)
+    low = lower_edge(canvas, width_mm)
     z = (low + width_mm - (np.arange(size) + 0.5) * pixel - grid.zs[0]) / grid.voxel_mm[0]
     x = (-width_mm / 2 + (np.arange(size) + 0.5) * pixel - grid.xs[0]) / grid.voxel_mm[2]
     where = np.stack(np.meshgrid(z, x, indexing="ij"))
@@ -173,7 +179,7 @@ def _project(scene: Scene, size: int, width_mm: float) -> Floats:
     return result
 
 
-def middle_low(canvas: Canvas, width_mm: float) -> float:
+def lower_edge(canvas: Canvas, width_mm: float) -> float:
     """Return the height of the lower edge of the detector, world mm."""
     return 303.0 * canvas.physique.scale[0] - width_mm / 2
 
@@ -181,11 +187,15 @@ def middle_low(canvas: Canvas, width_mm: float) -> float:
 def _vessel_cloud(scene: Scene) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     canvas = scene.canvas
     tree = grow_vessels(canvas, generations=7, step_mm=1.5)
-    kept = inside_lungs(canvas, canvas.frame.to_index(tree.points))
-    points = np.repeat(canvas.frame.to_world(tree.points[kept]), 5, axis=0)
-    radius = np.repeat(tree.radius_mm[kept], 5) * scene.vessel_gain
-    jitter = canvas.rng("vessel-jitter").uniform(-0.8, 0.8, points.shape) * radius[:, None]
-    return points + jitter, np.repeat(tree.volume_mm3[kept], 5) * scene.vessel_gain**2 * 0.85 / 5
+    world = canvas.frame.to_world(tree.points)
+    kept = inside_lungs(canvas, canvas.frame.grid.index_of(world))
+    count = np.ceil(2.0 + 3.0 * tree.radius_mm).astype(int)  # wide vessels need more points to look smooth
+    jitter = canvas.rng("vessel-jitter").uniform(-1.0, 1.0, (int(count.sum()), 3))
+    drawn = np.repeat(kept, count)
+    radius = np.repeat(tree.radius_mm, count)[drawn] * scene.vessel_gain
+    points = np.repeat(world, count, axis=0)[drawn] + jitter[drawn] * radius[:, None]
+    weight = np.repeat(tree.volume_mm3 / count, count)[drawn]
+    return points, weight * scene.vessel_gain**2 * 0.85
 
 
 def _bone_cloud(scene: Scene, strut: Strut) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -193,7 +203,7 @@ def _bone_cloud(scene: Scene, strut: Strut) -> tuple[NDArray[np.float64], NDArra
     world = scene.canvas.frame.to_world(strut.points)
     thin, wide = strut.half_mm
     if strut.sheet:
-        area = 2.0 if strut.label == L.STERNUM else 1.6
+        area = 1.0 if strut.label == ids.STERNUM else 1.6
         return world, np.full(len(world), area * 2 * thin * strut.hu[1] / 1000.0 * 1.5)
     world, normals, step = _broken(scene, strut, world)
     along = np.gradient(world, axis=0)
@@ -204,9 +214,10 @@ def _bone_cloud(scene: Scene, strut: Strut) -> tuple[NDArray[np.float64], NDArra
     ring = np.concatenate([np.stack([np.cos(turn), np.sin(turn)]), 0.5 * np.stack([np.cos(inner), np.sin(inner)])], 1)
     points = world[:, None] + thin * ring[0][None, :, None] * normals[:, None]
     points = points + wide * ring[1][None, :, None] * across[:, None]
-    shell = np.pi * (thin + wide) * 1.2 * strut.hu[0] / 1000.0 * 3.4  # 1.2 mm of cortex, denser than a CT voxel
+    shell = np.pi * (thin + wide) * 1.2 * strut.hu[0] / 1000.0 * 2.5  # 1.2 mm of cortex, denser than a CT voxel
     core = np.pi * thin * wide * strut.hu[1] / 1000.0
     share = np.concatenate([np.full(20, shell / 20), np.full(4, core / 4)])
+    step = step * np.clip(np.arange(len(step)) / (0.13 * len(step)), 0.15, 1.0)  # rib necks are slender
     return points.reshape(-1, 3), (step[:, None] * share[None]).ravel()
 
 
@@ -236,7 +247,7 @@ def _expose(canvas: Canvas, attenuation: Floats, width_mm: float) -> NDArray[np.
     quanta = 1.1e5 * pixel**2
     signal *= 1.0 + rng.standard_normal(signal.shape, dtype=np.float32) / np.sqrt(quanta * signal)
     density = -np.log(np.maximum(signal, 1e-4))
-    density += 0.35 * (density - _blur(density, 14.0 / pixel)) + 0.5 * (density - _blur(density, 1.6 / pixel))
+    density += 0.65 * (density - _blur(density, 24.0 / pixel)) + 0.5 * (density - _blur(density, 1.6 / pixel))
     body = density[size // 8 : -size // 8, size // 6 : -size // 6]
     low, high = np.percentile(body, (2.0, 99.5))
     shade = np.clip((density - low) / (high - low) * 0.86 + 0.10, 0, 1)

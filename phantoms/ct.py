@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from config.errors import RefusedInputError
-from phantoms import labels as L
+from phantoms import labels as ids
 from phantoms.abdomen import paint_abdomen
 from phantoms.airspace import grow_vessels, paint_vessels
 from phantoms.anatomy import Alterations, Canvas, heart, lungs, trunk, vessels
@@ -18,7 +18,7 @@ from phantoms.truth import Truth, label_volumes_ml
 
 DEFAULT_VOXEL_MM = (4.0, 4.0, 4.0)
 DEFAULT_SIZE_MM = (464.0, 316.0, 432.0)
-LESION_KINDS: tuple[str, ...] = tuple(L.LESION_LABELS)
+LESION_KINDS: tuple[str, ...] = tuple(ids.LESION_LABELS)
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,8 @@ def make_ct(
     truth = Truth(
         modality="CT",
         findings=present,
-        label_names=L.LABEL_NAMES,
-        volumes_ml=label_volumes_ml(canvas.labels, L.LABEL_NAMES, grid.voxel_ml),
+        label_names=ids.LABEL_NAMES,
+        volumes_ml=label_volumes_ml(canvas.labels, ids.LABEL_NAMES, grid.voxel_ml),
         counts={kind: counts[kind] for kind in sorted(present)},
     )
     return CtPhantom(_scan(canvas), canvas.labels, grid.affine(), present, physique.sex, truth)
@@ -154,13 +154,13 @@ def _hepatic(canvas: Canvas) -> int:
     placed = 0
     for n in range(int(rng.choice([1, 1, 2, 3]))):
         radius = rng.uniform(8, 22)
-        centre = _place(canvas, f"hepatic-{n}", (L.LIVER,), radius)
+        centre = _place(canvas, f"hepatic-{n}", (ids.LIVER,), radius)
         if centre is None:
             continue
         box, level = _lump(canvas, f"hepatic-{n}", centre, radius, 0.07)
-        mask = (level < 1) & (canvas.labels[box] == L.LIVER)
-        liver = float(np.median(canvas.hu[canvas.labels == L.LIVER]))
-        canvas.paint(box, mask, liver - darker, L.HEPATIC_TUMOR)
+        mask = (level < 1) & (canvas.labels[box] == ids.LIVER)
+        liver = float(np.median(canvas.hu[canvas.labels == ids.LIVER]))
+        canvas.paint(box, mask, liver - darker, ids.HEPATIC_TUMOR)
         canvas.paint(box, mask & (level < 0.5), liver - 1.35 * darker)
         placed += 1
     return placed
@@ -169,12 +169,12 @@ def _hepatic(canvas: Canvas) -> int:
 def _pancreatic(canvas: Canvas) -> int:
     rng = canvas.rng("pancreatic-tumor")
     radius = rng.uniform(8, 16)
-    centre = _place(canvas, "pancreatic", (L.PANCREAS,), radius)
+    centre = _place(canvas, "pancreatic", (ids.PANCREAS,), radius)
     if centre is None:
         return 0
     box, level = _lump(canvas, "pancreatic", centre, radius, 0.08)
-    allowed = np.isin(canvas.labels[box], (0, L.PANCREAS)) & canvas.cavity[box]
-    canvas.paint(box, (level < 1) & allowed, 94.0 - rng.uniform(26, 46), L.PANCREATIC_TUMOR)
+    allowed = np.isin(canvas.labels[box], (0, ids.PANCREAS)) & canvas.cavity[box]
+    canvas.paint(box, (level < 1) & allowed, 94.0 - rng.uniform(26, 46), ids.PANCREATIC_TUMOR)
     return 1
 
 
@@ -183,12 +183,12 @@ def _pulmonary(canvas: Canvas) -> int:
     placed = 0
     for n in range(int(rng.choice([1, 1, 1, 2, 3]))):
         radius = rng.uniform(6.5, 20)
-        centre = _place(canvas, f"lung-{n}", L.LUNG_LOBES, radius)
+        centre = _place(canvas, f"lung-{n}", ids.LUNG_LOBES, radius)
         if centre is None:
             continue
         box, level = _lump(canvas, f"lung-{n}", centre, radius, 0.12)
-        mask = (level < 1) & np.isin(canvas.labels[box], L.LUNG_LOBES)
-        canvas.paint(box, mask, float(rng.normal(45, 8)), L.LUNG_TUMOR)
+        mask = (level < 1) & np.isin(canvas.labels[box], ids.LUNG_LOBES)
+        canvas.paint(box, mask, float(rng.normal(45, 8)), ids.LUNG_TUMOR)
         placed += 1
     return placed
 
@@ -197,7 +197,7 @@ def _osseous(canvas: Canvas) -> int:
     rng = canvas.rng("bone-lesion")
     sclerotic = rng.random() < 0.4
     placed = 0
-    vertebrae = [int(v) for v in rng.permutation(np.arange(L.L5, L.T1))]
+    vertebrae = [int(v) for v in rng.permutation(np.arange(ids.L5, ids.T1))]
     for n, vertebra in enumerate(vertebrae[: int(rng.choice([1, 1, 2]))]):
         radius = rng.uniform(8, 12)
         centre = _place(canvas, f"bone-{n}", (vertebra,), radius)
@@ -205,7 +205,7 @@ def _osseous(canvas: Canvas) -> int:
             continue
         box, level = _lump(canvas, f"bone-{n}", centre, radius, 0.1)
         mask = (level < 1) & (canvas.labels[box] == vertebra)
-        canvas.paint(box, mask, 780.0 if sclerotic else 45.0, L.BONE_LESION)
+        canvas.paint(box, mask, 780.0 if sclerotic else 45.0, ids.BONE_LESION)
         placed += 1
     return placed
 

@@ -70,6 +70,11 @@ class Grid:
         """Volume of one voxel in millilitres."""
         return float(np.prod(self.voxel_mm)) / 1000.0
 
+    def index_of(self, points_xyz: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Map ``(n, 3)`` LPS mm (x, y, z) to fractional (slice, row, column)."""
+        index: NDArray[np.float64] = (points_xyz[:, ::-1] - self.origin_mm) / self.voxel_mm
+        return index
+
     def affine(self) -> NDArray[np.float64]:
         """Return ``(4, 4)``: homogeneous (slice, row, column) to LPS mm (x, y, z)."""
         steps, origin = self.voxel_mm, self.origin_mm
@@ -89,30 +94,29 @@ class SmoothNoise:
         counts = np.ceil(np.array([780.0, 520.0, 640.0]) / scale_mm).astype(int) + 6
         self._coefficients = (rng.standard_normal(counts) * 2.4).astype(np.float32)
 
-    def _basis(self, positions: Floats, axis: int) -> Floats:
+    def _basis(self, positions: Floats, axis: int) -> tuple[Floats, slice]:
+        """Return the spline weights ``(positions, knots)`` and which knots they are for."""
         where = (positions - self._low[axis]) / self._scale
-        knots = np.arange(self._coefficients.shape[axis])
+        if where.size == 0:
+            return np.zeros((0, 1), np.float32), slice(0, 1)
+        near_knots = slice(max(0, int(where.min()) - 1), int(where.max()) + 3)
+        knots = np.arange(self._coefficients.shape[axis])[near_knots]
         t = np.abs(where[:, None] - knots[None, :])
         near = 2.0 / 3.0 - t**2 + t**3 / 2.0
         far = np.clip(2.0 - t, 0.0, None) ** 3 / 6.0
-        return np.where(t < 1, near, far).astype(np.float32)
+        return np.where(t < 1, near, far).astype(np.float32), near_knots
 
     def on_grid(self, grid: Grid, box: Box | None = None) -> Floats:
         """Return the field at the voxel centres of ``grid`` (or of its sub-``box``)."""
         box = box or (slice(None), slice(None), slice(None))
-        bz = self._basis(grid.zs[box[0]], 0)
-        by = self._basis(grid.ys[box[1]], 1)
-        bx = self._basis(grid.xs[box[2]], 2)
-        field = np.tensordot(bz, self._coefficients, axes=(1, 0))
-        field = np.tensordot(field, by, axes=(1, 1)).swapaxes(1, 2)
-        result: Floats = np.ascontiguousarray(field @ bx.T)
+        (bz, zs), (by, ys), (bx, xs) = (
+            self._basis(axis[part], k)
+            for k, (axis, part) in enumerate(zip((grid.zs, grid.ys, grid.xs), box, strict=True))
+        )
+        field = by @ (self._coefficients[zs, ys, xs] @ bx.T)
+        flat = bz @ field.reshape(field.shape[0], -1)
+        result: Floats = flat.reshape(len(bz), *field.shape[1:])
         return result
-
-    def at(self, points_zyx: NDArray[np.float64]) -> Floats:
-        """Return the field at ``(n, 3)`` points, mm, (z, y, x) order."""
-        where = (points_zyx - self._low) / self._scale
-        values: Floats = ndimage.map_coordinates(self._coefficients, where.T, order=3, prefilter=False, mode="nearest")
-        return values
 
 
 @dataclass(frozen=True)
@@ -152,34 +156,47 @@ class Frame:
         x, y, z: ``(slices, rows, columns)`` float32, mm in the standard patient.
     """
 
-    def __init__(self, grid: Grid, physique: Physique, seed: int) -> None:
+    def __init__(self, grid: Grid, physique: Physique, seed: int, *, dither: bool = False) -> None:
+        """Set up the frame.
+
+        Args:
+            grid: the voxels.
+            physique: size and deformation of the patient.
+            seed: decides the deformation.
+            dither: shift every column of voxels along y by its own fraction of a voxel, so that a sum along y
+                has no steps where surfaces cross thick voxels.
+        """
         self.grid = grid
         self._scale = np.array(physique.scale)
-        self._warp_mm = physique.warp_mm
-        self._noise = [SmoothNoise(stream(seed, f"warp-{axis}"), 75.0) for axis in "zyx"]
+        noises = [SmoothNoise(stream(seed, f"warp-{axis}"), 75.0) for axis in "zyx"]
         axes = [
             axis.reshape([-1 if i == k else 1 for k in range(3)]) / np.float32(s)
             for i, (axis, s) in enumerate(zip((grid.zs, grid.ys, grid.xs), self._scale, strict=True))
         ]
-        warp = np.float32(self._warp_mm)
-        self.z, self.y, self.x = (
-            axis + warp * noise.on_grid(grid) for axis, noise in zip(axes, self._noise, strict=True)
-        )
+        warp = np.float32(physique.warp_mm)
+        self.z, self.y, self.x = (axis + warp * noise.on_grid(grid) for axis, noise in zip(axes, noises, strict=True))
+        # the same warp on a coarse grid, to look up single points quickly
+        self._nodes = Grid.spanning((-60.0, -220.0, -280.0), (660.0, 450.0, 560.0), (15.0, 15.0, 15.0))
+        self._node_warp = [warp * noise.on_grid(self._nodes) for noise in noises]
+        if dither:
+            order = np.array([[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]], np.float32)
+            tile = np.tile(order / 16.0 - 0.47, (len(grid.zs) // 4 + 1, len(grid.xs) // 4 + 1))
+            shift = tile[: len(grid.zs), : len(grid.xs)] * np.float32(grid.voxel_mm[1] / self._scale[1])
+            self.y += shift[:, None, :]
 
     def to_world(self, points_xyz: NDArray[np.float64]) -> NDArray[np.float64]:
         """Map ``(n, 3)`` standard-patient points (x, y, z) to the patient's mm, same order."""
         wanted = points_xyz[:, ::-1]
         found = wanted * self._scale
-        for _ in range(3):  # the warp is a contraction: three rounds leave well under 0.5 mm
-            shift = np.stack([n.at(found) for n in self._noise], axis=1) * self._warp_mm
-            found = (wanted - shift) * self._scale
+        for _ in range(2):  # the warp is a contraction: two rounds leave about 0.1 mm
+            where = ((found - self._nodes.origin_mm) / self._nodes.voxel_mm).T
+            shift = [ndimage.map_coordinates(warp, where, order=1, mode="nearest") for warp in self._node_warp]
+            found = (wanted - np.stack(shift, axis=1)) * self._scale
         return found[:, ::-1]
 
     def to_index(self, points_xyz: NDArray[np.float64]) -> NDArray[np.float64]:
         """Map ``(n, 3)`` standard-patient points (x, y, z) to fractional (slice, row, column)."""
-        world = self.to_world(points_xyz)[:, ::-1]
-        index: NDArray[np.float64] = (world - self.grid.origin_mm) / self.grid.voxel_mm
-        return index
+        return self.grid.index_of(self.to_world(points_xyz))
 
     def box(self, low_xyz: tuple[float, float, float], high_xyz: tuple[float, float, float]) -> Box:
         """Return array slices that surely contain the given standard-patient box."""
@@ -190,6 +207,13 @@ class Frame:
             stop = np.searchsorted(axis, (high_xyz[k] + WARP_MARGIN_MM) * scale)
             found.append(slice(int(start), int(max(stop, start))))
         return found[0], found[1], found[2]
+
+
+def profile(z: Floats, nodes: NDArray[np.float64], values: NDArray[np.float64]) -> Floats:
+    """Return a piecewise linear function of height, to the nearest 0.25 mm (a fast ``np.interp``)."""
+    table = np.interp(np.arange(-200.0, 800.0, 0.5), nodes, values).astype(np.float32)
+    found: Floats = table[np.clip((z * 2.0 + 400.5).astype(np.int32), 0, len(table) - 1)]
+    return found
 
 
 def splat(points: NDArray[np.float64], weights: NDArray[np.float64], shape: tuple[int, ...]) -> Floats:

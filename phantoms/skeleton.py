@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from phantoms import labels as L
-from phantoms.anatomy import BOXY, CAGE_A, CAGE_B, CAGE_Y, CAGE_Z, Canvas, Point, ellipsoid
-from phantoms.fields import Floats
+from phantoms import labels as ids
+from phantoms.anatomy import BOXY, CAGE_A, CAGE_B, CAGE_Y, CAGE_Z, Canvas, Mask, Point, ellipsoid
+from phantoms.fields import Floats, profile
 
 Points = NDArray[np.float64]
 
@@ -18,6 +18,9 @@ CENTRES = (EDGES[:-1] + EDGES[1:]) / 2
 NAMED = 19  # L5 to C6
 SPINE_Z = np.array([0, 60, 120, 200, 280, 340, 390, 430, 500], dtype=float)
 SPINE_Y = np.array([38, 30, 33, 44, 53, 54, 48, 36, 20], dtype=float)
+
+SIZE_Z = np.array([0.0, 100.0, 200.0, 440.0, 500.0])
+SIZE = np.array([1.0, 0.94, 0.8, 0.58, 0.5])
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,6 @@ class Strut:
     sheet: bool = False
 
 
-def spine_y(z: Points | Floats) -> Points:
-    """Return the y of the vertebral bodies' centres at height ``z``."""
-    found: Points = np.interp(z, SPINE_Z, SPINE_Y)
-    return found
-
-
 def level_z(name: str) -> float:
     """Return the centre height of a vertebra: ``"T1"`` … ``"L5"``."""
     index = 5 - int(name[1:]) if name[0] == "L" else 17 - int(name[1:])
@@ -58,35 +55,41 @@ def spine(canvas: Canvas) -> None:
     frame = canvas.frame
     box = frame.box((-46, 5, -20), (46, 118, 500))
     x, z = frame.x[box], frame.z[box]
-    y = frame.y[box] - spine_y(z).astype(np.float32)
+    y = frame.y[box] - profile(z, SPINE_Z, SPINE_Y)
     index = np.clip(np.searchsorted(EDGES, z) - 1, 0, len(LEVELS) - 1)
     height = np.array(LEVELS, np.float32)[index]
     offset = (z - CENTRES[index].astype(np.float32)) / height  # -0.5 … 0.5 within a level
-    size = np.interp(z, [0, 100, 200, 440, 500], [1.0, 0.94, 0.8, 0.58, 0.5]).astype(np.float32)
+    size = profile(z, SIZE_Z, SIZE)
     waist = size * (0.93 + 0.28 * np.abs(offset))
     body = np.sqrt((x / (26 * waist)) ** 2 + (y / (18.5 * waist)) ** 2)
-    arch_y = y - 18.5 * size
-    ring = np.sqrt(x**2 + (arch_y - 9) ** 2)
+    ring = np.sqrt(x**2 + (y - 18.5 * size - 9) ** 2)
     canal = ring < 8.5
-    arch = (ring < 14.5) & ~canal & (arch_y > -4) & (np.abs(offset + 0.05) < 0.34)
-    sag = offset * height + 0.45 * (arch_y - 18)
-    spinous = (np.abs(x) < 3.8) & (arch_y > 16) & (arch_y < 16 + 26 * size**0.5) & (np.abs(sag) < 6.5)
-    transverse = (np.abs(x) < 20 + 18 * size) & (np.abs(arch_y - 8 - 0.15 * np.abs(x)) < 4.5)
-    transverse &= (np.abs(offset - 0.12) < 0.18) & ~canal
-    bone = ((body < 1) & (np.abs(offset) < 0.4)) | arch | spinous | transverse
+    bone = ((body < 1) & (np.abs(offset) < 0.4)) | _arch(x, y - 18.5 * size, offset, height, size)
     disc = (body < 0.97) & ~bone
-    named = np.where(index < NAMED, L.L5 + index, 0)
-    density = canvas.rng("bone-density").normal(1.0, 0.12)
     canvas.paint(box, disc, 85.0)
-    canvas.paint(box, canal & (ring < 5.2), 38.0, L.SPINAL_CORD)
+    canvas.paint(box, canal & (ring < 5.2), 38.0, ids.SPINAL_CORD)
     canvas.paint(box, bone, 620.0)
+    density = canvas.rng("bone-density").normal(1.0, 0.12)
     marrow = (body < 0.86) & (np.abs(offset) < 0.34)
     canvas.hu[box][marrow] = (210.0 * density + 35 * canvas.rough("trabeculae", 6.0, box))[marrow]
-    canvas.labels[box][bone] = named[bone]
+    canvas.labels[box][bone] = np.where(index < NAMED, ids.L5 + index, 0)[bone]
     canvas.labels[box][disc] = 0
     beside = (np.abs(x) < 24 * size + 9) & (y > 4) & ~bone & ~canal & (body > 1) & (canvas.rho[box] < 1)
     canvas.paint(box, beside, 52.0)
     canvas.cavity[box] &= ~(bone | disc | canal | beside)
+
+
+def _arch(x: Floats, behind: Floats, offset: Floats, height: Floats, size: Floats) -> Mask:
+    """Return the neural arches with spinous and transverse processes; ``behind`` is mm behind the body."""
+    ring = np.sqrt(x**2 + (behind - 9) ** 2)
+    canal = ring < 8.5
+    arch = (ring < 14.5) & (behind > -4) & (np.abs(offset + 0.05) < 0.34)
+    sag = offset * height + 0.45 * (behind - 18)
+    spinous = (np.abs(x) < 3.8) & (behind > 16) & (behind < 16 + 26 * size**0.5) & (np.abs(sag) < 6.5)
+    transverse = (np.abs(x) < 20 + 18 * size) & (np.abs(behind - 8 - 0.15 * np.abs(x)) < 4.5)
+    transverse &= np.abs(offset - 0.12) < 0.18
+    found: Mask = (arch | spinous | transverse) & ~canal
+    return found
 
 
 def on_cage(angle: Points, z: Points, outside_mm: float) -> tuple[Points, Points]:
@@ -120,7 +123,7 @@ def rib(number: int, side: float, step_mm: float = 2.0) -> tuple[Points, Points]
     # the rib leaves the spine almost level, then slopes down faster towards the front
     z = start_z + 6 * np.sin(np.clip(t * 8, 0, np.pi)) - drop * np.clip(t / 0.83, 0, 1) ** 1.25
     points, normals = on_cage(side * angle, z, 5.0)
-    head = np.array([side * 17.0, float(spine_y(start_z)) + 12.0, start_z])
+    head = np.array([side * 17.0, float(np.interp(start_z, SPINE_Z, SPINE_Y)) + 12.0, start_z])
     blend = np.clip(1.0 - (angle - 0.13) / 0.35, 0, 1)[:, None] ** 1.5
     return points * (1 - blend) + head * blend, normals
 
@@ -130,7 +133,7 @@ def struts(canvas: Canvas, step_mm: float = 2.0) -> list[Strut]:
     density = float(canvas.rng("bone-density").normal(1.0, 0.12))
     hard = (720.0 * density, 260.0 * density)
     bones: list[Strut] = []
-    for side, first in ((1.0, L.LEFT_RIB_1), (-1.0, L.RIGHT_RIB_1)):
+    for side, first in ((1.0, ids.LEFT_RIB_1), (-1.0, ids.RIGHT_RIB_1)):
         for number in range(1, 13):
             points, normals = rib(number, side, step_mm)
             bones.append(Strut(first + number - 1, points, normals, (3.6, 6.6 if number < 12 else 5.0), hard))
@@ -155,7 +158,7 @@ def _cartilage(points: Points, number: int, side: float) -> Strut:
     middle = (0.55 * end[0] + side * 8, 0.3 * end[1] + 0.7 * front, 0.6 * end[2] + 0.4 * target_z)
     curve = _line([end, middle, (side * 17.0, front, target_z)], 2.5)
     normal = np.tile([0.0, -1.0, 0.0], (len(curve), 1))
-    return Strut(L.COSTAL_CARTILAGE, curve, normal, (3.4, 5.5), (105.0, 90.0))
+    return Strut(ids.COSTAL_CARTILAGE, curve, normal, (3.4, 5.5), (105.0, 90.0))
 
 
 def _sternum(hard: tuple[float, float], step_mm: float) -> Strut:
@@ -165,11 +168,12 @@ def _sternum(hard: tuple[float, float], step_mm: float) -> Strut:
     across = np.linspace(-1, 1, max(5, int(30 / step_mm)))
     points = np.stack([np.outer(half, across).ravel(), np.repeat(y, len(across)), np.repeat(z, len(across))], axis=1)
     normals = np.tile([0.0, -1.0, 0.0], (len(points), 1))
-    return Strut(L.STERNUM, points, normals, (5.5, 3.0), (0.75 * hard[0], 0.7 * hard[1]), sheet=True)
+    return Strut(ids.STERNUM, points, normals, (5.5, 3.0), (0.75 * hard[0], 0.7 * hard[1]), sheet=True)
 
 
 def _shoulder(canvas: Canvas, side: float, hard: tuple[float, float], step_mm: float) -> list[Strut]:
     left = side > 0
+    soft = (0.5 * hard[0], 0.6 * hard[1])
     raise_mm = canvas.rng("shoulders").normal(0, 4) + canvas.rng(f"shoulder-{side}").normal(0, 2)
     clavicle = _line(
         [
@@ -179,7 +183,7 @@ def _shoulder(canvas: Canvas, side: float, hard: tuple[float, float], step_mm: f
         step_mm,
     )  # fmt: skip
     out = np.tile([0.0, -1.0, 0.0], (len(clavicle), 1))
-    collar = Strut(L.LEFT_CLAVICLE if left else L.RIGHT_CLAVICLE, clavicle, out, (5.0, 5.4), hard)
+    collar = Strut(ids.LEFT_CLAVICLE if left else ids.RIGHT_CLAVICLE, clavicle, out, (5.0, 5.4), hard)
     blade_z, across = np.meshgrid(np.arange(285.0, 402.0, step_mm), np.linspace(0, 1, int(95 / step_mm)))
     inner = np.interp(blade_z, [285, 300, 380, 402], [106, 88, 74, 84])
     outer = np.interp(blade_z, [285, 300, 380, 402], [110, 112, 142, 146])
@@ -188,13 +192,13 @@ def _shoulder(canvas: Canvas, side: float, hard: tuple[float, float], step_mm: f
     y = np.minimum(np.interp(blade_z, CAGE_Z, CAGE_Y) + depth + 18, 84)
     points = np.stack([side * x, y, blade_z + raise_mm], axis=-1).reshape(-1, 3)
     back = np.tile([side * 0.45, 0.89, 0.0], (len(points), 1))
-    thin = Strut(L.LEFT_SCAPULA if left else L.RIGHT_SCAPULA, points, back, (1.8, 2.4), hard, sheet=True)
+    thin = Strut(ids.LEFT_SCAPULA if left else ids.RIGHT_SCAPULA, points, back, (1.8, 2.4), hard, sheet=True)
     ridge = _line([(side * 78, 84, 384), (side * 120, 80, 398), (side * 158, 46, 412)], step_mm)
     ridge[:, 2] += raise_mm
-    crest = Strut(thin.label, ridge, np.tile([0.0, 1.0, 0.0], (len(ridge), 1)), (5.0, 4.5), hard)
+    crest = Strut(thin.label, ridge, np.tile([0.0, 1.0, 0.0], (len(ridge), 1)), (4.0, 4.0), soft)
     rim = _line([(side * 110, 74, 296), (side * 140, 52, 372), (side * 148, 34, 396)], step_mm)
     rim[:, 2] += raise_mm
-    edge = Strut(thin.label, rim, np.tile([side * 1.0, 0.0, 0.0], (len(rim), 1)), (4.0, 4.0), hard)
+    edge = Strut(thin.label, rim, np.tile([side * 1.0, 0.0, 0.0], (len(rim), 1)), (3.0, 3.0), soft)
     return [collar, thin, crest, edge]
 
 
@@ -226,7 +230,7 @@ def stamp(canvas: Canvas, strut: Strut) -> None:
 def humeri(canvas: Canvas) -> None:
     """Paint the humeral heads with the upper shafts."""
     frame = canvas.frame
-    for side, label in ((1.0, L.LEFT_HUMERUS), (-1.0, L.RIGHT_HUMERUS)):
+    for side, label in ((1.0, ids.LEFT_HUMERUS), (-1.0, ids.RIGHT_HUMERUS)):
         centre: Point = (side * 166, 18, 398)
         box = frame.box((centre[0] - 30, -20, 360), (centre[0] + 30, 56, 440))
         level = ellipsoid(frame, box, centre, (23, 23, 23))
