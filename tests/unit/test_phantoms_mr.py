@@ -64,7 +64,7 @@ def test_oedema_is_bright_on_flair_and_the_rim_enhances(tumour: BrainMr) -> None
     assert gain[0] > 1.6 * gain[1]
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(6))
 def test_tumour_lies_on_the_side_it_names(seed: int) -> None:
     brain = make_brain_mr(seed, tumour=True, voxel_mm=COARSE)
     where = np.argwhere(np.isin(brain.labels, (1, 4)))
@@ -73,7 +73,7 @@ def test_tumour_lies_on_the_side_it_names(seed: int) -> None:
     assert abs(x_mm.mean()) > 10
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_labels_follow_brats_and_truth_counts_them(seed: int) -> None:
     brain = make_brain_mr(seed, tumour=True, voxel_mm=COARSE)
     assert set(np.unique(brain.labels)) <= {0, 1, 2, 4}
@@ -103,13 +103,13 @@ def test_one_seed_is_one_head_at_every_resolution() -> None:
 
 
 def test_brains_have_human_size() -> None:
-    litres = [make_brain_mr(s, tumour=False, voxel_mm=COARSE).brain_mask.sum() * 6.4e-5 for s in range(10)]
+    litres = [make_brain_mr(s, tumour=False, voxel_mm=COARSE).brain_mask.sum() * 6.4e-5 for s in range(6)]
     assert 1.0 < min(litres) < max(litres) < 1.8
     assert np.ptp(litres) > 0.05
 
 
 def test_chance_gives_a_tumour_to_about_six_in_ten() -> None:
-    rate = np.mean([make_brain_mr(s, voxel_mm=(8.0, 8.0, 8.0)).has_tumour for s in range(60)])
+    rate = np.mean([make_brain_mr(s, voxel_mm=(16.0, 16.0, 16.0)).has_tumour for s in range(60)])
     assert 0.4 < rate < 0.8
 
 
