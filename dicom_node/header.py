@@ -40,11 +40,8 @@ _NAMES = {
     int(Tag("PatientName")): "patient_name",
     int(Tag("ReferringPhysicianName")): "referring_physician",
 }
-_NUMBERS = {
-    int(Tag("SeriesNumber")): "series_number",
-    int(Tag("InstanceNumber")): "instance_number",
-}
-_WANTED = frozenset({_CHARACTER_SET, *_UIDS, *_TEXTS, *_NAMES, *_NUMBERS})
+_SERIES_NUMBER, _INSTANCE_NUMBER = int(Tag("SeriesNumber")), int(Tag("InstanceNumber"))
+_WANTED = frozenset({_CHARACTER_SET, *_UIDS, *_TEXTS, *_NAMES, _SERIES_NUMBER, _INSTANCE_NUMBER})
 
 
 def valid_uid(uid: str, *, what: str) -> str:
@@ -84,8 +81,8 @@ def read_header(data: bytes, transfer_syntax_uid: str) -> InstanceHeader:
         **uids,
         **texts,
         **names,
-        series_number=_number(values.get(int(Tag("SeriesNumber")), b"")),
-        instance_number=_number(values.get(int(Tag("InstanceNumber")), b"")),
+        series_number=_number(values.get(_SERIES_NUMBER, b"")),
+        instance_number=_number(values.get(_INSTANCE_NUMBER, b"")),
         transfer_syntax_uid=transfer_syntax_uid,
     )
 
@@ -107,10 +104,8 @@ def _encodings(raw: bytes) -> list[str]:
 
 def _text(raw: bytes, encodings: list[str], delimiters: set[int]) -> str:
     raw = raw.rstrip(b"\0 ")
-    if raw.isascii() and b"\x1b" not in raw:
-        decoded = raw.decode("ascii")
-    else:
-        decoded = _decoded(raw, encodings, delimiters)
+    plain = raw.isascii() and b"\x1b" not in raw
+    decoded = raw.decode("ascii") if plain else _decoded(raw, encodings, delimiters)
     return "".join(c for c in decoded if c.isprintable()).strip()
 
 

@@ -104,7 +104,7 @@ class Inbox:
         with lock, self.instances.written(file_head(incoming.meta), incoming.dataset) as temporary:
             return _with_patience(partial(register, temporary))
 
-    def _register(  # noqa: PLR0913 one row and one file
+    def _register(
         self, header: InstanceHeader, relative: str, sha256: str, size: int, incoming: Incoming, temporary: Path
     ) -> Received:
         with unit_of_work(self.sessions, Actor(incoming.calling_ae, "peer")) as uow:

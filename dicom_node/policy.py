@@ -47,7 +47,7 @@ def judge_association(
 
 def _is_loopback(address: str) -> bool:
     try:
-        parsed = ipaddress.ip_address(address.split("%")[0])
+        parsed = ipaddress.ip_address(address.split("%", maxsplit=1)[0])
     except ValueError:
         return False
     mapped = getattr(parsed, "ipv4_mapped", None)
@@ -57,4 +57,4 @@ def _is_loopback(address: str) -> bool:
 def _same_host(configured: str, address: str) -> bool:
     if configured == "localhost":
         return _is_loopback(address)
-    return configured == address.split("%")[0].removeprefix("::ffff:")
+    return configured == address.split("%", maxsplit=1)[0].removeprefix("::ffff:")

@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import batched
+from itertools import islice
 from pathlib import Path
 
 import structlog
@@ -59,7 +59,8 @@ def reconcile(inbox: Inbox, *, called_ae: str) -> Reconciled:
 def _orphans(inbox: Inbox) -> Iterator[str]:
     """Yield the relative paths of files that have no row."""
     root = inbox.instances.root
-    for some in batched(_changed_files(root), 500):
+    files = _changed_files(root)
+    while some := list(islice(files, 500)):
         with inbox.sessions() as session:
             known = set(session.scalars(select(Instance.path).where(Instance.path.in_(some))))
         yield from (path for path in some if path not in known)

@@ -62,6 +62,7 @@ class Sent:
     item: Outgoing
     status: int | None
     error: str = ""
+    was_declined: bool = False  # the peer accepted no presentation context for it
 
     @property
     def accepted(self) -> bool:
@@ -98,11 +99,11 @@ def store(peer: Address, items: Sequence[Outgoing]) -> Iterator[Sent]:
 
 
 def _batches(items: Sequence[Outgoing]) -> Iterator[list[Outgoing]]:
-    """Cut into runs that need at most 128 presentation contexts each; order is kept."""
+    """Cut into runs that need at most 128 presentation contexts each, Verification included; order is kept."""
     batch: list[Outgoing] = []
     contexts: set[tuple[str, str]] = set()
     for item in items:
-        if len(contexts | {item.syntax}) > MAX_CONTEXTS:
+        if len(contexts | {item.syntax}) >= MAX_CONTEXTS:
             yield batch
             batch, contexts = [], set()
         batch.append(item)
@@ -112,7 +113,10 @@ def _batches(items: Sequence[Outgoing]) -> Iterator[list[Outgoing]]:
 
 
 def _store_batch(peer: Address, batch: Sequence[Outgoing]) -> Iterator[Sent]:
-    contexts = [build_context(UID(sop), [UID(syntax)]) for sop, syntax in dict.fromkeys(i.syntax for i in batch)]
+    # with Verification among them an association is accepted even if none of the files' contexts is,
+    # and every file gets a reason of its own
+    contexts = [build_context(Verification, [ImplicitVRLittleEndian])]
+    contexts += [build_context(UID(sop), [UID(syntax)]) for sop, syntax in dict.fromkeys(i.syntax for i in batch)]
     losses = 0
     assoc = _associate(peer, contexts)
     try:
@@ -131,7 +135,7 @@ def _store_batch(peer: Address, batch: Sequence[Outgoing]) -> Iterator[Sent]:
 def _send(assoc: Association, item: Outgoing) -> Sent:
     taken = {(str(cx.abstract_syntax), str(cx.transfer_syntax[0])) for cx in assoc.accepted_contexts}
     if item.syntax not in taken:
-        return Sent(item, None, _why_not(assoc, item))
+        return Sent(item, None, _why_not(assoc, item), was_declined=True)
     try:
         answer = assoc.send_c_store(item.path)
     except (ValueError, AttributeError, RuntimeError, OSError) as exc:

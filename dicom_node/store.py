@@ -14,6 +14,7 @@ from config.errors import OutOfSpaceError, TransientError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _INCOMING = ".incoming"  # no UID begins with a dot
+_FILE_MODE, _FOLDER_MODE = 0o640, 0o750  # patients' data: nothing for others
 
 
 class FileStore:
@@ -31,7 +32,8 @@ class FileStore:
             TransientError: the file system does not let us.
         """
         with named_errors():
-            self.incoming.mkdir(parents=True, exist_ok=True)
+            self.root.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+            self.incoming.mkdir(mode=_FOLDER_MODE, exist_ok=True)
 
     def require_space(self, size: int) -> None:
         """Check that ``size`` bytes fit above the threshold.
@@ -63,7 +65,8 @@ class FileStore:
 
     @staticmethod
     def _write(path: Path, parts: tuple[bytes, ...]) -> None:
-        with path.open("xb", buffering=0) as file:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _FILE_MODE)
+        with open(handle, "wb", buffering=0) as file:  # noqa: PTH123 a path cannot be opened with a mode
             for part in parts:
                 rest = memoryview(part)
                 while rest:  # an unbuffered write may stop short of 2 GiB
@@ -117,7 +120,8 @@ def sync_folder(folder: Path) -> None:
 def _make_folders(folder: Path, root: Path) -> list[Path]:
     """Make ``folder`` below ``root``; return the parents that got a new name."""
     missing = [f for f in (folder, *folder.parents) if f != root and f.is_relative_to(root) and not f.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    for new in reversed(missing):
+        new.mkdir(mode=_FOLDER_MODE, exist_ok=True)
     return [f.parent for f in missing]
 
 
@@ -127,7 +131,8 @@ def _owner() -> str:
 
 
 def _owner_is_alive(name: str) -> bool:
-    host, pid, _ = (name.split("~", 2) + ["", ""])[:3]
+    host, _, rest = name.partition("~")
+    pid = rest.partition("~")[0]
     if host != socket.gethostname():
         return True  # another node's; it cleans up after itself
     if not pid.isdigit() or int(pid) == os.getpid():
