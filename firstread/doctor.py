@@ -1,0 +1,87 @@
+"""``firstread doctor``: what this installation needs, looked at one by one."""
+
+import shutil
+import sqlite3
+import sys
+from collections.abc import Callable, Iterator
+
+from config.errors import AppError
+from config.routing import load_rules
+from config.settings import Settings
+
+
+def examine(settings: Settings) -> Iterator[tuple[str, bool, str]]:
+    """Yield (what, whether it is in order, a note for the administrator)."""
+    checks: list[tuple[str, Callable[[Settings], str]]] = [
+        ("python", _python),
+        ("data folder", _data_dir),
+        ("database", _database),
+        ("routing rules", lambda s: f"{len(load_rules(s.routing).rules)} rules"),
+        ("code table", _codes),
+        ("expert packages", _experts),
+        ("language model", _vlm),
+        ("node port", lambda s: _port(s.dicom.host, s.dicom.port)),
+        ("dashboard port", lambda s: _port(s.web.host, s.web.port)),
+    ]
+    for name, check in checks:
+        try:
+            yield name, True, check(settings)
+        except (AppError, OSError, ValueError, sqlite3.Error) as exc:
+            yield name, False, str(exc)
+
+
+def _python(_: Settings) -> str:
+    if sys.version_info < (3, 11):
+        raise ValueError(f"{sys.version.split()[0]} is older than 3.11")
+    return sys.version.split()[0]
+
+
+def _data_dir(settings: Settings) -> str:
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    probe = settings.data_dir / ".doctor"
+    probe.write_bytes(b"x")
+    probe.unlink()
+    free = shutil.disk_usage(settings.data_dir).free
+    if free < settings.dicom.min_free_bytes:
+        raise OSError(
+            f"{free // 2**20} MiB free, dicom.min_free_bytes asks for {settings.dicom.min_free_bytes // 2**20}"
+        )
+    return f"{settings.data_dir.resolve()}, {free // 2**30} GiB free"
+
+
+def _database(settings: Settings) -> str:
+    from db.engine import is_current, make_engine
+
+    engine = make_engine(settings.database)
+    if not is_current(engine):
+        raise ValueError("schema is not this release's: run firstread migrate")
+    return engine.url.render_as_string(hide_password=True)
+
+
+def _codes(_: Settings) -> str:
+    from reports.codes import code_table
+
+    table = code_table()
+    return f"version {table.version}, {len(table.labels)} labels"
+
+
+def _experts(settings: Settings) -> str:
+    from worker.experts.registry import ExpertRegistry
+
+    cards = ExpertRegistry.open(settings.models.registry).cards()
+    return ", ".join(f"{c.name} {c.version}{' DEMONSTRATION' if c.demonstration else ''}" for c in cards)
+
+
+def _vlm(settings: Settings) -> str:
+    from worker.vlm.package import verify_vlm_package
+
+    card = verify_vlm_package(settings.vlm_dir).card
+    return f"{card.name} {card.version}{' DEMONSTRATION' if card.demonstration else ''}"
+
+
+def _port(host: str, port: int) -> str:
+    import socket
+
+    with socket.socket() as probe:
+        answers = probe.connect_ex((host, port)) == 0
+    return f"{host}:{port} {'is served' if answers else 'is free'}"
