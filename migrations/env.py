@@ -3,7 +3,7 @@
 A migration that rebuilds a guarded table on SQLite (batch mode) must create its triggers again; a test counts them.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import sqlalchemy as sa
 from alembic import context
@@ -17,7 +17,7 @@ from db.types import UtcDateTime
 _LOCK = 7_310_552_041  # any number; the same for every process that migrates
 
 
-def _render(kind: str, item: Any, _autogen: AutogenContext) -> str | bool:
+def _render(kind: str, item: Any, _autogen: AutogenContext) -> str | Literal[False]:
     """Write plain SQLAlchemy types into migrations, so that old ones outlive changes of ours."""
     if kind == "type" and isinstance(item, UtcDateTime):
         return "sa.DateTime(timezone=True)"

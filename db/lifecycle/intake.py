@@ -1,10 +1,11 @@
 """From the first Instance to a routed Study: receive, doubt, complete."""
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import Connection, Table, exists, select
+from sqlalchemy import Connection, Row, bindparam, exists, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -12,14 +13,13 @@ from config.errors import ConflictingInstanceError
 from config.routing import RoutingVerdict, StudyFacts
 from db.audit import AuditTag
 from db.image_set import image_set_sha256
-from db.lifecycle.deliveries import withdraw_drafts
-from db.lifecycle.moves import locked, move_reading, move_report
+from db.lifecycle.late import reopen
+from db.lifecycle.moves import locked, move_reading
 from db.lifecycle.queueing import next_reminder
-from db.lifecycle.tables import WAITING_READINGS
 from db.lifecycle.values import InstanceHeader, Received
 from db.models import Base, Instance, Quarantined, Reading, Series, Study
-from db.report_models import Report, Signature
-from db.types import Priority, ReadingState, ReportState, utcnow
+from db.report_models import Report
+from db.types import Priority, ReadingState, UtcDateTime, utcnow
 from db.uow import UnitOfWork
 
 _STUDY_FIELDS = (
@@ -37,6 +37,37 @@ _STUDY_FIELDS = (
 )
 _SERIES_FIELDS = ("series_instance_uid", "modality", "series_number", "series_description", "body_part")
 _IDENTITY_REASON = "images of this study name more than one Patient ID"
+_INSERTS: dict[str, Callable[[Any], Any]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+
+# C-STORE's hot path: built once, columns instead of objects
+_STUDY = (
+    select(Study.id, Study.revision, Study.patient_id, Study.identity_conflict)
+    .where(Study.study_instance_uid == bindparam("uid"))
+    .with_for_update(key_share=True)
+)
+_INSTANCE = select(Instance.id, Instance.study_id, Instance.sha256).where(Instance.sop_instance_uid == bindparam("uid"))
+_PLACE = select(
+    select(Series.id)
+    .where(Series.study_id == bindparam("study"), Series.series_instance_uid == bindparam("uid"))
+    .scalar_subquery()
+    .label("series_id"),
+    exists(
+        select(Reading.id).where(
+            Reading.study_id == bindparam("study"),
+            Reading.state == ReadingState.RECEIVING,
+            Reading.superseded.is_(False),
+        )
+    ).label("receiving"),
+)
+_COUNT = (
+    update(Study)
+    .where(Study.id == bindparam("study"))
+    .values(
+        instance_count=Study.instance_count + 1,
+        last_received_at=bindparam("now", type_=UtcDateTime),
+        quiet_s=bindparam("quiet"),
+    )
+)
 
 
 def receive_instance(
@@ -59,19 +90,22 @@ def receive_instance(
     Raises:
         ConflictingInstanceError: its UID is held with other bytes.
     """
+    connection = uow.session.connection()
     study = _study_row(uow, header, calling_ae=calling_ae, called_ae=called_ae, quiet_s=quiet_s)
-    held = _held_instance(uow, header.sop_instance_uid, sha256)
+    revision: int = study.revision
+    held = _held_instance(connection, header.sop_instance_uid, sha256)
     if held is not None:
-        return _duplicate(uow, held, study.revision)
-    if study.instance_count:
-        _reopen_if_complete(uow, study)
-    _notice_identity(uow, study, header)
-    series_id = _series_id(uow, study, header)
-    instance_id = uuid4()
+        return _duplicate(uow, held, header.sop_instance_uid, revision)
+    place = connection.execute(_PLACE, {"study": study.id, "uid": header.series_instance_uid}).one()
+    if not place.receiving:
+        revision = reopen(uow, study.id)
+    if not study.identity_conflict and _fit(Study, "patient_id", header.patient_id) != study.patient_id:
+        _notice_identity(uow, study.id, header)
+    now = utcnow()
     values = {
-        "id": instance_id,
+        "id": uuid4(),
         "study_id": study.id,
-        "series_id": series_id,
+        "series_id": place.series_id or _add_series(uow, study.id, header),
         "sop_instance_uid": header.sop_instance_uid,
         "sop_class_uid": header.sop_class_uid,
         "transfer_syntax_uid": header.transfer_syntax_uid,
@@ -79,19 +113,17 @@ def receive_instance(
         "sha256": sha256,
         "size_bytes": size_bytes,
         "path": path,
-        "revision": study.revision,
+        "revision": revision,
         "calling_ae": _fit(Instance, "calling_ae", calling_ae),
-        "received_at": utcnow(),
+        "received_at": now,
     }
-    if not _insert_if_absent(uow.session, Instance, values):
+    if not _insert_if_absent(connection, Instance, values):
         # the same UID came in under another Study at the same moment
-        held = _held_instance(uow, header.sop_instance_uid, sha256)
+        held = _held_instance(connection, header.sop_instance_uid, sha256)
         assert held is not None
-        return _duplicate(uow, held, study.revision)
-    study.instance_count += 1
-    study.last_received_at = utcnow()
-    study.quiet_s = quiet_s
-    return Received(study.id, instance_id, is_new=True, revision=study.revision)
+        return _duplicate(uow, held, header.sop_instance_uid, revision)
+    connection.execute(_COUNT, {"study": study.id, "now": now, "quiet": quiet_s})
+    return Received(study.id, values["id"], is_new=True, revision=revision)
 
 
 def quarantine(
@@ -191,24 +223,20 @@ def complete(uow: UnitOfWork, reading_id: UUID, verdict: RoutingVerdict) -> Read
     return reading.state
 
 
-def _study_row(uow: UnitOfWork, header: InstanceHeader, *, calling_ae: str, called_ae: str, quiet_s: float) -> Study:
+def _study_row(
+    uow: UnitOfWork, header: InstanceHeader, *, calling_ae: str, called_ae: str, quiet_s: float
+) -> Row[UUID, int, str, bool]:
     """Return the Study, locked; add it, its Report and its first Reading when it is new."""
-    session = uow.session
-    query = (
-        select(Study)
-        .where(Study.study_instance_uid == header.study_instance_uid)
-        .with_for_update(key_share=True)
-        .execution_options(populate_existing=True)
-    )
-    study = session.scalar(query)
-    if study is not None:
-        return study
+    connection = uow.session.connection()
+    row = connection.execute(_STUDY, {"uid": header.study_instance_uid}).one_or_none()
+    if row is not None:
+        return row
     now = utcnow()
     values: dict[str, Any] = {name: _fit(Study, name, getattr(header, name)) for name in _STUDY_FIELDS}
     values |= {
         "id": uuid4(),
-        "modalities": _fit(Study, "modalities", header.modality),
-        "body_part": _fit(Study, "body_part", header.body_part),
+        "modalities": "",
+        "body_part": "",
         "calling_ae": _fit(Study, "calling_ae", calling_ae),
         "called_ae": _fit(Study, "called_ae", called_ae),
         "revision": 1,
@@ -219,118 +247,54 @@ def _study_row(uow: UnitOfWork, header: InstanceHeader, *, calling_ae: str, call
         "quiet_s": quiet_s,
     }
     # two associations may bring the first two images at once: one of them adds the Study, both go on
-    if _insert_if_absent(session, Study, values):
-        session.add_all([Report(study_id=values["id"]), Reading(study_id=values["id"], revision=1)])
+    if _insert_if_absent(connection, Study, values):
+        uow.session.add_all([Report(study_id=values["id"]), Reading(study_id=values["id"], revision=1)])
         uow.audit(AuditTag.STUDY_RECEIVED, study_id=values["id"], detail={"calling_ae": calling_ae})
-        session.flush()
-    return session.scalars(query).one()
+        uow.session.flush()
+    return connection.execute(_STUDY, {"uid": header.study_instance_uid}).one()
 
 
-def _held_instance(uow: UnitOfWork, sop_instance_uid: str, sha256: str) -> Instance | None:
-    held = uow.session.scalar(select(Instance).where(Instance.sop_instance_uid == sop_instance_uid))
+def _held_instance(connection: Connection, sop_instance_uid: str, sha256: str) -> Row[UUID, UUID, str] | None:
+    held = connection.execute(_INSTANCE, {"uid": sop_instance_uid}).one_or_none()
     if held is not None and held.sha256 != sha256:
         raise ConflictingInstanceError("this SOP Instance UID is held with other bytes")
     return held
 
 
-def _duplicate(uow: UnitOfWork, held: Instance, revision: int) -> Received:
-    uow.audit(
-        AuditTag.INSTANCE_DUPLICATE, study_id=held.study_id, object_type="instance", object_id=held.sop_instance_uid
-    )
+def _duplicate(uow: UnitOfWork, held: Row[UUID, UUID, str], uid: str, revision: int) -> Received:
+    uow.audit(AuditTag.INSTANCE_DUPLICATE, study_id=held.study_id, object_type="instance", object_id=uid)
     return Received(held.study_id, held.id, is_new=False, revision=revision)
 
 
-def _notice_identity(uow: UnitOfWork, study: Study, header: InstanceHeader) -> None:
-    if _fit(Study, "patient_id", header.patient_id) == study.patient_id or study.identity_conflict:
-        return
-    study.identity_conflict = True
+def _notice_identity(uow: UnitOfWork, study_id: UUID, header: InstanceHeader) -> None:
+    locked(uow, Study, study_id).identity_conflict = True
     uow.audit(
         AuditTag.STUDY_IDENTITY_CONFLICT,
         outcome="failure",
-        study_id=study.id,
+        study_id=study_id,
         object_type="instance",
         object_id=header.sop_instance_uid,
         detail={"reason": _IDENTITY_REASON},
     )
 
 
-def _series_id(uow: UnitOfWork, study: Study, header: InstanceHeader) -> UUID:
-    """Return the id of the Series, added when it is new; the Study row's lock keeps others away."""
-    session = uow.session
-    uid = header.series_instance_uid
-    found = session.scalar(select(Series.id).where(Series.study_id == study.id, Series.series_instance_uid == uid))
-    if found is not None:
-        return found
-    series = Series(id=uuid4(), study_id=study.id)
+def _add_series(uow: UnitOfWork, study_id: UUID, header: InstanceHeader) -> UUID:
+    """Add a Series and return its id; the Study row's lock keeps others away."""
+    series = Series(id=uuid4(), study_id=study_id)
     for name in _SERIES_FIELDS:
         setattr(series, name, _fit(Series, name, getattr(header, name)))
-    session.add(series)
-    study.modalities = _merged(Study, "modalities", study.modalities, header.modality)
-    study.body_part = _merged(Study, "body_part", study.body_part, header.body_part)
-    session.flush()
+    uow.session.add(series)
+    study = locked(uow, Study, study_id)
+    study.modalities = _merged("modalities", study.modalities, header.modality)
+    study.body_part = _merged("body_part", study.body_part, header.body_part)
+    uow.session.flush()
     return series.id
 
 
-def _reopen_if_complete(uow: UnitOfWork, study: Study) -> None:
-    """Start a new revision when the present one no longer receives."""
-    session = uow.session
-    current = session.execute(
-        select(Reading.id, Reading.state).where(Reading.study_id == study.id, Reading.superseded.is_(False))
-    ).all()
-    if any(state is ReadingState.RECEIVING for _, state in current):
-        return
-    study.revision += 1
-    uow.audit(AuditTag.STUDY_REVISED, study_id=study.id, detail={"revision": study.revision})
-    for reading_id, _ in current:
-        _supersede(uow, locked(uow, Reading, reading_id), study.revision)
-    session.add(Reading(study_id=study.id, revision=study.revision))
-    _invalidate_report(uow, study)
-    session.flush()
-
-
-def _supersede(uow: UnitOfWork, reading: Reading, revision: int) -> None:
-    reason = f"images arrived later: superseded by revision {revision}"
-    reading.superseded = True
-    uow.audit(
-        AuditTag.READING_SUPERSEDED, study_id=reading.study_id, reading_id=reading.id, detail={"by_revision": revision}
-    )
-    if reading.state in WAITING_READINGS:
-        # a worker that runs it is fenced off by the state and finds out at its next heartbeat
-        move_reading(uow, reading, ReadingState.NO_DRAFT, reason=reason)
-        reading.finished_at = utcnow()
-
-
-def _invalidate_report(uow: UnitOfWork, study: Study) -> None:
-    session = uow.session
-    report_id = session.scalar(select(Report.id).where(Report.study_id == study.id))
-    assert report_id is not None
-    report = locked(uow, Report, report_id)
-    if session.scalar(select(exists().where(Signature.report_id == report.id))):
-        report.late_images = True
-        uow.audit(
-            AuditTag.REPORT_LATE_IMAGES,
-            study_id=study.id,
-            report_id=report.id,
-            detail={"revision": study.revision},
-        )
-    elif report.state is not ReportState.UNREAD:
-        if report.draft_id is not None:
-            withdraw_drafts(uow, report.draft_id)
-        move_report(uow, report, ReportState.UNREAD, detail={"revision": study.revision})
-        report.draft_id = None
-        report.sections = {}
-        report.image_set_sha256 = ""
-        report.locked_by = report.locked_at = None
-
-
-def _insert_if_absent(session: Session, kind: type[Base], values: dict[str, Any]) -> bool:
+def _insert_if_absent(connection: Connection, kind: type[Base], values: dict[str, Any]) -> bool:
     """Insert one row unless a unique key exists; on PostgreSQL this waits for whoever inserts it now."""
-    connection: Connection = session.connection()
-    table = kind.__table__
-    assert isinstance(table, Table)
-    insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(table)
-    result = connection.execute(insert.values(**values).on_conflict_do_nothing())
-    return result.rowcount == 1
+    insert = _INSERTS[connection.dialect.name](kind.__table__)
+    return connection.execute(insert.on_conflict_do_nothing(), values).rowcount == 1
 
 
 def _fit(kind: type[Base], column: str, value: Any) -> Any:
@@ -341,7 +305,8 @@ def _fit(kind: type[Base], column: str, value: Any) -> Any:
     return value.replace("\x00", "")[:length]
 
 
-def _merged(kind: type[Base], column: str, present: str, added: str) -> str:
+def _merged(column: str, present: str, added: str) -> str:
+    """Return a Study's comma separated words with one more, sorted."""
     words = {w for w in (*present.split(","), added) if w}
-    fitted: str = _fit(kind, column, ",".join(sorted(words)))
+    fitted: str = _fit(Study, column, ",".join(sorted(words)))
     return fitted
