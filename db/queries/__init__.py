@@ -1,0 +1,49 @@
+"""Questions that change nothing; pass a plain session, not a unit of work."""
+
+from db.image_set import image_set_sha256
+from db.queries.details import (
+    DeliveryRow,
+    InstancePath,
+    ReadingDetail,
+    Reception,
+    ReportDetail,
+    SeriesRow,
+    StudyDetail,
+    Tracer,
+    deliveries,
+    instance_paths,
+    reading_detail,
+    report_detail,
+    study_detail,
+    tracer,
+)
+from db.queries.record import Problems, ReadingProblem, audit_events, find_studies, problems
+from db.queries.worklist import Tab, Worklist, WorklistRow, worklist, worklist_row
+
+__all__ = [
+    "DeliveryRow",
+    "InstancePath",
+    "Problems",
+    "ReadingDetail",
+    "ReadingProblem",
+    "Reception",
+    "ReportDetail",
+    "SeriesRow",
+    "StudyDetail",
+    "Tab",
+    "Tracer",
+    "Worklist",
+    "WorklistRow",
+    "audit_events",
+    "deliveries",
+    "find_studies",
+    "image_set_sha256",
+    "instance_paths",
+    "problems",
+    "reading_detail",
+    "report_detail",
+    "study_detail",
+    "tracer",
+    "worklist",
+    "worklist_row",
+]
