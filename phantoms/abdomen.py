@@ -67,12 +67,13 @@ def _liver(canvas: Canvas) -> None:
     mask = canvas.claim(box, level, volume, float(rng.normal(108, 7)), ids.LIVER)
     texture = canvas.rough("liver-texture", 9.0, box)
     canvas.hu[box][mask] += 3.0 * texture[mask]
-    for nodes, radii in (
+    veins: list[tuple[list[Point], list[float]]] = [
         ([(-22, 0, 222), (-60, 10, 214), (-95, 15, 200)], [6.0, 4.5, 2.0]),
         ([(-22, -2, 224), (-45, -40, 216), (-62, -62, 200)], [5.5, 4.0, 2.0]),
         ([(-22, -2, 224), (5, -40, 220), (30, -55, 214)], [5.0, 3.5, 2.0]),
         ([(-30, -14, 165), (-58, -8, 180), (-92, 20, 172)], [6.5, 5.0, 2.0]),
-    ):
+    ]
+    for nodes, radii in veins:
         vein = tube(frame, box, nodes, radii) < 1
         canvas.paint(box, mask & vein, 142.0)
     bladder: Point = (-52, -56, 128)

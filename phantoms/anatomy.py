@@ -14,6 +14,7 @@ from phantoms import labels as ids
 from phantoms.fields import Box, Floats, Frame, Physique, SmoothNoise, profile, stream
 
 Mask = NDArray[np.bool_]
+Doubles = NDArray[np.float64]
 Point = tuple[float, float, float]
 
 # Inner surface of the rib cage and abdominal wall: half width, half depth, centre y, by z.
@@ -101,9 +102,10 @@ class Canvas:
         wanted = 0 if volume_ml is None else round(volume_ml / self.frame.grid.voxel_ml)
         values = level[free]
         if 0 < wanted < values.size:
-            mask = free & (level < np.partition(values, wanted)[wanted])
+            threshold = float(np.partition(values, wanted)[wanted])
+            mask = free & (level < threshold)
         self.paint(box, mask, hu, label)
-        return mask
+        return np.asarray(mask)
 
 
 def whole(frame: Frame) -> Box:
@@ -118,11 +120,12 @@ def cage_at(z: Floats) -> tuple[Floats, Floats, Floats]:
     return a, b, y
 
 
-def boxy_radius(u: Floats, v: Floats) -> Floats:
+def boxy_radius(u: Floats | Doubles, v: Floats | Doubles) -> Floats:
     """Return the radius of the unit curve between ellipse and rectangle on which (u, v) lies."""
-    uu, vv = u * u, v * v
+    uu, vv = (u * u).astype(np.float32), (v * v).astype(np.float32)
     both = uu + vv
-    return np.sqrt(both - BOXY * uu * vv / np.maximum(both, 1e-6))
+    radius: Floats = np.sqrt(both - BOXY * uu * vv / np.maximum(both, 1e-6))
+    return radius
 
 
 def ellipsoid(frame: Frame, box: Box, centre: Point, semi: Point, axis: Point | None = None) -> Floats:
@@ -171,7 +174,7 @@ def trunk(canvas: Canvas) -> None:
     canvas.rho = boxy_radius(x / a, (y - yc) / b)
     a = profile(z, BODY_Z, BODY_A)
     b = profile(z, BODY_Z, BODY_B)
-    yc = np.float32(0.6) * yc + np.float32(4.0)
+    yc = (0.6 * yc + 4.0).astype(np.float32)
     # fat lies thicker on the belly than on the chest, thinnest over the shoulders
     layer = np.float32(fat) * profile(z, FAT_Z, FAT_SHARE)
     muscle = boxy_radius(x / a, (y - yc) / b)

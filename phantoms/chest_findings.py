@@ -107,7 +107,7 @@ def _spot(scene: Scene, name: str, sign: float, z_range: tuple[float, float]) ->
     canvas = scene.canvas
     frame, rng = canvas.frame, canvas.rng(name)
     x = frame.x * np.float32(sign)
-    good = canvas.lungs & (x > 50) & (canvas.rho < 0.82) & (frame.z > z_range[0]) & (frame.z < z_range[1])
+    good = canvas.lungs & (x > 54) & (canvas.rho < 0.78) & (frame.z > z_range[0]) & (frame.z < z_range[1])
     cells = np.flatnonzero(good)
     if cells.size == 0:
         cells = np.flatnonzero(scene.half(sign))
@@ -167,15 +167,15 @@ def _lumps(scene: Scene, finding: str, radii: tuple[float, float], count: int, r
         for n in range(count):
             radius = float(rng.uniform(*radii))
             name = f"{finding}-{sign}-{n}"
-            centre = _spot(scene, name, sign, (268.0, 392.0))
+            centre = _spot(scene, name, sign, (280.0, 388.0))
             semi = tuple(radius * rng.uniform(0.88, 1.14, 3))
             box, level = _blob(scene, name, centre, (semi[0], semi[1], semi[2]), rough)
-            scene.fill(box, 0.5 + (1.0 - level) * np.float32(radius / 3.0), SOFT_TISSUE_HU + 25.0)
+            scene.fill(box, 0.5 + (1.0 - level) * np.float32(radius / 2.0), SOFT_TISSUE_HU + 90.0)
 
 
 def _nodule(scene: Scene) -> None:
     count = int(scene.canvas.rng("nodule-count").choice([1, 1, 2, 3]))
-    _lumps(scene, "Nodule", (8.0, 14.0), count, 0.05)
+    _lumps(scene, "Nodule", (9.5, 15.0), count, 0.05)
 
 
 def _mass(scene: Scene) -> None:
@@ -243,7 +243,7 @@ def _atelectasis(scene: Scene) -> None:
             dz = frame.z[box] - centre[2] - tilt * dx
             disc = np.sqrt((dx / half[0]) ** 2 + (dy / half[1]) ** 2)
             share = np.clip((1.0 - disc) * 5, 0, 1) * np.clip((half[2] - np.abs(dz)) / 3.0 + 0.5, 0, 1)
-            scene.fill(box, share, SOFT_TISSUE_HU)
+            scene.fill(box, share.astype(np.float32), SOFT_TISSUE_HU)
 
 
 def _edema(scene: Scene) -> None:
@@ -288,7 +288,7 @@ def _fracture(scene: Scene) -> None:
         place = float(rng.uniform(0.36, 0.5))
         for number in range(first, min(10, first + int(rng.integers(2, 5)))):
             label = (ids.LEFT_RIB_1 if sign > 0 else ids.RIGHT_RIB_1) + number - 1
-            step = float(rng.uniform(7.0, 11.0) * rng.choice([-1.0, 1.0]))
+            step = float(rng.uniform(8.0, 12.0) * rng.choice([-1.0, 1.0]))
             scene.broken[label] = (place + float(rng.normal(0, 0.02)), step)
 
 
@@ -297,19 +297,19 @@ def _fibrosis(scene: Scene) -> None:
     box = scene.everywhere()
     rim = np.clip((canvas.rho - 0.45) / 0.35, 0, 1) * np.clip((350.0 - frame.z) / 70.0, 0, 1)
     net = canvas.rough("fibrosis", 8.0, box)
-    scene.fill(box, (rim * (0.16 + 0.12 * net)).astype(np.float32), 0.0)
+    scene.fill(box, (rim * (0.10 + 0.10 * net)).astype(np.float32), 0.0)
     rng = canvas.rng("honeycomb")
     cells = np.flatnonzero(canvas.lungs & (rim > 0.45))
     if cells.size == 0:
         return
-    cells = rng.choice(cells, 1500)
+    cells = rng.choice(cells, 1000)
     centre = np.stack([frame.x.flat[cells], frame.y.flat[cells], frame.z.flat[cells]], axis=1).astype(float)
     centre += rng.uniform(-2, 2, centre.shape)
     turn = np.linspace(0, 2 * np.pi, 20, endpoint=False)
     radius = rng.uniform(2.6, 5.2, (len(cells), 1, 1))
     ring = radius * np.stack([np.cos(turn), np.zeros_like(turn), np.sin(turn)], axis=1)[None]
     points = (centre[:, None] + ring).reshape(-1, 3)
-    scene.clouds.append((points, np.full(len(points), 6.0)))
+    scene.clouds.append((points, np.full(len(points), 5.0)))
 
 
 def _pleural_thickening(scene: Scene) -> None:
@@ -318,7 +318,7 @@ def _pleural_thickening(scene: Scene) -> None:
     a = np.interp(frame.z, CAGE_Z, CAGE_A).astype(np.float32)
     for sign in scene.signs("Pleural_Thickening"):
         rng = canvas.rng(f"pleura-{sign}")
-        thick = rng.uniform(9, 14)
+        thick = rng.uniform(10, 15)
         bottom, top = rng.uniform(215, 250), rng.uniform(350, 425)
         span = np.clip((frame.z - bottom) / 12.0, 0, 1) * np.clip((top - frame.z) / 12.0, 0, 1)
         rind = (0.965 - canvas.rho) * a < (thick + 3.0 * wave) * span

@@ -233,7 +233,7 @@ def _broken(
     distance = travelled - place * travelled[-1]
     moved = world.copy()
     moved[:, 2] += np.where(distance > 0, offset * np.exp(-np.maximum(distance, 0) / 55.0), 0.0)
-    return moved, strut.normals, np.where(np.abs(distance) < 2.5, 0.0, step)
+    return moved, strut.normals, np.where(np.abs(distance) < 3.0, 0.0, step)
 
 
 def _expose(canvas: Canvas, attenuation: Floats, width_mm: float) -> NDArray[np.uint16]:
@@ -247,11 +247,13 @@ def _expose(canvas: Canvas, attenuation: Floats, width_mm: float) -> NDArray[np.
     quanta = 1.1e5 * pixel**2
     signal *= 1.0 + rng.standard_normal(signal.shape, dtype=np.float32) / np.sqrt(quanta * signal)
     density = -np.log(np.maximum(signal, 1e-4))
-    density += 0.65 * (density - _blur(density, 24.0 / pixel)) + 0.5 * (density - _blur(density, 1.6 / pixel))
-    body = density[size // 8 : -size // 8, size // 6 : -size // 6]
-    low, high = np.percentile(body, (2.0, 99.5))
-    shade = np.clip((density - low) / (high - low) * 0.86 + 0.10, 0, 1)
-    shade = shade ** float(rng.uniform(0.9, 1.15))
+    density += 0.9 * (density - _blur(density, 24.0 / pixel)) + 0.5 * (density - _blur(density, 1.6 / pixel))
+    middle = slice(size // 8, size - size // 8)
+    body = density[middle, middle][attenuation[middle, middle] > 0.9]  # neither raw beam nor skin line
+    low, high = np.percentile(body, (1.0, 99.5))
+    shade = np.clip((density - low) / (high - low) * 0.88 + 0.09, 0, 1)
+    shade = (1.0 - np.exp(-1.1 * shade)) / (1.0 - np.exp(-1.1))  # most grey levels go to the lungs
+    shade = shade ** float(rng.uniform(1.25, 1.5))
     picture = np.clip(shade * 4000.0, 0, 4095)
     _mark(picture, rng)
     edge = (rng.uniform(0.0, 0.022, 4) * size).astype(int)

@@ -114,7 +114,8 @@ def _scan(canvas: Canvas) -> NDArray[np.int16]:
     noise = ndimage.gaussian_filter(noise, (0.0, 0.6, 0.6))
     level = 9.0 + 0.25 * canvas.physique.fat_mm
     hu += noise * np.float32(level / max(float(noise.std()), 1e-6))
-    return np.clip(np.rint(hu), -1024, 3071).astype(np.int16)
+    scanned: NDArray[np.int16] = np.clip(np.rint(hu), -1024, 3071).astype(np.int16)
+    return scanned
 
 
 def _place(canvas: Canvas, name: str, host: tuple[int, ...], radius_mm: float) -> NDArray[np.float64] | None:

@@ -192,7 +192,8 @@ class Frame:
             where = ((found - self._nodes.origin_mm) / self._nodes.voxel_mm).T
             shift = [ndimage.map_coordinates(warp, where, order=1, mode="nearest") for warp in self._node_warp]
             found = (wanted - np.stack(shift, axis=1)) * self._scale
-        return found[:, ::-1]
+        world: NDArray[np.float64] = found[:, ::-1]
+        return world
 
     def to_index(self, points_xyz: NDArray[np.float64]) -> NDArray[np.float64]:
         """Map ``(n, 3)`` standard-patient points (x, y, z) to fractional (slice, row, column)."""

@@ -58,7 +58,7 @@ def spine(canvas: Canvas) -> None:
     y = frame.y[box] - profile(z, SPINE_Z, SPINE_Y)
     index = np.clip(np.searchsorted(EDGES, z) - 1, 0, len(LEVELS) - 1)
     height = np.array(LEVELS, np.float32)[index]
-    offset = (z - CENTRES[index].astype(np.float32)) / height  # -0.5 … 0.5 within a level
+    offset = ((z - CENTRES[index]) / height).astype(np.float32)  # -0.5 … 0.5 within a level
     size = profile(z, SIZE_Z, SIZE)
     waist = size * (0.93 + 0.28 * np.abs(offset))
     body = np.sqrt((x / (26 * waist)) ** 2 + (y / (18.5 * waist)) ** 2)
