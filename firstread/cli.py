@@ -122,8 +122,12 @@ def send(
         called_ae=called_ae or settings.dicom.ae_title,
         calling_ae=calling_ae,
     )
-    for line in summary.lines():
-        console.print(line, highlight=False, markup=False)
+    counts = summary.counts
+    console.print(", ".join(f"{count} {outcome}" for outcome, count in counts.items()) or "no files", highlight=False)
+    for reason, count in summary.reasons().items():
+        console.print(f"{count:6d}  {reason}", highlight=False, markup=False)
+    console.print(f"{summary.seconds:.1f} s, {summary.bytes_stored / 1e6:.1f} MB", highlight=False)
+    raise typer.Exit(0 if counts.get("not sent", 0) == 0 else 1)
 
 
 @app.command()
@@ -165,7 +169,7 @@ def node_archive(
 @node_app.command("echo")
 def node_echo(destination: str) -> None:
     """Send a C-ECHO to a configured destination."""
-    from dicom_node.scu import echo
+    from dicom_node.delivery import echo
 
     settings = start("node")
     found = next((d for d in settings.destinations if d.name == destination), None)

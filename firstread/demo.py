@@ -51,8 +51,9 @@ def send_hospital(settings: Settings, *, seed: int) -> list[Sent]:
             called_ae=settings.dicom.ae_title,
             calling_ae=CALLING_AE,
         )
-        if summary.accepted != len(study.files):
-            raise AppError(f"{summary.accepted} of {len(study.files)} synthetic instances were accepted")
+        stored = summary.counts.get("stored", 0)
+        if stored != len(study.files):
+            raise AppError(f"{stored} of {len(study.files)} synthetic instances were accepted: {summary.reasons()}")
         sent.append(Sent(study, time.time()))
     return sent
 
@@ -104,7 +105,7 @@ def _row(sessions: sessionmaker[Session], settings: Settings, one: Sent) -> dict
         "study_uid": one.study.study_uid,
         "modality": one.study.modality,
         "state": "NOT_RECEIVED",
-        "expected_state": one.study.expected_state,
+        "expected_state": one.study.expected,
         "reason": "",
         "seconds_to_draft": None,
         "findings": [],

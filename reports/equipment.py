@@ -58,7 +58,8 @@ def draft_description(algorithms: Sequence[AlgorithmIdentity]) -> str:
     """Return the Series Description of an unsigned object, at most 64 characters (LO)."""
     mark = f"{DEMONSTRATION_NOTICE} " if is_demonstration(algorithms) else ""
     names = ", ".join(f"{algorithm.name} {algorithm.version}" for algorithm in distinct(algorithms))
-    return one_line(f"AI DRAFT – not verified: {mark}{names}", 64)
+    # the dash and the ellipsis are three bytes each in UTF-8, and validators and archives count bytes
+    return one_line(f"AI DRAFT – not verified: {mark}{names}", 60)
 
 
 def contributing_equipment(algorithms: Sequence[AlgorithmIdentity], at: datetime) -> list[hd.ContributingEquipment]:

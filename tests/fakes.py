@@ -1,0 +1,125 @@
+"""Small implementations of our own Protocols, for behaviour no trained model can be relied on to show."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from config.errors import ExpertError, GenerationBudgetError
+from worker.experts.base import Classification, ExpertInput, ModelCard, SegmentationResult
+from worker.vlm.backends import Answer, Generation, VlmCard
+from worker.vlm.prompts import TRAINED_ORDER
+
+VLM_CARD = VlmCard(
+    name="scripted",
+    version="1",
+    licence="Apache-2.0",
+    base="none",
+    template="hermes-2",
+    style="trained",
+    published_cards=False,
+    weights_sha256={"model.safetensors": "0" * 64},
+    intended_use="tests",
+    modalities=("CXR", "CT", "MRI"),
+    demonstration=True,
+)
+
+
+@dataclass
+class ScriptedVlm:
+    """Says what it is told to say; ``None`` as a first answer means that it never stops.
+
+    ``reads`` decides yes or no from the last message of the conversation and the question.
+    """
+
+    first: str | None
+    reads: Callable[[str, str], bool]
+    card: VlmCard = VLM_CARD
+    heard: list[str] = field(default_factory=list)
+
+    def generate(self, messages, images, *, max_new_tokens):
+        self.heard.append(messages[-1].text)
+        assert messages[-1].text.count("<image>") == len(images)
+        if self.first is None:
+            raise GenerationBudgetError(f"the model did not stop within {max_new_tokens} tokens")
+        return Generation(text=self.first, token_count=5, stopped=True)
+
+    def answer_each(self, messages, images, questions):
+        said = messages[-1].text
+        self.heard.append(said)
+        assert sum(m.text.count("<image>") for m in messages) == len(images)
+        return [Answer("yes" if self.reads(said, q) else "no", 1.0, True) for q in questions]
+
+
+def reads_feedback(said: str, question: str) -> bool:
+    """Read a classifier's line or a legend as a faithful model would."""
+    for line in said.splitlines():
+        name, _, verdict = line.partition(": ")
+        if verdict in {"yes", "no"} and name in question:
+            return verdict == "yes"
+    asked = said + question
+    return any(f": {lesion}" in said for lesion in ("hepatic tumor", "lung tumor") if lesion in asked) or (
+        "whole tumor" in said
+    )
+
+
+def card(name: str, modality: str, *, arguments: Sequence[str] = (), labels: Mapping[int, str] | None = None):
+    return ModelCard(
+        name=name,
+        version="1",
+        task="segmentation" if name != "CXR" else "classification",
+        modality=modality,
+        overview="fixed answers",
+        accuracy="none",
+        arguments=tuple(arguments),
+        labels=labels or {},
+        weights_sha256={"w": "1" * 64},
+        licence="Apache-2.0",
+        demonstration=True,
+    )
+
+
+@dataclass
+class FixedClassifier:
+    """Answers with fixed probabilities; labels not named have no output."""
+
+    probabilities: Mapping[str, float]
+    card: ModelCard = field(default_factory=lambda: card("CXR", "CXR"))
+
+    def run(self, study: ExpertInput, argument: str) -> Classification:
+        assert study.radiograph is not None
+        return Classification(
+            card=self.card,
+            argument=argument,
+            seconds=0.01,
+            probabilities={label: self.probabilities.get(label) for label in TRAINED_ORDER},
+            threshold=0.5,
+            sop_instance_uid=study.radiograph.sop_instance_uid,
+        )
+
+
+@dataclass
+class BoxSegmenter:
+    """Draws fixed boxes: argument → {label value: (name, slices)}."""
+
+    boxes: Mapping[str, Mapping[int, tuple[str, tuple[slice, slice, slice]]]]
+    card: ModelCard
+
+    def run(self, study: ExpertInput, argument: str) -> SegmentationResult:
+        volume = study.volume if study.volume is not None else (study.brain_mr or {})["T1c"]
+        labels = np.zeros(volume.array.shape, dtype=np.uint8)
+        drawn = self.boxes[argument]
+        for value, (_, box) in drawn.items():
+            labels[box] = value
+        names = {value: name for value, (name, _) in drawn.items()}
+        return SegmentationResult(self.card, argument, 0.01, labels, names, volume)
+
+
+@dataclass
+class BrokenExpert:
+    """Always fails."""
+
+    card: ModelCard
+
+    def run(self, study: ExpertInput, argument: str):
+        raise ExpertError(f"{self.card.name} failed: the output had NaN")
