@@ -80,7 +80,8 @@ def first_message(question: str, *, cards: str, modality: str, images: int = 1, 
     """Return the first user message of a conversation.
 
     Args:
-        question: the request; markup in it is removed.
+        question: the request; markup in it is removed. Empty when questions follow one by one, see
+            `VisionLanguageModel.answer_each`.
         cards: text of `cards.print_cards`; ``""`` when no Expert is offered.
         modality: word of the prompt: ``"CT"``, ``"CXR"`` or ``"MRI"``.
         images: 1, or 4 for the brain MR sequences.
@@ -96,7 +97,10 @@ def first_message(question: str, *, cards: str, modality: str, images: int = 1, 
         text = f"{cards}{MR_IMAGES} These are different {modality} modalities.\n{asked}"
     else:
         raise ModelError(f"a first message holds 1 or {len(MR_ROLES)} images, not {images}")
-    return Message("user", as_trained(text) if style == "trained" else text)
+    if style == "trained":
+        # Trailing space is stripped there, but a question that follows later needs its line break.
+        text = as_trained(text) + ("" if asked else "\n")
+    return Message("user", text)
 
 
 def classification_feedback(result: Classification, question: str, *, style: Style = "trained") -> Message:

@@ -141,7 +141,7 @@ class VilaM3:
             return []
         head, last = list(messages[:-1]), messages[-1]
         prompts = [self._ids([*head, Message("user", last.text + question)]) for question in questions]
-        shared = _common_prefix(prompts)
+        shared = common_prefix(prompts)
         branches = [prompt[shared:] for prompt in prompts]
         if any(IMAGE_ID in branch for branch in branches):
             raise ModelError("an image stands after the questions begin to differ")
@@ -268,7 +268,7 @@ def packed_attention(trunk: int, lengths: Sequence[int], *, dtype: torch.dtype) 
     return mask[None, None], (trunk + step)[None]
 
 
-def _common_prefix(prompts: Sequence[Sequence[int]]) -> int:
+def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
     """Return how many leading ids all prompts share, leaving at least one id to each."""
     limit = min(len(prompt) for prompt in prompts) - 1
     first = prompts[0]
