@@ -44,6 +44,16 @@ def migrate(url: str, *, revision: str = "head") -> None:
     command.upgrade(alembic_config(url), revision)
 
 
+def is_current(engine: Engine) -> bool:
+    """Return whether the schema is this release's; False for an empty database."""
+    from alembic.runtime.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
+    scripts = ScriptDirectory.from_config(alembic_config(engine.url.render_as_string(hide_password=False)))
+    with engine.connect() as connection:
+        return MigrationContext.configure(connection).get_current_revision() == scripts.get_current_head()
+
+
 def alembic_config(url: str) -> Any:
     """Return Alembic's configuration for ``url``; nothing is opened."""
     from alembic.config import Config

@@ -238,7 +238,7 @@ def models_list() -> None:
 
     settings = start("models")
     try:
-        cards: list[Any] = [verify_vlm_package(settings.vlm_dir).card]
+        cards: list[Any] = [verify_vlm_package(settings.vlm_dir).card()]
         cards += ExpertRegistry.open(settings.models.registry).cards()
     except AppError as exc:
         raise refuse(exc) from exc

@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -12,7 +11,9 @@ from config.errors import AppError
 from config.settings import Settings
 from db import queries
 from db.engine import make_engine, make_sessions
-from db.types import ReadingState
+from db.models import Reading, ResultObject
+from db.queries import ReadingDetail
+from db.types import Presence, ReadingState
 from dicom_node.send import send_folder
 from firstread.ports import free_port, wait_for_port
 from firstread.prepare import prepare
@@ -91,12 +92,29 @@ def play_once(settings: Settings, *, seed: int, timeout_s: float) -> tuple[list[
     return rows, all(row["state"] == row["expected_state"] for row in rows)
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What the newest Reading of one Study came to."""
+
+    reading: Reading
+    detail: ReadingDetail
+    objects: list[ResultObject]
+
+
+def outcome(session: Session, study_uid: str) -> Outcome | None:
+    """Return what became of a Study, None before its first Instance is known."""
+    found = queries.find_studies(session, study_instance_uid=study_uid)
+    study = queries.study_detail(session, found[0].id) if found else None
+    if study is None or not study.readings:
+        return None
+    detail = queries.reading_detail(session, study.readings[0].id)
+    return None if detail is None else Outcome(study.readings[0], detail, study.objects)
+
+
 def _all_ended(sessions: sessionmaker[Session], sent: list[Sent]) -> bool:
     with sessions() as session:
-        return all(
-            (outcome := queries.outcome(session, one.study.study_uid)) is not None and outcome.state in ENDED
-            for one in sent
-        )
+        found = [outcome(session, one.study.study_uid) for one in sent]
+    return all(one is not None and one.reading.state in ENDED for one in found)
 
 
 def _row(sessions: sessionmaker[Session], settings: Settings, one: Sent) -> dict[str, Any]:
@@ -109,24 +127,28 @@ def _row(sessions: sessionmaker[Session], settings: Settings, one: Sent) -> dict
         "reason": "",
         "seconds_to_draft": None,
         "findings": [],
-        "marks": 0,
+        "marks": [],
         "objects": [],
         "truth_findings": sorted(one.study.truth.findings),
     }
     with sessions() as session:
-        outcome = queries.outcome(session, one.study.study_uid)
-    if outcome is None:
+        found = outcome(session, one.study.study_uid)
+    if found is None:
         return row
-    finished = outcome.finished_at
-    row |= {
-        "state": str(outcome.state),
-        "reason": outcome.reason,
+    finished = found.reading.finished_at
+    draft = found.detail.draft
+    return row | {
+        "state": str(found.reading.state),
+        "reason": found.reading.reason,
         "seconds_to_draft": round(finished.timestamp() - one.at, 1) if finished else None,
-        "findings": outcome.findings_present,
-        "marks": outcome.marks,
+        "findings": [f.label for f in found.detail.findings if f.presence is Presence.PRESENT],
+        "marks": [mark["text"] for mark in draft.marks] if draft else [],
         "objects": [
-            {"kind": kind, "sop_instance_uid": uid, "on_disk": Path(settings.results_dir / path).is_file()}
-            for kind, uid, path in outcome.objects
+            {
+                "kind": o.kind,
+                "sop_instance_uid": o.sop_instance_uid,
+                "on_disk": (settings.results_dir / o.path).is_file(),
+            }
+            for o in found.objects
         ],
     }
-    return row

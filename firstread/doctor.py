@@ -73,7 +73,7 @@ def _experts(settings: Settings) -> str:
 def _vlm(settings: Settings) -> str:
     from worker.vlm.package import verify_vlm_package
 
-    card = verify_vlm_package(settings.vlm_dir).card
+    card = verify_vlm_package(settings.vlm_dir).card()
     return f"{card.name} {card.version}{' DEMONSTRATION' if card.demonstration else ''}"
 
 

@@ -11,7 +11,7 @@ import structlog
 import torch
 from sqlalchemy.orm import Session, sessionmaker
 
-from config.errors import GpuBusyError, OutsideIntendedUseError
+from config.errors import GpuBusyError, LifecycleError, OutsideIntendedUseError
 from config.settings import Settings
 from db import queries
 from db.lifecycle import Claim, NewDraft
@@ -19,11 +19,12 @@ from db.types import Priority
 from reports.values import Equipment
 from worker.conversation import Bench
 from worker.drafting import DraftContent, draft_study
+from worker.experts.base import ModelCard
 from worker.experts.registry import ExpertRegistry
 from worker.intake import Intake, gate
 from worker.outputs import Place, identity, models_record, write_outputs
 from worker.profiles import profile
-from worker.vlm.backends import VisionLanguageModel
+from worker.vlm.backends import VisionLanguageModel, VlmCard
 from worker.vlm.vila_m3 import VilaM3
 
 log = structlog.get_logger()
@@ -74,8 +75,11 @@ class StudyPipeline:
         started = time.monotonic()
         chosen = profile(claim.profile)
         with self._sessions() as session:
-            source = queries.reading_source(session, claim.reading_id)
-        intake = gate([self._settings.instances_dir / path for path in source.paths], chosen)
+            held = queries.instance_paths(session, claim.study_id, claim.revision)
+            detail = queries.reading_detail(session, claim.reading_id)
+        if detail is None or detail.reading.completed_at is None:
+            raise LifecycleError("the reading is not complete")
+        intake = gate([self._settings.instances_dir / instance.path for instance in held], chosen)
         vlm, experts = self.models()
         self._refuse_demonstration(vlm, experts)
         bench = Bench(
@@ -91,12 +95,13 @@ class StudyPipeline:
         except torch.OutOfMemoryError as exc:
             torch.cuda.empty_cache()
             raise GpuBusyError("no memory left on the device") from exc
-        return self._new_draft(claim, intake, content, vlm, source.completed_at, time.monotonic() - started)
+        return self._new_draft(claim, intake, content, vlm, detail.reading.completed_at, time.monotonic() - started)
 
     def _refuse_demonstration(self, vlm: VisionLanguageModel, experts: ExpertRegistry) -> None:
         if self._settings.models.allow_demonstration:
             return
-        named = [card.name for card in (vlm.card, *experts.cards()) if card.demonstration]
+        promises: list[VlmCard | ModelCard] = [vlm.card, *experts.cards()]
+        named = [card.name for card in promises if card.demonstration]
         if named:
             raise OutsideIntendedUseError(f"demonstration models may not draft here: {', '.join(named)}")
 
@@ -118,7 +123,7 @@ class StudyPipeline:
             equipment=Equipment(institution=settings.organization),
         )
         made = write_outputs(content, intake, vlm.card, place)
-        cards = [vlm.card, *(result.card for result in content.results.values())]
+        cards: list[VlmCard | ModelCard] = [vlm.card, *(result.card for result in content.results.values())]
         alarming = any(f.is_present and f.label in SUSPECTED_CRITICAL for f in content.findings)
         return NewDraft(
             sections=content.sections,

@@ -23,7 +23,7 @@ def register(app: Celery, reader: Reads) -> None:
     There is no Celery retry: the database decides when a Reading is tried again, and the sweeper wakes it.
     """
 
-    @app.task(name=TaskName.READ_STUDY, shared=False, acks_late=True)
+    @app.task(name=TaskName.READ_STUDY, shared=False, acks_late=True)  # type: ignore[untyped-decorator]
     def read_study(*, reading_id: str) -> None:
         with structlog.contextvars.bound_contextvars(reading_id=reading_id, task=TaskName.READ_STUDY):
             reader.read(UUID(reading_id))
