@@ -37,6 +37,7 @@ _STUDY_FIELDS = (
 )
 _SERIES_FIELDS = ("series_instance_uid", "modality", "series_number", "series_description", "body_part")
 _IDENTITY_REASON = "images of this study name more than one Patient ID"
+_COUNTED = {"preserve_rowcount": True}
 _INSERTS: dict[str, Callable[[Any], Any]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 # C-STORE's hot path: built once, columns instead of objects
@@ -294,7 +295,8 @@ def _add_series(uow: UnitOfWork, study_id: UUID, header: InstanceHeader) -> UUID
 def _insert_if_absent(connection: Connection, kind: type[Base], values: dict[str, Any]) -> bool:
     """Insert one row unless a unique key exists; on PostgreSQL this waits for whoever inserts it now."""
     insert = _INSERTS[connection.dialect.name](kind.__table__)
-    return connection.execute(insert.on_conflict_do_nothing(), values).rowcount == 1
+    result = connection.execute(insert.on_conflict_do_nothing(), values, execution_options=_COUNTED)
+    return result.rowcount == 1
 
 
 def _fit(kind: type[Base], column: str, value: Any) -> Any:

@@ -1,0 +1,106 @@
+"""Fixtures shared by every area: databases on both engines, and the folder of real data."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session, sessionmaker
+
+from db.engine import make_engine, make_sessions, migrate
+from tests.postgres import PostgresServer, find_binaries
+
+ROOT = Path(__file__).resolve().parent.parent
+_TEMPLATE = "firstread_template"
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real studies; FIRSTREAD_TEST_DATA names it."""
+    folder = Path(os.environ.get("FIRSTREAD_TEST_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data: {folder} is not a folder (set FIRSTREAD_TEST_DATA)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A PostgreSQL server of this test session's own, with a migrated template database."""
+    binaries = find_binaries()
+    if binaries is None:
+        reason = "PostgreSQL server binaries are not installed (apt-get install postgresql)"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with PostgresServer(binaries) as server:
+        server.create(_TEMPLATE)
+        migrate(server.url(_TEMPLATE))
+        yield server
+
+
+@pytest.fixture
+def empty_postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """The URL of a PostgreSQL database without tables."""
+    name = f"t_{uuid4().hex}"
+    postgres_server.create(name)
+    yield postgres_server.url(name)
+    postgres_server.drop(name)
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """The URL of a migrated PostgreSQL database."""
+    name = f"t_{uuid4().hex}"
+    postgres_server.create(name, template=_TEMPLATE)
+    yield postgres_server.url(name)
+    postgres_server.drop(name)
+
+
+@pytest.fixture(scope="session")
+def _migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("template") / "firstread.db"
+    migrate(f"sqlite:///{path}")
+    with sa.create_engine(f"sqlite:///{path}").connect() as connection:
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    return path
+
+
+@pytest.fixture
+def sqlite_url(_migrated_file: Path, tmp_path: Path) -> str:
+    """The URL of a migrated SQLite database in the test's own folder."""
+    path = tmp_path / "firstread.db"
+    shutil.copyfile(_migrated_file, path)
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """The URL of a migrated database; the test runs once on each engine."""
+    url: str = request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_url")
+    return url
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    """An engine on each database."""
+    engine = make_engine(database_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def sessions(engine: Engine) -> sessionmaker[Session]:
+    """The session factory on each database."""
+    return make_sessions(engine)
+
+
+@pytest.fixture
+def sqlite_sessions(sqlite_url: str) -> Iterator[sessionmaker[Session]]:
+    """The session factory on SQLite only, for tests that are not about the database."""
+    engine = make_engine(sqlite_url)
+    yield make_sessions(engine)
+    engine.dispose()

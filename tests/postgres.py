@@ -1,0 +1,89 @@
+"""A real PostgreSQL server for one test session: own folder, own port, gone afterwards."""
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+from types import TracebackType
+
+import psycopg
+
+_START_S = 60
+
+
+def find_binaries() -> Path | None:
+    """Return the folder of the newest installed server's programs; None when there is none."""
+    found = [p.parent for p in Path("/usr/lib/postgresql").glob("*/bin/postgres")]
+    if found:
+        return max(found, key=lambda folder: int(folder.parent.name.split(".")[0]))
+    on_path = shutil.which("postgres")
+    return Path(on_path).parent if on_path else None
+
+
+class PostgresServer:
+    """A server that runs while the context is open. Nothing in it survives, so it need not flush."""
+
+    def __init__(self, binaries: Path) -> None:
+        self._binaries = binaries
+        memory = Path("/dev/shm")
+        self._folder = Path(tempfile.mkdtemp(prefix="firstread-pg-", dir=memory if memory.is_dir() else None))
+        self._port = _free_port()
+        # the server refuses to run as root
+        self._as: list[str] = []
+        if os.geteuid() == 0:
+            user = pwd.getpwnam("postgres")
+            os.chown(self._folder, user.pw_uid, user.pw_gid)
+            self._as = ["runuser", "-u", "postgres", "--"]
+
+    def __enter__(self) -> "PostgresServer":
+        data = self._folder / "data"
+        self._run("initdb", "-D", str(data), "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8", "-N")
+        options = (
+            f"-p {self._port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self._folder} "
+            "-c fsync=off -c synchronous_commit=off -c full_page_writes=off -c max_connections=100 "
+            "-c shared_buffers=32MB"
+        )
+        log = str(self._folder / "log")
+        self._run("pg_ctl", "-D", str(data), "-l", log, "-w", "-t", str(_START_S), "-o", options, "start")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._run("pg_ctl", "-D", str(self._folder / "data"), "-m", "immediate", "-w", "stop")
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def url(self, name: str) -> str:
+        """Return the SQLAlchemy URL of a database."""
+        return f"postgresql+psycopg://postgres@127.0.0.1:{self._port}/{name}"
+
+    def create(self, name: str, *, template: str = "template1") -> None:
+        """Create a database, as a copy of ``template``."""
+        self._execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+
+    def drop(self, name: str) -> None:
+        """Drop a database, whoever is connected."""
+        self._execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+    def _execute(self, statement: str) -> None:
+        with psycopg.connect(f"postgresql://postgres@127.0.0.1:{self._port}/postgres", autocommit=True) as connection:
+            connection.execute(statement.encode())
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [*self._as, str(self._binaries / program), *arguments]
+        # the server keeps inherited pipes open, so its output goes to a file
+        with (self._folder / "setup.log").open("a+b") as log:
+            done = subprocess.run(command, cwd="/", stdout=log, stderr=log, timeout=_START_S * 2, check=False)
+            if done.returncode:
+                log.seek(0)
+                raise RuntimeError(f"{program} failed: {log.read().decode(errors='replace')[-2000:]}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
