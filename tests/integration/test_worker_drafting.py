@@ -68,7 +68,7 @@ def bench(intake, modality, vlm, *experts):
 def ct_expert():
     box = (slice(20, 24), slice(20, 26), slice(15, 20))
     organs = {1: ("liver", (slice(18, 28), slice(18, 30), slice(12, 24)))}
-    boxes = {name: organs for name in (*LESIONS, "organs")}
+    boxes = dict.fromkeys((*LESIONS, "organs"), organs)
     boxes["hepatic tumor"] = organs | {26: ("hepatic tumor", box)}
     return BoxSegmenter(boxes, card("VISTA3D", "CT", arguments=(*LESIONS, "organs")))
 
@@ -178,7 +178,7 @@ def test_brain_tumour_regions_become_overlapping_segments(brain, tmp_path):
     made = write_outputs(content, intake, vlm.card, place(tmp_path, intake, content))
     assert_valid(tmp_path, made)
     seg = pydicom.dcmread(tmp_path / next(o.path for o in made.objects if o.kind == "SEG"))
-    assert [str(s.SegmentLabel) for s in seg.SegmentSequence][0] == "whole tumor"
+    assert str(seg.SegmentSequence[0].SegmentLabel) == "whole tumor"
     assert len(seg.SegmentSequence) == 4
 
 

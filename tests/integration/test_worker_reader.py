@@ -1,0 +1,195 @@
+"""A Reading ends in a state a person can see, once, whatever happens to the worker."""
+
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import func, select
+
+from config.errors import ExpertError, GeometryError, OutOfSpaceError, OutsideIntendedUseError
+from config.routing import load_rules
+from config.settings import ROOT, Destination, DicomSettings, Settings, WorkerSettings
+from db import lifecycle, queries
+from db.models import AuditEvent, Delivery, OutboxMessage, Reading
+from db.report_models import Draft
+from db.types import Priority, ReadingState, ReportState, utcnow
+from db.uow import Actor, unit_of_work
+from dicom_node.completion import complete_quiet_studies
+from dicom_node.scp import start_node
+from dicom_node.send import send_folder
+from phantoms.chest_xray import make_chest_xray
+from phantoms.dicom import write_radiograph
+from phantoms.patients import make_patient
+from tests.fakes import FixedClassifier, ScriptedVlm, reads_feedback
+from worker.pipeline import StudyPipeline
+from worker.reader import Reader
+
+SWEEPER = Actor("sweeper", "process")
+TRIGGER = "This looks like an chest x-ray. Let me first trigger <CXR()>."
+
+
+class OneExpert:
+    """The registry's two methods the pipeline uses, over one expert."""
+
+    def __init__(self, expert):
+        self.expert = expert
+
+    def cards(self):
+        return (self.expert.card,)
+
+    def get(self, name):
+        assert name == self.expert.card.name
+        return self.expert
+
+
+class ScriptedPipeline(StudyPipeline):
+    """The real pipeline with other models in it."""
+
+    def models(self):
+        return ScriptedVlm(TRIGGER, reads_feedback), OneExpert(FixedClassifier({"Effusion": 0.8, "Pneumothorax": 0.9}))
+
+
+@pytest.fixture
+def installation(tmp_path, sqlite_url, sqlite_sessions):
+    """Settings, sessions and the one queued Reading of a chest radiograph that came in by C-STORE."""
+    settings = Settings(
+        data_dir=tmp_path / "data",
+        database_url=sqlite_url,
+        dicom=DicomSettings(port=0, quiet_s=1.0, min_free_bytes=0),
+        worker=WorkerSettings(lease_s=2.0, heartbeat_s=0.2, max_attempts=2, retry_base_s=1.0),
+        destinations=(Destination(name="pacs", ae_title="PACS", host="127.0.0.1", port=104, drafts=True),),
+    )
+    xray = make_chest_xray(31, findings=frozenset({"Effusion"}), size=256)
+    folder = tmp_path / "sent"
+    write_radiograph(xray.pixels, make_patient(31), folder, view=xray.view, pixel_spacing_mm=xray.pixel_spacing_mm)
+    node = start_node(settings, sqlite_sessions, deliver=False)
+    summary = send_folder(folder, "127.0.0.1", node.port, "FIRSTREAD")
+    node.stop()
+    assert summary.counts == {"stored": 1}
+    rules = load_rules(ROOT / "config" / "routing.yaml")
+    assert complete_quiet_studies(sqlite_sessions, rules, utcnow() + timedelta(seconds=30)) == 1
+    with sqlite_sessions() as session:
+        reading = session.scalars(select(Reading)).one()
+        assert reading.state is ReadingState.QUEUED
+        assert session.scalars(select(OutboxMessage)).one().arguments == {"reading_id": str(reading.id)}
+    return settings, sqlite_sessions, reading.id
+
+
+def state_of(sessions, reading_id):
+    with sessions() as session:
+        return session.get_one(Reading, reading_id)
+
+
+def test_a_received_radiograph_becomes_a_draft_with_its_objects_and_deliveries(installation):
+    settings, sessions, reading_id = installation
+    Reader(sessions, settings, ScriptedPipeline(sessions, settings)).read(reading_id)
+    with sessions() as session:
+        detail = queries.reading_detail(session, reading_id)
+        deliveries = session.scalars(select(Delivery)).all()
+    assert detail.reading.state is ReadingState.DRAFTED
+    assert detail.report.state is ReportState.DRAFTED
+    assert detail.draft.demonstration
+    assert detail.draft.provenance["models"][0]["weights_sha256"]
+    assert {f.label for f in detail.findings if f.presence == "present"} == {"Effusion", "Pneumothorax"}
+    assert detail.reading.priority is Priority.URGENT  # a suspected pneumothorax raises it
+    assert {o.kind for o in detail.objects} == {"FINDINGS_SR", "DRAFT_SR"}
+    assert all((settings.results_dir / o.path).stat().st_size > 1000 for o in detail.objects)
+    assert sorted(d.destination for d in deliveries) == ["pacs", "pacs"]
+
+
+def test_a_message_that_comes_twice_drafts_once(installation):
+    settings, sessions, reading_id = installation
+    reader = Reader(sessions, settings, ScriptedPipeline(sessions, settings))
+    reader.read(reading_id)
+    reader.read(reading_id)
+    with sessions() as session:
+        assert session.scalar(select(func.count()).select_from(Draft)) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "reason"),
+    [
+        (OutsideIntendedUseError("view position is LL"), ReadingState.NO_DRAFT, "view position is LL"),
+        (GeometryError("a slice is missing"), ReadingState.NO_DRAFT, "geometry: a slice is missing"),
+        (ExpertError("the output had NaN"), ReadingState.FAILED, "the output had NaN"),
+        (OutOfSpaceError("the disk is full"), ReadingState.RETRYING, "the disk is full"),
+        (MemoryError(), ReadingState.RETRYING, "the worker ran out of memory"),
+        (ZeroDivisionError("DOE^JANE"), ReadingState.FAILED, "internal error: ZeroDivisionError"),
+    ],
+)
+def test_every_error_ends_in_a_state_with_its_reason(installation, error, state, reason):
+    settings, sessions, reading_id = installation
+
+    def raises(_claim):
+        raise error
+
+    Reader(sessions, settings, raises).read(reading_id)
+    reading = state_of(sessions, reading_id)
+    assert (reading.state, reading.reason) == (state, reason)
+
+
+def test_retries_are_bounded_and_then_failed(installation):
+    settings, sessions, reading_id = installation
+    calls = []
+
+    def full(_claim):
+        calls.append(1)
+        raise OutOfSpaceError("the disk is full")
+
+    for _ in range(4):
+        Reader(sessions, settings, full).read(reading_id)
+        with unit_of_work(sessions, SWEEPER) as uow:
+            reading = uow.session.get_one(Reading, reading_id)
+            if reading.state is ReadingState.RETRYING:
+                reading.next_attempt_at = utcnow() - timedelta(seconds=1)
+    assert state_of(sessions, reading_id).state is ReadingState.FAILED
+    assert len(calls) == settings.worker.max_attempts
+
+
+def test_a_worker_that_lost_its_lease_cannot_write_its_draft(installation):
+    settings, sessions, reading_id = installation
+    pipeline = ScriptedPipeline(sessions, settings)
+
+    def slow(claim):
+        # the machine slept: the lease ended and another worker finished meanwhile
+        with unit_of_work(sessions, SWEEPER) as uow:
+            uow.session.get_one(Reading, reading_id).lease_until = utcnow() - timedelta(seconds=1)
+        with unit_of_work(sessions, SWEEPER) as uow:
+            assert lifecycle.requeue_expired(uow, utcnow(), max_attempts=5) == 1
+        Reader(sessions, settings, pipeline).read(reading_id)
+        return pipeline(claim)
+
+    Reader(sessions, settings, slow).read(reading_id)
+    assert state_of(sessions, reading_id).state is ReadingState.DRAFTED
+    with sessions() as session:
+        assert session.scalar(select(func.count()).select_from(Draft)) == 1
+        tags = list(session.scalars(select(AuditEvent.tag)))
+    assert tags.count("reading:drafted") == 1
+    assert tags.count("reading:started") == 2
+
+
+def test_the_heartbeat_keeps_a_long_reading(installation):
+    settings, sessions, reading_id = installation
+    leases = []
+
+    def slow(claim):
+        import time
+
+        for _ in range(3):
+            leases.append(state_of(sessions, reading_id).lease_until)
+            time.sleep(0.5)
+        return ScriptedPipeline(sessions, settings)(claim)
+
+    Reader(sessions, settings, slow).read(reading_id)
+    assert leases[0] < leases[1] < leases[2]
+    assert state_of(sessions, reading_id).state is ReadingState.DRAFTED
+
+
+def test_a_demonstration_model_may_not_draft_where_it_is_not_allowed(installation):
+    settings, sessions, reading_id = installation
+    strict = settings.model_copy(update={"models": settings.models.model_copy(update={"allow_demonstration": False})})
+    Reader(sessions, strict, ScriptedPipeline(sessions, strict)).read(reading_id)
+    reading = state_of(sessions, reading_id)
+    assert reading.state is ReadingState.NO_DRAFT
+    assert "demonstration models may not draft here" in reading.reason
+    with sessions() as session:
+        assert session.scalars(select(Delivery)).all() == []
