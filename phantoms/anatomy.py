@@ -19,14 +19,14 @@ Point = tuple[float, float, float]
 
 # Inner surface of the rib cage and abdominal wall: half width, half depth, centre y, by z.
 CAGE_Z = np.array([-20, 60, 150, 200, 260, 320, 370, 395, 412, 424, 433, 440], dtype=float)
-CAGE_A = np.array([118, 121, 129, 135, 136, 131, 116, 101, 85, 68, 48, 26], dtype=float)
-CAGE_B = np.array([84, 82, 86, 92, 93, 87, 73, 60, 49, 40, 32, 20], dtype=float)
+CAGE_A = np.array([118, 121, 130, 138, 140, 135, 120, 105, 88, 70, 49, 26], dtype=float)
+CAGE_B = np.array([84, 82, 87, 95, 97, 91, 77, 63, 51, 41, 32, 20], dtype=float)
 CAGE_Y = np.array([-4, -2, 0, 0, 0, 2, 8, 14, 19, 23, 26, 28], dtype=float)
 BOXY = 0.5  # 0: elliptical cross-sections; larger: flatter front and sides
 # Outer surface of the muscles: half width, half depth.
 BODY_Z = np.array([-20, 100, 200, 300, 350, 385, 405, 420, 434, 448, 465, 520], dtype=float)
-BODY_A = np.array([140, 143, 154, 160, 168, 182, 186, 172, 128, 84, 62, 58], dtype=float)
-BODY_B = np.array([112, 108, 114, 114, 108, 100, 92, 84, 74, 66, 62, 62], dtype=float)
+BODY_A = np.array([140, 143, 156, 164, 171, 184, 187, 172, 128, 84, 62, 58], dtype=float)
+BODY_B = np.array([112, 108, 116, 117, 112, 103, 94, 84, 74, 66, 62, 62], dtype=float)
 FAT_Z = np.array([0.0, 150.0, 300.0, 420.0])
 FAT_SHARE = np.array([1.15, 1.0, 0.75, 0.5])
 # Half width of the mediastinum, from front to back.
@@ -214,7 +214,7 @@ def diaphragm(canvas: Canvas) -> Floats:
     """Return the height (standard mm) of the diaphragm above each voxel's x and y."""
     x, y, alt = canvas.frame.x, canvas.frame.y, canvas.alterations
     breath = canvas.rng("breath").normal(0.0, 6.0)
-    right, left = 250.0 + alt.diaphragm_right_mm + breath, 239.0 + alt.diaphragm_left_mm + breath
+    right, left = 246.0 + alt.diaphragm_right_mm + breath, 236.0 + alt.diaphragm_left_mm + breath
     mix = 1.0 / (1.0 + np.exp(-np.clip(x / 12.0, -30, 30)))
     top = right + (left - right) * mix
     aside = np.abs(x) - 66.0
