@@ -1,6 +1,7 @@
 """Keep one Instance: bytes flushed to disk first, then its row, and only then is it said to be stored."""
 
 import hashlib
+import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -133,7 +134,8 @@ class Inbox:
                 return False
             if _digest(target) == sha256:
                 return True
-            target.replace(self.quarantined.root / f"displaced-{target.name}")
+            # perhaps another file system: the instance store may be mounted by itself
+            shutil.move(target, self.quarantined.root / f"displaced-{target.name}")
         log.error("instance.file_displaced")
         return False
 

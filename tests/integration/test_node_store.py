@@ -35,8 +35,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
 
 
 @pytest.fixture
-def node(tmp_path):
-    with running_node(node_settings(tmp_path)) as node:
+def node(tmp_path, sqlite_sessions):
+    with running_node(node_settings(tmp_path), sqlite_sessions) as node:
         yield node
 
 
@@ -218,7 +218,7 @@ def test_every_transfer_syntax_of_the_test_set_but_big_endian_is_kept(node, real
     sent = {}
     for path in sorted((real_data / "transfer_syntaxes").rglob("*.dcm")):
         content = path.read_bytes()
-        meta, offset = split_file(content)
+        meta, _ = split_file(content)
         if meta.transfer_syntax_uid == ExplicitVRBigEndian:
             continue
         uid = dcmread(path, stop_before_pixels=True).SOPInstanceUID
