@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 _AE = r"^[!-\[\]-~](?:[ -\[\]-~]{0,14}[!-\[\]-~])?$"  # VR AE: 1-16 characters, no backslash (PS3.5 6.2)
 
 
-class Destination(BaseModel, frozen=True):
+class Destination(BaseModel, frozen=True, extra="forbid"):
     """One DICOM peer that results are delivered to by C-STORE."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,32}$", description="Name shown to people and in the audit log.")
@@ -27,7 +27,7 @@ class Destination(BaseModel, frozen=True):
     )
 
 
-class Peer(BaseModel, frozen=True):
+class Peer(BaseModel, frozen=True, extra="forbid"):
     """A calling AE that may open associations."""
 
     ae_title: str = Field(pattern=_AE, description="Calling AE title.")
@@ -37,7 +37,7 @@ class Peer(BaseModel, frozen=True):
     )
 
 
-class DicomSettings(BaseModel, frozen=True):
+class DicomSettings(BaseModel, frozen=True, extra="forbid"):
     """The DICOM node."""
 
     ae_title: str = Field(
@@ -59,7 +59,7 @@ class DicomSettings(BaseModel, frozen=True):
     )
 
 
-class WorkerSettings(BaseModel, frozen=True):
+class WorkerSettings(BaseModel, frozen=True, extra="forbid"):
     """Drafting workers."""
 
     concurrency: int = Field(default=1, ge=1, description="Worker processes; one per GPU.")
@@ -87,7 +87,7 @@ class WorkerSettings(BaseModel, frozen=True):
         return self
 
 
-class WebSettings(BaseModel, frozen=True):
+class WebSettings(BaseModel, frozen=True, extra="forbid"):
     """The dashboard."""
 
     host: str = Field(default="127.0.0.1", description="Address to listen on; only loopback without TLS.")
@@ -100,7 +100,7 @@ class WebSettings(BaseModel, frozen=True):
     lockout_s: int = Field(default=900, ge=1, description="Seconds an account stays locked.")
 
 
-class ModelSettings(BaseModel, frozen=True):
+class ModelSettings(BaseModel, frozen=True, extra="forbid"):
     """Which models draft."""
 
     vlm: Path | None = Field(
