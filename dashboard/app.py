@@ -1,0 +1,81 @@
+"""The dashboard as a Flask application; nothing is opened before ``create_app`` is called."""
+
+from datetime import timedelta
+from pathlib import Path
+
+from flask import Flask, Response
+from flask_login import current_user
+from flask_wtf.csrf import CSRFProtect
+from sqlalchemy.orm import Session, sessionmaker
+
+from config.settings import Settings
+from dashboard import admin, audit, auth, home, images, problems, reading, signoff, worklist
+from dashboard.errors import register_errors
+from dashboard.people import install
+from dashboard.permissions import Permission
+from dashboard.presentation import register_filters
+from dashboard.security import add_security_headers, session_key
+
+_MENU = (
+    ("worklist.show", "Worklist", Permission.WORKLIST),
+    ("problems.show", "Problems", Permission.PROBLEMS),
+    ("audit.index", "Audit", Permission.AUDIT),
+    ("admin.users", "Users", Permission.USERS),
+)
+
+
+def create_app(settings: Settings, sessions: sessionmaker[Session]) -> Flask:
+    """Return the dashboard.
+
+    Args:
+        settings: where images and results are, who gets signed reports, session limits, TLS.
+        sessions: of a migrated database.
+
+    Raises:
+        ConfigurationError: the session secret is too short.
+    """
+    app = Flask(__name__)
+    tls = settings.web.tls_certificate is not None
+    app.config.update(
+        SECRET_KEY=session_key(settings),
+        SESSION_COOKIE_NAME="__Host-firstread" if tls else "firstread",
+        SESSION_COOKIE_SECURE=tls,
+        SESSION_COOKIE_HTTPONLY=True,
+        SESSION_COOKIE_SAMESITE="Lax",
+        SESSION_REFRESH_EACH_REQUEST=False,  # a page that refreshes itself must not keep a session alive
+        PERMANENT_SESSION_LIFETIME=timedelta(seconds=settings.web.idle_timeout_s),
+        MAX_CONTENT_LENGTH=1024**2,
+        MAX_FORM_MEMORY_SIZE=1024**2,
+        WTF_CSRF_TIME_LIMIT=None,  # as long as the session
+    )
+    app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
+    app.extensions["firstread.settings"] = settings
+    app.extensions["firstread.sessions"] = sessions
+    app.extensions["firstread.images"] = images.ImageShelf(settings, sessions)
+    add_security_headers(app, tls=tls)
+    install(app, settings)
+    CSRFProtect(app)
+    register_errors(app)
+    register_filters(app)
+    _register_context(app)
+    for module in (home, auth, worklist, reading, images, signoff, problems, audit, admin):
+        app.register_blueprint(module.bp)
+    app.register_blueprint(auth.account)
+    return app
+
+
+def _register_context(app: Flask) -> None:
+    """Give every template the menu of the role, and whether the script was built."""
+    has_build = (Path(str(app.static_folder)) / "build" / "viewer.js").is_file()
+
+    @app.context_processor
+    def context() -> dict[str, object]:
+        menu: list[tuple[str, str]] = []
+        if current_user.is_authenticated:
+            menu = [(endpoint, words) for endpoint, words, needs in _MENU if current_user.may(needs)]
+        return {"menu": menu, "has_build": has_build}
+
+    @app.after_request
+    def no_server_name(response: Response) -> Response:
+        response.headers.pop("Server", None)
+        return response

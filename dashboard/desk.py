@@ -1,0 +1,302 @@
+"""The reading page of one study, assembled: what is said, by whom, on what evidence, and what may be done."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from config.settings import Settings
+from dashboard.library import StudyImages, study_images
+from dashboard.people import Person
+from dashboard.permissions import Permission
+from dashboard.presentation import EDITABLE_SECTIONS, SECTION_TITLES, status_pill
+from dashboard.slices import SliceServer
+from dashboard.viewing import Jump, Lightbox, ViewerPage
+from db.models import Reading, Study
+from db.queries import DeliveryRow, ReportDetail, StudyDetail, report_detail, study_detail
+from db.report_models import Draft, Evidence, Finding, Report, Signature
+from db.types import Decision, Presence, ReportState
+from db.users import list_users
+
+SIGNED = frozenset({ReportState.PRELIMINARY, ReportState.FINAL, ReportState.ADDENDED, ReportState.CORRECTED})
+OPENABLE = frozenset({ReportState.DRAFTED, ReportState.IN_REVIEW, ReportState.PRELIMINARY, ReportState.REJECTED})
+_MARK_TITLES: Mapping[str, str] = {
+    "omission": "Omission: an expert's finding is missing from the text",
+    "contradiction": "Contradiction: the text and an expert disagree",
+    "laterality": "Side to check",
+    "number": "Number to check",
+    "trigger": "Model lapse",
+}
+
+
+@dataclass(frozen=True)
+class SectionView:
+    """One section: its text now, and what the AI wrote."""
+
+    key: str
+    title: str
+    text: str
+    ai: str
+
+    @property
+    def is_ai(self) -> bool:
+        """Whether the text is the AI's, untouched."""
+        return bool(self.ai) and self.text == self.ai
+
+    @property
+    def rows(self) -> int:
+        """Lines to give the editor without a script."""
+        return min(14, max(2, self.text.count("\n") + 1 + len(self.text) // 70))
+
+
+@dataclass(frozen=True)
+class FindingView:
+    """One finding and where to see it."""
+
+    row: Finding
+    jump: Jump | None
+
+
+@dataclass(frozen=True)
+class MarkView:
+    """One doubt of the content checks."""
+
+    kind: str
+    title: str
+    text: str
+
+
+@dataclass(frozen=True)
+class EvidenceView:
+    """One expert run, its output split into what is printed how."""
+
+    row: Evidence
+    probabilities: Sequence[tuple[str, float | None]]
+    threshold: float | None
+    volumes: Sequence[tuple[str, str]]
+    other: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class RevisionView:
+    """One save: who, when, and what changed in it."""
+
+    number: int
+    author: str
+    created_at: datetime
+    changes: Sequence[tuple[str, str, str]]
+
+
+@dataclass(frozen=True)
+class DeskPage:
+    """Everything the reading, sign, reject and report pages print."""
+
+    study: Study
+    reading: Reading
+    report: Report
+    draft: Draft | None
+    draft_is_stale: bool
+    sections: Sequence[SectionView]
+    findings: Sequence[FindingView]
+    absent: Sequence[FindingView]
+    marks: Sequence[MarkView]
+    evidence: Sequence[EvidenceView]
+    revisions: Sequence[RevisionView]
+    signatures: Sequence[Signature]
+    delivered: Sequence[DeliveryRow]
+    images: StudyImages
+    viewer: ViewerPage | None
+    lock_holder: str
+    can_edit: bool
+    can_open: bool
+
+    @property
+    def series(self) -> Sequence[Any]:
+        """The series of the rail."""
+        return self.images.series
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether a person stands behind the text now."""
+        return self.report.state in SIGNED and bool(self.signatures)
+
+    @property
+    def pill(self) -> tuple[str, str]:
+        """Words and colour of the state."""
+        return status_pill(self.report.state, self.reading.state)
+
+    @property
+    def undecided(self) -> int:
+        """How many findings nobody decided."""
+        return sum(one.row.decision is Decision.PENDING for one in self.findings)
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """How many findings were decided which way."""
+        return {kind.value: sum(one.row.decision is kind for one in self.findings) for kind in Decision}
+
+    @property
+    def has_ai_text(self) -> bool:
+        """Whether some section is the AI's, untouched."""
+        return any(one.is_ai for one in self.sections)
+
+    @property
+    def not_assessed(self) -> Sequence[Mapping[str, str]]:
+        """What no expert assessed, and why."""
+        return list(self.draft.not_assessed) if self.draft else []
+
+    @property
+    def models(self) -> Sequence[Mapping[str, Any]]:
+        """The models behind the draft."""
+        return list(self.draft.provenance.get("models", [])) if self.draft else []
+
+    @property
+    def model_line(self) -> str:
+        """Models with their versions, in one line."""
+        return ", ".join(f"{one.get('name', '')} {one.get('version', '')}".strip() for one in self.models)
+
+    @property
+    def pipeline_version(self) -> str:
+        """Version of the pipeline that drafted."""
+        return str(self.draft.provenance.get("pipeline_version", "")) if self.draft else ""
+
+    @property
+    def provenance(self) -> Sequence[tuple[str, str]]:
+        """Flat facts of the provenance record; the whole record is the auditor's."""
+        return flat_facts(self.draft.provenance) if self.draft else []
+
+    @property
+    def no_draft_reason(self) -> str:
+        """Why there is no draft."""
+        return self.reading.reason or f"{status_pill(None, self.reading.state)[0]}."
+
+    @property
+    def why_read_only(self) -> str:
+        """Why nothing can be edited here now."""
+        if self.report.state in SIGNED - {ReportState.PRELIMINARY}:
+            return "A signed report does not change."
+        if self.report.state is ReportState.UNREAD:
+            return "There is no draft to review."
+        return "Your role reads only."
+
+
+def load_desk(
+    db: Session, study_id: UUID, *, reader: Person, settings: Settings, server: SliceServer, asked: Any = None
+) -> DeskPage | None:
+    """Return the page of a study; None when there is none.
+
+    Args:
+        db: for reading only.
+        study_id: the study.
+        reader: who looks; decides what may be done.
+        settings: where files are.
+        server: the slice renderer.
+        asked: query of the viewer; None leaves the viewer out.
+
+    Raises:
+        RefusedInputError: the viewer's query is malformed.
+    """
+    study = study_detail(db, study_id)
+    detail = report_detail(db, study.report.id) if study else None
+    if study is None or detail is None:
+        return None
+    images = study_images(db, study, detail, settings.instances_dir, settings.results_dir)
+    light = Lightbox(images, server, detail.findings, detail.evidence)
+    authors = {one.id: one.printed_name for one in list_users(db)}
+    mine = detail.report.locked_by == reader.id
+    edits = reader.may(Permission.REPORT_EDIT)
+    views = [FindingView(one, light.jump(one)) for one in detail.findings]
+    return DeskPage(
+        study=detail.study,
+        reading=detail.reading,
+        report=detail.report,
+        draft=detail.draft,
+        draft_is_stale=_is_stale(detail),
+        sections=_sections(detail),
+        findings=[one for one in views if one.row.presence is Presence.PRESENT],
+        absent=[one for one in views if one.row.presence is not Presence.PRESENT],
+        marks=_marks(detail.draft),
+        evidence=[_evidence(one) for one in detail.evidence],
+        revisions=_revisions(detail, authors),
+        signatures=sorted(detail.signatures, key=lambda one: one.signed_at, reverse=True),
+        delivered=study.deliveries,
+        images=images,
+        viewer=light.page(asked) if asked is not None else None,
+        lock_holder=detail.locked_by.printed_name if detail.locked_by and not mine else "",
+        can_edit=edits and mine and detail.report.state is ReportState.IN_REVIEW,
+        can_open=edits and detail.report.state in OPENABLE and detail.locked_by is None,
+    )
+
+
+def report_id_of(db: Session, study_id: UUID) -> UUID | None:
+    """Return the Report of a study; None when there is no such study."""
+    found: StudyDetail | None = study_detail(db, study_id)
+    return found.report.id if found else None
+
+
+def _is_stale(detail: ReportDetail) -> bool:
+    return detail.draft is not None and detail.draft.reading_id != detail.reading.id
+
+
+def _sections(detail: ReportDetail) -> list[SectionView]:
+    now: Mapping[str, Any] = detail.report.sections
+    ai: Mapping[str, Any] = detail.draft.sections if detail.draft else {}
+    extra = ("addendum",) if now.get("addendum") else ()
+    return [
+        SectionView(key, SECTION_TITLES[key], str(now.get(key) or ""), str(ai.get(key) or ""))
+        for key in (*EDITABLE_SECTIONS, *extra)
+    ]
+
+
+def _marks(draft: Draft | None) -> list[MarkView]:
+    marks = draft.marks if draft else []
+    return [
+        MarkView(kind := str(one.get("kind", "")), _MARK_TITLES.get(kind, "To check"), str(one.get("text", "")))
+        for one in marks
+    ]
+
+
+def _evidence(row: Evidence) -> EvidenceView:
+    output: Mapping[str, Any] = row.output
+    scores: Mapping[str, float | None] = output.get("probabilities") or {}
+    volumes: Mapping[str, float] = output.get("volumes_ml") or {}
+    rest = {key: value for key, value in output.items() if key not in {"probabilities", "threshold", "volumes_ml"}}
+    return EvidenceView(
+        row=row,
+        probabilities=sorted(scores.items(), key=lambda one: -1.0 if one[1] is None else one[1], reverse=True),
+        threshold=output.get("threshold"),
+        volumes=[(name, f"{value:,.1f} ml") for name, value in sorted(volumes.items(), key=lambda one: -one[1])],
+        other=flat_facts(rest),
+    )
+
+
+def _revisions(detail: ReportDetail, authors: Mapping[UUID, str]) -> list[RevisionView]:
+    """Newest first, each with the sections that differ from the one before."""
+    views: list[RevisionView] = []
+    before: Mapping[str, Any] = {}
+    for one in detail.revisions:
+        after: Mapping[str, Any] = one.sections
+        changes = [
+            (title, str(before.get(key) or ""), str(after.get(key) or ""))
+            for key, title in SECTION_TITLES.items()
+            if str(before.get(key) or "") != str(after.get(key) or "")
+        ]
+        author = authors.get(one.author_id, "") if one.author_id else ""
+        views.append(RevisionView(one.number, author, one.created_at, changes if views else []))
+        before = after
+    return views[::-1]
+
+
+def flat_facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the plain values of a JSON record as (name, text), and of one level below."""
+    facts: list[tuple[str, str]] = []
+    for name, value in record.items():
+        if isinstance(value, str | int | float | bool):
+            facts.append((name.replace("_", " "), str(value)))
+        elif isinstance(value, Mapping):
+            below = [f"{key}={item}" for key, item in value.items() if isinstance(item, str | int | float | bool)]
+            facts += [(name.replace("_", " "), ", ".join(below))] if below else []
+    return facts

@@ -1,0 +1,55 @@
+"""What waits for a person to sort out: failed and held readings, undelivered results, quarantined objects."""
+
+from uuid import UUID
+
+from flask import Blueprint, flash, redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+
+from dashboard.people import audit_view, sessions, work
+from dashboard.permissions import Permission, requires
+from db import lifecycle
+from db.audit import AuditTag
+from db.queries import problems
+
+bp = Blueprint("problems", __name__, url_prefix="/problems")
+
+
+@bp.get("")
+@requires(Permission.PROBLEMS)
+def show() -> ResponseReturnValue:
+    """Show everything that needs a person; recorded, for it names patients."""
+    with sessions()() as db:
+        found = problems(db)
+    with work() as uow:
+        audit_view(uow, AuditTag.WORKLIST_VIEWED, detail={"tab": "problems"})
+    groups = [
+        ("Failed", "The pipeline gave up; the reason says at what.", found.failed),
+        ("Held", "Not read until a person decides.", found.held),
+    ]
+    return render_template("problems.html", groups=groups, problems=found)
+
+
+@bp.post("/readings/<uuid:reading_id>/again")
+@requires(Permission.PROCESS_AGAIN)
+def process_again(reading_id: UUID) -> ResponseReturnValue:
+    """Give a reading back to the pipeline."""
+    with work() as uow:
+        lifecycle.process_again(uow, reading_id)
+    flash("Queued again.", "ok")
+    return _back()
+
+
+@bp.post("/deliveries/<uuid:delivery_id>/again")
+@requires(Permission.PROCESS_AGAIN)
+def deliver_again(delivery_id: UUID) -> ResponseReturnValue:
+    """Owe a failed delivery once more."""
+    with work() as uow:
+        lifecycle.resubmit(uow, delivery_id)
+    flash("Waiting to be sent again.", "ok")
+    return _back()
+
+
+def _back() -> ResponseReturnValue:
+    if request.form.get("back") == "worklist":
+        return redirect(url_for("worklist.show", tab="no_draft"), 303)
+    return redirect(url_for("problems.show"), 303)

@@ -1,0 +1,81 @@
+"""The dashboard behind gunicorn: one process, several threads, TLS when certificates are set."""
+
+import ssl
+from collections.abc import Callable
+from typing import Any
+
+from flask import Flask
+from gunicorn.app.base import BaseApplication
+from gunicorn.glogging import Logger
+
+from config.logs import configure_logs
+from config.settings import Settings
+from dashboard.app import create_app
+from db.engine import make_engine, make_sessions
+
+
+class _Logs(Logger):  # type: ignore[misc, unused-ignore]
+    """Gunicorn's own messages, sent through our allow-list instead of its handlers."""
+
+    def setup(self, cfg: Any) -> None:
+        super().setup(cfg)
+        for log in (self.error_log, self.access_log):
+            log.handlers = []
+            log.propagate = True
+
+
+class _Web(BaseApplication):  # type: ignore[misc, unused-ignore]
+    """Gunicorn, configured from our settings and from nothing else (no file, no command line)."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        super().__init__()
+
+    def load_config(self) -> None:
+        for name, value in options(self._settings).items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Flask:
+        """Open the database in the serving process, after the fork."""
+        return create_app(self._settings, make_sessions(make_engine(self._settings.database)))
+
+
+def options(settings: Settings) -> dict[str, Any]:
+    """Return gunicorn's options for ``settings``.
+
+    One process, because slices and ended sessions are remembered in it; its threads share them. There is
+    no access log: addresses of pages are ours, but clients may send anything.
+    """
+    web = settings.web
+    host = f"[{web.host}]" if ":" in web.host else web.host
+    chosen: dict[str, Any] = {
+        "bind": f"{host}:{web.port}",
+        "workers": 1,
+        "worker_class": "gthread",
+        "threads": web.threads,
+        "timeout": 120,
+        "graceful_timeout": 10,
+        "keepalive": 15,
+        "accesslog": None,
+        "logger_class": _Logs,
+        "loglevel": settings.log_level,
+        "control_socket_disable": True,
+        "proc_name": "firstread-web",
+        "forwarded_allow_ips": "",
+        "limit_request_line": 4094,
+    }
+    if web.tls_certificate and web.tls_key:
+        chosen |= {"certfile": str(web.tls_certificate), "keyfile": str(web.tls_key), "ssl_context": _tls}
+    return chosen
+
+
+def _tls(_config: Any, default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+    context = default()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+def run_web(settings: Settings) -> None:
+    """Serve the dashboard until told to stop (SIGTERM or SIGINT)."""
+    configure_logs(level=settings.log_level, json=settings.log_json, process="web")
+    _Web(settings).run()
