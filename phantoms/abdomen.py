@@ -1,6 +1,7 @@
 """The organs of the abdomen, drawn into a :class:`~phantoms.anatomy.Canvas` (portal venous phase)."""
 
 import numpy as np
+from scipy import ndimage
 
 from phantoms import labels as ids
 from phantoms.anatomy import Canvas, Point, box_of, ellipsoid, tube
@@ -62,6 +63,10 @@ def _liver(canvas: Canvas) -> None:
     floor = 138.0 + 0.62 * (x + 66.0) - 0.12 * y
     level = np.minimum(level, left_lobe) + np.clip((floor - z) / 45.0, 0, 3)
     level += 0.05 * canvas.rough("liver-surface", 40.0, box)
+    kidney = canvas.labels[box] == ids.RIGHT_KIDNEY
+    reach = max(1, round(7.0 / float(canvas.frame.grid.voxel_mm.mean())))
+    fat = ndimage.binary_dilation(kidney, iterations=reach)
+    level[np.logical_or.accumulate(fat, axis=1)] += 3.0  # the kidney lies in fat, and no liver behind it
     stature = float(np.prod(canvas.physique.scale))
     volume = float(np.clip(rng.normal(1560, 170) * stature, 1080, 2080))
     mask = canvas.claim(box, level, volume, float(rng.normal(108, 7)), ids.LIVER)
