@@ -12,6 +12,7 @@ from types import TracebackType
 import psycopg
 
 _START_S = 60
+_ROOM_BYTES = 2 * 1024**3
 
 
 def find_binaries() -> Path | None:
@@ -28,8 +29,7 @@ class PostgresServer:
 
     def __init__(self, binaries: Path) -> None:
         self._binaries = binaries
-        memory = Path("/dev/shm")
-        self._folder = Path(tempfile.mkdtemp(prefix="firstread-pg-", dir=memory if memory.is_dir() else None))
+        self._folder = Path(tempfile.mkdtemp(prefix="firstread-pg-", dir=_memory()))
         self._port = _free_port()
         # the server refuses to run as root
         self._as: list[str] = []
@@ -80,6 +80,12 @@ class PostgresServer:
             if done.returncode:
                 log.seek(0)
                 raise RuntimeError(f"{program} failed: {log.read().decode(errors='replace')[-2000:]}")
+
+
+def _memory() -> Path | None:
+    """Return the memory file system when it has room for a server; None for the usual temporary folder."""
+    folder = Path("/dev/shm")
+    return folder if folder.is_dir() and shutil.disk_usage(folder).free > _ROOM_BYTES else None
 
 
 def _free_port() -> int:
