@@ -20,21 +20,6 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class CodeEntry(_Frozen):
-    """One coded concept (PS3.3 section 8.8): value, coding scheme designator, meaning."""
-
-    value: str
-    scheme: str
-    meaning: str
-
-
-class LabelEntry(_Frozen):
-    """One label of an Expert: its name on the wire and, where one is sure, its code."""
-
-    name: str
-    code: CodeEntry | None = None
-
-
 class FileEntry(_Frozen):
     """One file of the package, named relative to its folder, with its SHA-256 in hex."""
 
@@ -107,7 +92,8 @@ class Manifest(_Frozen):
         version, licence, demonstration, task, modality, overview, accuracy: as on the ModelCard.
         intended_use: what it may be used on.
         arguments: valid Trigger arguments in printing order; empty means None.
-        labels: label value (or classifier index) → name and code.
+        labels: label value (or classifier index) → name on the wire; its codes are in ``config/codes.yaml``
+            under the family of ``kind`` and this index.
         files: every file of the folder except the manifest.
         budget: memory and time.
         network: configuration of the network and its input, checked by the class that runs it.
@@ -124,7 +110,7 @@ class Manifest(_Frozen):
     accuracy: str
     intended_use: IntendedUse
     arguments: tuple[str, ...] = ()
-    labels: Mapping[int, LabelEntry]
+    labels: Mapping[int, str]
     files: tuple[FileEntry, ...]
     budget: Budget
     network: Mapping[str, Any]
@@ -149,7 +135,7 @@ class ModelPackage:
             overview=promise.overview,
             accuracy=promise.accuracy,
             arguments=promise.arguments,
-            labels={value: entry.name for value, entry in promise.labels.items()},
+            labels=dict(promise.labels),
             weights_sha256={entry.path: entry.sha256 for entry in promise.files},
             licence=promise.licence,
             demonstration=promise.demonstration,

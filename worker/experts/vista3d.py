@@ -116,24 +116,15 @@ class Vista3dExpert:
 
     def segment(self, volume: Volume, prompts: tuple[int, ...]) -> NDArray[np.uint8]:
         """Return the label map of ``prompts`` on the grid of ``volume``: values in {0} | prompts."""
-        image = _checked(volume)
-        spacing, target = volume.spacing_mm, (self.config.spacing_mm,) * 3
-        shape = grid.resampled_shape(image.shape, spacing, target)
-        coarse = grid.resample(image, spacing, target, shape=shape, antialias=self.config.antialias)
-        box = grid.foreground_box(coarse > self.config.crop_above_hu, self.config.crop_margin)
-        axes = grid.axis_order(volume.affine, "RAS")
-        cropped = self._label(self._scaled(axes.apply(coarse[box])), prompts)
-        labels = np.zeros(shape, dtype=np.uint8)
-        labels[box] = axes.undo(cropped)
+        ready = prepared(volume, self.config)
+        image = torch.from_numpy(ready.image)[None, None].to(self.device)
+        labels = np.zeros(ready.shape, dtype=np.uint8)
+        labels[ready.box] = ready.axes.undo(self._label(image, prompts))
         voxel_ml = self.config.spacing_mm**3 / 1000.0
         minimum = {label: ml / voxel_ml for label, ml in self.config.minimum_ml.items()}
         labels = grid.drop_small_components(labels, minimum)
-        return grid.back_to_source(labels, target, spacing, shape=volume.array.shape)
-
-    def _scaled(self, hounsfield: NDArray[np.float32]) -> torch.Tensor:
-        low, high = self.config.hu_range
-        unit = np.clip((hounsfield - low) / (high - low), 0.0, 1.0)
-        return torch.from_numpy(np.ascontiguousarray(unit, dtype=np.float32))[None, None].to(self.device)
+        target = (self.config.spacing_mm,) * 3
+        return grid.back_to_source(labels, target, volume.spacing_mm, shape=volume.array.shape)
 
     def _label(self, image: torch.Tensor, prompts: tuple[int, ...]) -> NDArray[np.uint8]:
         with torch.inference_mode():
@@ -161,6 +152,43 @@ class Vista3dExpert:
 
     def _window_features(self, window: torch.Tensor) -> torch.Tensor:
         return window_features(self.network, window, bfloat16=self.config.bfloat16)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A CT Volume as the network sees it, and how to come back.
+
+    Attributes:
+        image: ``(x, y, z)`` float32 in 0…1, axes RAS, cropped to ``box``.
+        shape: of the isotropic grid along the axes of the Volume.
+        box: the part of that grid that ``image`` shows.
+        axes: grid axes → network axes.
+    """
+
+    image: NDArray[np.float32]
+    shape: tuple[int, ...]
+    box: tuple[slice, slice, slice]
+    axes: grid.AxisOrder
+
+
+def prepared(volume: Volume, config: Vista3dConfig) -> Prepared:
+    """Resample a CT Volume, crop it to the body and scale its intensities, in the bundle's order.
+
+    Raises:
+        ExpertError: no three axes, or values that are no numbers.
+    """
+    if volume.array.ndim != 3 or min(volume.array.shape) == 0:
+        raise ExpertError(f"a Volume is (slices, rows, columns), this is {volume.array.shape}")
+    if not np.isfinite(volume.array).all():
+        raise ExpertError("the Volume holds values that are no numbers")
+    spacing, target = volume.spacing_mm, (config.spacing_mm,) * 3
+    shape = grid.resampled_shape(volume.array.shape, spacing, target)
+    coarse = grid.resample(volume.array, spacing, target, shape=shape, antialias=config.antialias)
+    box = grid.foreground_box(coarse > config.crop_above_hu, config.crop_margin)
+    axes = grid.axis_order(volume.affine, "RAS")
+    low, high = config.hu_range
+    unit = np.clip((axes.apply(coarse[box]) - low) / (high - low), 0.0, 1.0)
+    return Prepared(np.ascontiguousarray(unit, dtype=np.float32), shape, box, axes)
 
 
 def vista3d_config(package: ModelPackage) -> Vista3dConfig:
@@ -243,11 +271,3 @@ def running_argmax(
             winner = torch.where(better, place + first + 1, winner)
         labels[start : start + _SLAB_VOXELS] = ids[winner]
     return labels.reshape(features.shape[1:]).cpu().numpy()
-
-
-def _checked(volume: Volume) -> NDArray[np.float32]:
-    if volume.array.ndim != 3 or min(volume.array.shape) == 0:
-        raise ExpertError(f"a Volume is (slices, rows, columns), this is {volume.array.shape}")
-    if not np.isfinite(volume.array).all():
-        raise ExpertError("the Volume holds values that are no numbers")
-    return volume.array

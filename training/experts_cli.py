@@ -1,0 +1,91 @@
+"""``firstread train experts …``: train, seal and measure the Experts."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+
+experts_app = typer.Typer(no_args_is_help=True, help="Train, seal and measure the Experts.")
+
+_MODELS = Path(__file__).resolve().parent.parent / "worker" / "models"
+_Cache = Annotated[Path, typer.Option(help="Where prepared phantoms are kept between runs.")]
+_Threads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
+
+
+@experts_app.command()
+def cxr(
+    cache: _Cache,
+    folder: Annotated[Path, typer.Option(help="The package that is written.")] = _MODELS / "demo-cxr",
+    films: Annotated[int, typer.Option(min=8, help="Training phantoms.")] = 1000,
+    threads: _Threads = 1,
+) -> None:
+    """Train the two networks of the demonstration CXR Expert and choose their operating points."""
+    from training.expert_cxr import train_cxr
+
+    _start(threads)
+    train_cxr(folder, cache / "cxr", films=films)
+
+
+@experts_app.command()
+def vista3d(
+    cache: _Cache,
+    folder: Annotated[Path, typer.Option(help="The package that is written.")] = _MODELS / "demo-vista3d",
+    patients: Annotated[int, typer.Option(min=4, help="Training phantoms.")] = 200,
+    threads: _Threads = 1,
+) -> None:
+    """Train the demonstration VISTA3D Expert."""
+    from training.expert_vista3d import train_vista3d
+
+    _start(threads)
+    train_vista3d(folder, cache / "ct", patients=patients)
+
+
+@experts_app.command()
+def brats(
+    cache: _Cache,
+    folder: Annotated[Path, typer.Option(help="The package that is written.")] = _MODELS / "demo-brats",
+    heads: Annotated[int, typer.Option(min=4, help="Training phantoms.")] = 260,
+    threads: _Threads = 1,
+) -> None:
+    """Train the demonstration BRATS Expert."""
+    from training.expert_brats import train_brats
+
+    _start(threads)
+    train_brats(folder, cache / "brain", heads=heads)
+
+
+@experts_app.command()
+def seal(
+    manifest: Annotated[Path, typer.Argument(help="Manifest without hashes, as in worker/models/published.")],
+    folder: Annotated[Path, typer.Argument(help="Folder that holds the weight files.")],
+) -> None:
+    """Write FOLDER/manifest.yaml: the manifest with the SHA-256 of every file found there."""
+    from worker.experts.packages import seal_package
+
+    package = seal_package(folder, yaml.safe_load(manifest.read_text(encoding="utf-8")))
+    typer.echo(f"{package.manifest.name} {package.manifest.version}: {len(package.manifest.files)} files")
+
+
+@experts_app.command()
+def evaluate(
+    registry: Annotated[Path, typer.Option(help="Models file.")] = _MODELS.parent.parent / "config" / "models.yaml",
+    films: Annotated[int, typer.Option(min=1, help="Held-out chest radiographs.")] = 200,
+    patients: Annotated[int, typer.Option(min=1, help="Held-out CT.")] = 30,
+    heads: Annotated[int, typer.Option(min=1, help="Held-out brain MR.")] = 30,
+    threads: _Threads = 1,
+) -> None:
+    """Measure the Experts on held-out phantoms and print the figures as JSON."""
+    from training.evaluate_experts import evaluate_experts
+    from worker.experts.registry import ExpertRegistry
+
+    _start(threads)
+    figures = evaluate_experts(ExpertRegistry.open(registry), films=films, patients=patients, heads=heads)
+    typer.echo(json.dumps(figures, indent=1))
+
+
+def _start(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
