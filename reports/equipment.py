@@ -179,3 +179,5 @@ def copy_image_context(ds: Dataset, header: Dataset) -> None:
     for keyword in _COPIED_TO_IMAGES:
         if header.get(keyword):
             ds.add(header[keyword])
+    if "FrameOfReferenceUID" not in ds and "PatientOrientation" not in ds:
+        ds.PatientOrientation = None  # type 2C of a projection image: present, unknown

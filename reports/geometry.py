@@ -51,6 +51,8 @@ def require_one_grid(source: Sequence[Dataset]) -> None:
         _require_frame_of_reference(source)
         return  # share_frame_geometry compares the frames
     if len(source) == 1 and "ImagePositionPatient" not in first:
+        if frame_count(source) > 1:
+            raise GeometryError(f"the source has {frame_count(source)} frames but no functional groups to place them")
         return  # a projection image
     _require_frame_of_reference(source)
     for ds in source:

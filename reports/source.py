@@ -4,6 +4,7 @@ import re
 import warnings
 
 from pydicom import config as pydicom_config
+from pydicom.datadict import dictionary_VM
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as DicomSequence
@@ -79,7 +80,7 @@ def _clean_element(source: Dataset, tag: int) -> DataElement | None:
             for part in value if isinstance(value, list) else [value]:
                 validate_value(element.VR, str(part), pydicom_config.RAISE)
         return DataElement(element.tag, element.VR, value)
-    except (ValueError, TypeError, NotImplementedError, AttributeError, OverflowError):
+    except (ValueError, TypeError, KeyError, NotImplementedError, AttributeError, OverflowError):
         return None  # the sender's broken value; required elements are emptied by the caller
 
 
@@ -99,17 +100,19 @@ def _clean_value(element: DataElement) -> object:
     if element.VR not in _TEXT:
         return list(value) if element.VM > 1 else value
     limit = None if element.keyword in _NEVER_SHORTENED else _LIMITS.get(element.VR)
-    if element.VM > 1:
-        return [_clean_text(part, limit) for part in value]
-    return _clean_text(value, limit)
+    if element.VM <= 1:
+        return _clean_text(value, limit)
+    if dictionary_VM(element.tag) == "1":  # a backslash that should not be there
+        return _clean_text("/".join(str(part) for part in value), limit)
+    return [_clean_text(part, limit) for part in value]
 
 
 def _clean_text(value: object, limit: int | None) -> str:
     if value is None:
         return ""
-    if isinstance(value, PersonName):
+    if isinstance(value, PersonName):  # groups keep their separators
         return "=".join(one_line(group) for group in str(value).split("="))
-    return one_line(str(value), limit)
+    return one_line(str(value))[:limit]
 
 
 def timezone_of(header: Dataset) -> str | None:

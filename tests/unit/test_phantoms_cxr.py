@@ -183,6 +183,17 @@ def test_a_finding_nobody_can_draw_is_refused(finding: str) -> None:
         make_chest_xray(1, findings=frozenset({finding}))
 
 
+def test_the_truth_counts_nodules_and_broken_ribs() -> None:
+    counts = [make_chest_xray(s, findings=frozenset({"Nodule", "Fracture"}), size=64).truth.counts for s in range(4)]
+    assert all(set(c) == {"Nodule", "Fracture"} and 1 <= c["Nodule"] <= 3 and 2 <= c["Fracture"] <= 4 for c in counts)
+    assert len({c["Nodule"] for c in counts} | {c["Fracture"] for c in counts}) > 1
+
+
+def test_a_negative_seed_is_refused() -> None:
+    with pytest.raises(RefusedInputError, match="negative"):
+        make_chest_xray(-1)
+
+
 @pytest.mark.parametrize("size", [0, 32, 100_000])
 def test_an_absurd_size_is_refused(size: int) -> None:
     with pytest.raises(RefusedInputError, match="size"):

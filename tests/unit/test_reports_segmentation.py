@@ -139,6 +139,14 @@ def test_patient_and_study_come_from_the_source_and_the_series_is_our_own():
     assert seg.ReferencedSeriesSequence[0].SeriesInstanceUID == source[0].SeriesInstanceUID
 
 
+def test_legal_words_of_the_study_are_copied_whole():
+    source = cross_sections()
+    source[0].StudyDescription, source[0].PatientName = "胸腹部CT" * 9, "Ä" * 31 + "^" + "Ö" * 31
+    seg = segmentation(source, spec(1, "ct.liver"))
+    assert seg.StudyDescription == "胸腹部CT" * 9
+    assert str(seg.PatientName) == "Ä" * 31 + "^" + "Ö" * 31
+
+
 def test_a_retry_writes_the_same_bytes():
     source = cross_sections()
     assert written(segmentation(source, spec(1, "ct.liver"))) == written(segmentation(source, spec(1, "ct.liver")))
