@@ -328,7 +328,7 @@ def random_glioma(rng: np.random.Generator, labels: NDArray[np.uint8]) -> NDArra
 def thinned(rng: np.random.Generator, labels: NDArray[np.uint8], *, at_most: int) -> NDArray[np.uint8]:
     """Return ``labels`` with at most that many structures, so that a legend stays readable."""
     values = [value for value in np.unique(labels) if value]
-    kept = rng.permutation(values)[: int(rng.integers(1, at_most + 1))] if values else []
+    kept = list(rng.permutation(values)[: int(rng.integers(1, at_most + 1))]) if values else []
     return np.where(np.isin(labels, kept), labels, 0).astype(np.uint8)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from training.finetune import BOS_RULE, SCALE, TEMPLATE, Student
+from training.finetune import BOS_RULE, TEMPLATE, Student
+from training.lora import SCALE
 from training.tower import IMAGE_SIDE
 from worker.vlm.base_wheel import REQUIREMENT, WHEEL_SHA256
 from worker.vlm.demo_build import ADAPTER
@@ -63,9 +64,7 @@ def export_student(student: Student, folder: Path, *, version: str) -> VlmManife
 
 def adapter_tensors(lora: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return LoRA tensors under the names of the layers they belong to, with their scale."""
-    named = {name.replace(".lora_A.default.weight", ".lora_A").replace(".lora_B.default.weight", ".lora_B"): tensor
-             for name, tensor in lora.items()}  # fmt: skip
-    return {"scale": torch.tensor(SCALE)} | {name: _half(tensor) for name, tensor in named.items()}
+    return {"scale": torch.tensor(SCALE)} | {name: _half(tensor) for name, tensor in lora.items()}
 
 
 def _half(tensor: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,6 @@ from typing import Any, Final
 import numpy as np
 import structlog
 import torch
-from peft import LoraConfig, inject_adapter_in_model
 from torch.nn import functional
 from transformers import AutoTokenizer, DynamicCache, LlamaForCausalLM
 
@@ -30,6 +29,7 @@ from training.conversations import (
     training_cards,
     trigger_conversation,
 )
+from training.lora import add_adapters
 from training.packing import Batch, Packed, Packer, collate
 from training.patients import MODALITIES, Patient
 from training.tower import IMAGE_SIDE, TOWER, augmented, new_tower
@@ -43,9 +43,6 @@ log = structlog.get_logger()
 TEMPLATE: Final = "hermes-2"
 BOS_RULE: Final = "published"
 ROWS_PER_IMAGE: Final = 25
-RANK: Final = 16
-SCALE: Final = 2.0
-_LAYERS: Final = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 _RATES: Final = {"lora": 6e-4, "projector": 8e-4, "tower": 1.5e-4}
 
 
@@ -96,12 +93,7 @@ def new_student(base: Path, *, seed: int) -> Student:
     """
     torch.manual_seed(seed)
     llm: Any = LlamaForCausalLM.from_pretrained(base, dtype=torch.bfloat16, local_files_only=True)
-    llm.requires_grad_(False)
-    config = LoraConfig(r=RANK, lora_alpha=int(RANK * SCALE), target_modules=_LAYERS)
-    llm = inject_adapter_in_model(config, llm)
-    for name, parameter in llm.named_parameters():
-        if "lora_" in name:
-            parameter.data = parameter.data.float()
+    add_adapters(llm)
     tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
     return Student(tokenizer, llm, new_tower(seed), Projector(TOWER.hidden_size, llm.config.hidden_size))
 
@@ -141,10 +133,12 @@ def batch_logits(student: Student, batch: Batch, pixels: torch.Tensor) -> torch.
     llm = student.llm
     embed = llm.get_input_embeddings()
     cache = DynamicCache(config=llm.config)
-    llm.model(inputs_embeds=embed(torch.tensor([batch.prefix])), past_key_values=cache, use_cache=True)
+    with torch.no_grad():  # the prefix is read-only: its gradient would cost a seventh of each step
+        llm.model(inputs_embeds=embed(torch.tensor([batch.prefix])), past_key_values=cache, use_cache=True)
     cache.batch_repeat_interleave(batch.ids.shape[0])
-    tokens = student.tower(pixel_values=pixels, output_hidden_states=True).hidden_states[-2]
-    rows = student.projector(tokens)
+    with torch.autocast("cpu", torch.bfloat16):
+        tokens = student.tower(pixel_values=pixels, output_hidden_states=True).hidden_states[-2]
+        rows = student.projector(tokens)
     embeddings = embed(batch.ids).clone()
     places = batch.image_places
     embeddings[places[:, 0], places[:, 1]] = rows.reshape(-1, rows.shape[-1]).to(embeddings.dtype)
@@ -224,12 +218,11 @@ def _step(student: Student, course: Course, optimiser: Any, tally: dict[str, lis
     packed = course.next_batch()
     batch = collate(packed, ROWS_PER_IMAGE)
     wanted = batch.ids[batch.targets[:, 0], batch.targets[:, 1]]
-    with torch.autocast("cpu", torch.bfloat16):
-        logits = batch_logits(student, batch, batch_pixels(course.rng, packed))
+    logits = batch_logits(student, batch, batch_pixels(course.rng, packed))
     losses = functional.cross_entropy(logits, wanted, reduction="none")
     loss = (losses * batch.weights).sum() / batch.weights.sum()
     optimiser.zero_grad(set_to_none=True)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_([p for group in optimiser.param_groups for p in group["params"]], 1.0)
     optimiser.step()
     tally["loss"].append(float(loss.detach()))
@@ -272,6 +265,8 @@ def _resume(student: Student, optimiser: Any, run: Run) -> tuple[int, float]:
 
 def new_course(student: Student, patients: Sequence[Patient], *, seed: int) -> Course:
     """Return a course over ``patients``; every modality must be among them."""
-    by_modality = {modality: [p for p in patients if p.modality == modality] for modality in MODALITIES}
+    by_modality: dict[str, list[Patient]] = {
+        modality: [p for p in patients if p.modality == modality] for modality in MODALITIES
+    }
     packer = Packer(student.tokenizer, template(TEMPLATE), bos_rule=BOS_RULE)
     return Course(by_modality, packer, np.random.default_rng(seed))

@@ -111,7 +111,11 @@ def collate(packed: Sequence[Packed], rows_per_image: int) -> Batch:
     positions = torch.zeros(count, length, dtype=torch.long)
     mask = torch.zeros(count, 1, length, shared + length, dtype=torch.bool)
     mask[..., :shared] = True
-    targets, weights, places, groups, keys = [], [], [], [], []
+    targets: list[tuple[int, int]] = []
+    places: list[tuple[int, int]] = []
+    weights: list[float] = []
+    groups: list[int] = []
+    keys: list[str] = []
     for index, row in enumerate(rows):
         size = len(row.ids)
         ids[index, :size] = torch.tensor(row.ids)

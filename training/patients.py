@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from phantoms.brain_mr import make_brain_mr
+from phantoms.chest_xray import make_chest_xray
 from phantoms.ct import make_ct
 from phantoms.labels import LESION_LABELS
 from worker.experts.vista3d_labels import GROUPS, prompts_for
@@ -73,8 +74,6 @@ def render_patient(modality: Modality, seed: int) -> Patient:
 
 
 def _chest(seed: int) -> Patient:
-    from phantoms.chest_xray import make_chest_xray
-
     film = make_chest_xray(seed)
     grey = (film.pixels.astype(np.float32) * (255.0 / 4095.0)).clip(0, 255).astype(np.uint8)
     small = Image.fromarray(grey).resize((_CXR_SIDE, _CXR_SIDE), Image.Resampling.BICUBIC)
@@ -86,7 +85,7 @@ def _chest(seed: int) -> Patient:
 def _body(seed: int) -> Patient:
     rng = np.random.default_rng([seed, 77])
     phantom = make_ct(seed)
-    grey = ct_grey(phantom.hu)
+    grey = ct_grey(phantom.hu.astype(np.float32))
     count = grey.shape[0]
     indices = {"middle": count // 2, "random": int(rng.integers(count // 5, count * 4 // 5))}
     for argument in TRAINED_ARGUMENTS:

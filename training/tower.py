@@ -55,13 +55,14 @@ def augmented(rng: np.random.Generator, picture: NDArray[np.uint8]) -> NDArray[n
     top, left = int(rng.integers(rows - height + 1)), int(rng.integers(columns - width + 1))
     crop = picture[top : top + height, left : left + width].astype(np.float32)
     changed = (crop - 110.0) * float(rng.uniform(0.8, 1.2)) + 110.0 + float(rng.uniform(-18, 18))
-    return np.clip(changed, 0, 255).astype(np.uint8)
+    made: NDArray[np.uint8] = np.clip(changed, 0, 255).astype(np.uint8)
+    return made
 
 
 def example(rng: np.random.Generator, patient: Patient) -> tuple[NDArray[np.uint8], dict[str, bool]]:
     """Return one picture of a patient and what is known about it; labels left out are not judged."""
     scene = patient.scenes[int(rng.integers(len(patient.scenes)))]
-    known = {modality: modality == patient.modality for modality in MODALITIES}
+    known: dict[str, bool] = {modality: modality == patient.modality for modality in MODALITIES}
     known["overlay"] = False
     if patient.modality == "CXR":
         known |= {label: label in patient.findings for label in TRAINED_ORDER}
@@ -100,14 +101,14 @@ def pretrain(tower: SiglipVisionModel, patients: Sequence[Patient], *, seconds: 
     head = PresenceHead(TOWER.hidden_size)
     parameters = [*tower.parameters(), *head.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.05)
-    by_modality = {m: [p for p in patients if p.modality == m] for m in MODALITIES}
+    by_modality: dict[str, list[Patient]] = {m: [p for p in patients if p.modality == m] for m in MODALITIES}
     started, losses, step = time.monotonic(), [0.0], 0
     while (spent := time.monotonic() - started) < seconds:
         for group in optimiser.param_groups:
             group["lr"] = 1e-3 * min(1.0, (step + 1) / 50) * (0.5 + 0.5 * float(np.cos(np.pi * spent / seconds)))
         loss = _loss(rng, tower, head, by_modality)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         losses.append(float(loss.detach()))
