@@ -43,6 +43,7 @@ class Scene:
         clouds: points ``(n, 3)`` in standard mm with ``(n,)`` extra water-equivalent volume, mm3.
         vessel_gain: calibre of lung vessels relative to normal.
         broken: rib label to (fraction of its length, step in mm).
+        counts: finding to number of lesions, where there can be several.
     """
 
     canvas: Canvas
@@ -50,6 +51,7 @@ class Scene:
     clouds: list[tuple[Points, NDArray[np.float64]]] = field(default_factory=list)
     vessel_gain: float = 1.0
     broken: dict[int, tuple[float, float]] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
 
     def signs(self, finding: str) -> tuple[float, ...]:
         """Return the signs of x on which ``finding`` lies: +1 left, -1 right."""
@@ -162,6 +164,7 @@ def _pneumothorax(scene: Scene) -> None:
 
 def _lumps(scene: Scene, finding: str, radii: tuple[float, float], count: int, rough: float) -> None:
     canvas = scene.canvas
+    scene.counts[finding] = count * len(scene.signs(finding))
     for sign in scene.signs(finding):
         rng = canvas.rng(f"{finding}-{sign}")
         for n in range(count):
@@ -289,6 +292,7 @@ def _fracture(scene: Scene) -> None:
         for number in range(first, min(10, first + int(rng.integers(2, 5)))):
             label = (ids.LEFT_RIB_1 if sign > 0 else ids.RIGHT_RIB_1) + number - 1
             step = float(rng.uniform(8.0, 12.0) * rng.choice([-1.0, 1.0]))
+            scene.counts["Fracture"] = scene.counts.get("Fracture", 0) + 1
             scene.broken[label] = (place + float(rng.normal(0, 0.02)), step)
 
 

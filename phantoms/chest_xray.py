@@ -125,7 +125,8 @@ def make_chest_xray(seed: int, *, findings: frozenset[str] | None = None, size: 
     for name, side in list(sides.items()):
         for extra in IMPLIED.get(name, ()):
             sides[extra] = side if sides.get(extra, side) == side else "bilateral"
-    truth = Truth("DX", shown, {}, {}, dict.fromkeys(sorted(shown), 1))
+    counts = {name: scene.counts.get(name, 1) for name in sorted(shown & set(PAINTERS))}
+    truth = Truth("DX", shown, {}, {}, counts)
     return ChestXray(_expose(canvas, attenuation, width), view, shown, sides, width / size, physique.sex, truth)
 
 

@@ -12,13 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from config.errors import RefusedInputError
+
 Floats = NDArray[np.float32]
 Box = tuple[slice, slice, slice]
 WARP_MARGIN_MM = 14.0
 
 
 def stream(seed: int, name: str) -> np.random.Generator:
-    """Return the random stream ``name`` of patient ``seed``; streams do not disturb one another."""
+    """Return the random stream ``name`` of patient ``seed``; streams do not disturb one another.
+
+    Raises:
+        RefusedInputError: a negative seed.
+    """
+    if seed < 0:
+        raise RefusedInputError(f"seed {seed} must not be negative")
     return np.random.default_rng([seed, crc32(name.encode())])
 
 
