@@ -1,10 +1,5 @@
-"""What must exist before the processes start: folders, secret, database, models, first users."""
+"""What must exist before the processes start: folders, database, models, first users."""
 
-import os
-import secrets
-from pathlib import Path
-
-from config.durable import write_durably
 from config.settings import Settings
 from db.engine import make_engine, make_sessions, migrate
 
@@ -20,24 +15,11 @@ def prepare(settings: Settings) -> list[tuple[str, str, str]]:
 
     for folder in (settings.data_dir, settings.instances_dir, settings.results_dir):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    session_secret_file(settings)
     migrate(settings.database)
     return [
         (login, str(role), password)
         for login, role, password in create_first_users(make_sessions(make_engine(settings.database)))
     ]
-
-
-def session_secret_file(settings: Settings) -> Path:
-    """Return the file with the secret that signs sessions, made once, readable by its owner only."""
-    path = settings.data_dir.resolve() / "session.secret"
-    if not path.exists():
-        previous = os.umask(0o077)
-        try:
-            write_durably(path, secrets.token_urlsafe(48).encode())
-        finally:
-            os.umask(previous)
-    return path
 
 
 def needs_demo_model(settings: Settings) -> bool:

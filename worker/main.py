@@ -3,6 +3,7 @@
 from celery import Celery
 from celery.signals import setup_logging, worker_process_init
 from sqlalchemy.orm import Session, sessionmaker
+from transformers.utils.logging import disable_progress_bar
 
 from config.broker import make_celery
 from config.logs import configure_logs
@@ -33,6 +34,8 @@ def run_worker(settings: Settings) -> None:
         engine.dispose(close=False)
 
     def our_logs(**_: object) -> None:
+        # a progress bar is no log line
+        disable_progress_bar()
         configure_logs(level=settings.log_level, json=settings.log_json, process="worker")
 
     worker_process_init.connect(after_fork, weak=False)
