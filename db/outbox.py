@@ -1,14 +1,15 @@
 """From committed messages to the broker: at least once, so every task is idempotent."""
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from db.models import OutboxMessage
 from db.types import utcnow
-from db.uow import Actor, unit_of_work
+from db.uow import Actor, UnitOfWork, unit_of_work
 
 RELAY = Actor("outbox", "process")
 Publish = Callable[[str, dict[str, Any]], None]
@@ -57,3 +58,9 @@ def _mark(sessions: sessionmaker[Session], holder: Session | None, published: li
         return
     with unit_of_work(sessions, RELAY) as uow:
         uow.session.execute(change)
+
+
+def purge(uow: UnitOfWork, before: datetime) -> int:
+    """Remove messages published before an instant; return how many. Audit events tell the story, not these."""
+    old = delete(OutboxMessage).where(OutboxMessage.published_at < before)
+    return uow.session.connection().execute(old).rowcount

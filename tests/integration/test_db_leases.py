@@ -122,7 +122,7 @@ def test_the_worker_that_holds_the_lease_can(sessions, act):
 
 
 def test_a_heartbeat_keeps_the_lease_and_never_makes_the_result_stale(sessions):
-    journey = received(sessions).queued().running(lease_s=10)
+    journey = received(sessions).queued().running(lease_s=1000)
     first = journey.reading().lease_until
     with unit_of_work(sessions, WORKER) as uow:
         reading = uow.session.get_one(Reading, journey.reading_id)  # the result's transaction has begun …
@@ -138,10 +138,10 @@ def test_a_heartbeat_keeps_the_lease_and_never_makes_the_result_stale(sessions):
 
 
 def test_a_lease_that_is_renewed_is_not_taken_away(sessions):
-    journey = received(sessions).queued().running(lease_s=10)
+    journey = received(sessions).queued().running(lease_s=1000)
     with unit_of_work(sessions, WORKER) as uow:
-        lifecycle.heartbeat(uow, journey.held, lease_s=600)
-    assert _expire(sessions, after_s=60) == 0
+        lifecycle.heartbeat(uow, journey.held, lease_s=9000)
+    assert _expire(sessions, after_s=2000) == 0
     assert journey.reading().state is ReadingState.RUNNING
 
 
@@ -162,22 +162,22 @@ def test_a_lost_worker_costs_an_attempt_and_the_last_one_fails_with_its_reason(s
 
 def test_retry_backs_off_then_runs_again_then_gives_up(sessions):
     journey = received(sessions).queued()
-    for attempt, delay_s in ((1, 10), (2, 20)):
+    for attempt, delay_s in ((1, 1000), (2, 2000)):
         journey.running()
         before = utcnow()
         with unit_of_work(sessions, WORKER) as uow:
-            state = lifecycle.retry(uow, journey.held, "GPU busy", base_s=10, max_attempts=3)
+            state = lifecycle.retry(uow, journey.held, "GPU busy", base_s=1000, max_attempts=3)
         reading = journey.reading()
         assert (state, reading.state, reading.reason) == (ReadingState.RETRYING, ReadingState.RETRYING, "GPU busy")
         assert reading.next_attempt_at is not None
-        assert abs((reading.next_attempt_at - before).total_seconds() - delay_s) < 5, attempt
+        assert abs((reading.next_attempt_at - before).total_seconds() - delay_s) < 400, attempt
         assert _claim(sessions, journey) is None  # not due yet
-        assert _due(sessions, delay_s - 5) == 0
+        assert _due(sessions, delay_s - 500) == 0
         assert _due(sessions, delay_s + 5) == 1
         assert journey.reading().state is ReadingState.QUEUED
     journey.running()
     with unit_of_work(sessions, WORKER) as uow:
-        assert lifecycle.retry(uow, journey.held, "GPU busy", base_s=10, max_attempts=3) is ReadingState.FAILED
+        assert lifecycle.retry(uow, journey.held, "GPU busy", base_s=1000, max_attempts=3) is ReadingState.FAILED
     assert journey.reading().reason == "GPU busy (3 attempts)"
 
 

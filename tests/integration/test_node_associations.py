@@ -104,7 +104,7 @@ def test_noise_on_the_port_harms_nobody(tmp_path, sqlite_sessions):
         assoc.release()
 
 
-def test_four_associations_into_one_study_lose_nothing(tmp_path, sqlite_sessions):
+def test_four_associations_into_one_study_lose_nothing(tmp_path, sessions):
     first = ct_slice()
     slices = [
         ct_slice(StudyInstanceUID=first.StudyInstanceUID, SeriesInstanceUID=first.SeriesInstanceUID, InstanceNumber=n)
@@ -119,7 +119,7 @@ def test_four_associations_into_one_study_lose_nothing(tmp_path, sqlite_sessions
             answers.append(status)
         assoc.release()
 
-    with running_node(node_settings(tmp_path), sqlite_sessions) as node:
+    with running_node(node_settings(tmp_path), sessions) as node:
         # each slice twice, from two associations that overlap
         parts = [slices[:20], slices[20:], slices[:20][::-1], slices[20:][::-1]]
         threads = [threading.Thread(target=send, args=(node.port, part)) for part in parts]
@@ -128,8 +128,8 @@ def test_four_associations_into_one_study_lose_nothing(tmp_path, sqlite_sessions
         for thread in threads:
             thread.join()
     assert answers == [0x0000] * 80
-    assert {row.sop_instance_uid for row in rows(sqlite_sessions, Instance)} == {ds.SOPInstanceUID for ds in slices}
-    (study,) = rows(sqlite_sessions, Study)
+    assert {row.sop_instance_uid for row in rows(sessions, Instance)} == {ds.SOPInstanceUID for ds in slices}
+    (study,) = rows(sessions, Study)
     assert study.instance_count == 40
-    assert len(rows(sqlite_sessions, Reading)) == 1
-    assert audit_tags(sqlite_sessions).count("instance:duplicate") == 40
+    assert len(rows(sessions, Reading)) == 1
+    assert audit_tags(sessions).count("instance:duplicate") == 40

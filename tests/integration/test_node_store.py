@@ -1,6 +1,10 @@
 """C-STORE over real associations: Success only for what is kept, every refusal with its own status."""
 
 import hashlib
+import io
+import logging
+import random
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -16,6 +20,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
+from config.logs import configure_logs
 from db.models import Instance, Quarantined, Reading, Series, Study
 from db.types import ReadingState
 from dicom_node.part10 import split_file
@@ -270,3 +275,44 @@ def test_classes_of_other_services_are_not_negotiated(node):
         assoc = associate(node.port, sop_class=sop_class)
         assert not assoc.is_established
         assert [cx.result for cx in assoc.rejected_contexts] == [0x03]
+
+
+def test_damaged_bytes_never_end_an_association_and_never_surprise(node):
+    """One byte changed, anywhere: kept, or refused with a status that says why; not one internal error."""
+    ds = ct_slice(StudyDescription="knee", PatientComments="x" * 40)
+    data = encoded(ds)
+    generator = random.Random(4)
+    assoc = associate(node.port)
+    answers = Counter()
+    for _ in range(120):
+        changed = bytearray(data)
+        changed[generator.randrange(len(data) - len(ds.PixelData))] = generator.randrange(256)
+        status, _ = store_bytes(assoc, bytes(changed), sop_class=CTImageStorage, sop_instance=ds.SOPInstanceUID)
+        answers[status] += 1
+    assert assoc.is_established
+    assoc.release()
+    assert set(answers) <= {0x0000, 0x0117, 0xA900, 0xC001, 0xC002, 0xC003}
+    assert answers[0xC002] > 10
+    assert len(rows(node.sessions, Instance)) == 1
+    assert len(rows(node.sessions, Quarantined)) == 120 - answers[0x0000]
+
+
+def test_no_identifier_reaches_the_log(node):
+    stream = io.StringIO()
+    configure_logs(level="DEBUG", json=True, process="node", stream=stream)
+    logging.getLogger("pynetdicom").setLevel(logging.DEBUG)
+    try:
+        ds = ct_slice(PatientName="Verysecret^Name", PatientID="ID-424242", StudyDescription="secretdescription")
+        other = ct_slice(PatientName="Verysecret^Name", SOPInstanceUID=ds.SOPInstanceUID, PatientID="ID-424242")
+        assert store(node.port, ds)[0] == 0x0000
+        assert store(node.port, ds)[0] == 0x0000
+        assert store(node.port, other)[0] == 0xC003
+        assert store(node.port, ds, data=encoded(ds)[:-3])[0] == 0xC002
+        assert store(node.port, ds, sop_instance="1.2.3.4")[0] == 0xA900
+    finally:
+        logging.getLogger("pynetdicom").setLevel(logging.WARNING)
+        configure_logs(level="WARNING", json=False, process="tests")
+    log = stream.getvalue()
+    assert log.count("instance.refused") == 3
+    for secret in ("Verysecret", "424242", "secretdescription", ds.StudyInstanceUID, ds.SOPInstanceUID, "1.2.3.4"):
+        assert str(secret) not in log
