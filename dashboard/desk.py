@@ -49,7 +49,7 @@ class SectionView:
     @property
     def rows(self) -> int:
         """Lines to give the editor without a script."""
-        return min(14, max(2, self.text.count("\n") + 1 + len(self.text) // 70))
+        return min(14, self.text.count("\n") + 1 + len(self.text) // 70)
 
 
 @dataclass(frozen=True)

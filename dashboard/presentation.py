@@ -151,15 +151,10 @@ def _words(text: str) -> Sequence[str]:
     return re.findall(r"\s+|\w+|[^\w\s]", text)
 
 
-def percent(value: float | None) -> str:
-    """Return a 0…1 score as whole percent."""
-    return "–" if value is None else f"{value * 100:.0f} %"
-
-
 def register_filters(app: Flask) -> None:
     """Make these functions available to the templates."""
     for function in (
-        person_name, dicom_date, dicom_time, age_at, instant, elapsed, waiting_class, word_diff, percent,
+        person_name, dicom_date, dicom_time, age_at, instant, elapsed, waiting_class, word_diff,
         priority_class, delivery_pill, status_pill,
     ):  # fmt: skip
         app.add_template_filter(function)

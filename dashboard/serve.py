@@ -4,6 +4,7 @@ import ssl
 from collections.abc import Callable
 from typing import Any
 
+import structlog
 from flask import Flask
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
@@ -58,7 +59,8 @@ def options(settings: Settings) -> dict[str, Any]:
         "keepalive": 15,
         "accesslog": None,
         "logger_class": _Logs,
-        "loglevel": settings.log_level,
+        "loglevel": "warning",
+        "when_ready": _ready,
         "control_socket_disable": True,
         "proc_name": "firstread-web",
         "forwarded_allow_ips": "",
@@ -67,6 +69,10 @@ def options(settings: Settings) -> dict[str, Any]:
     if web.tls_certificate and web.tls_key:
         chosen |= {"certfile": str(web.tls_certificate), "keyfile": str(web.tls_key), "ssl_context": _tls}
     return chosen
+
+
+def _ready(server: Any) -> None:
+    structlog.get_logger().info("web.listening", host=server.cfg.bind[0].rpartition(":")[0], pid=server.pid)
 
 
 def _tls(_config: Any, default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:

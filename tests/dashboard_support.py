@@ -3,6 +3,7 @@
 import hashlib
 import re
 from dataclasses import dataclass
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ SECTIONS = {
 
 def volume(slices: int = 8) -> NDArray[np.int16]:
     """A body with two lungs and a bright lesion in the patient's right lung, HU; head first."""
-    z, y, x = np.mgrid[0:slices, 0:ROWS, 0:COLUMNS].astype(np.float64)
+    _, y, x = np.mgrid[0:slices, 0:ROWS, 0:COLUMNS].astype(np.float64)
     hu = np.full((slices, ROWS, COLUMNS), -1000, dtype=np.int16)
     hu[((x - 64) / 56) ** 2 + ((y - 64) / 42) ** 2 < 1] = 40
     for center in (40, 88):
@@ -162,7 +163,9 @@ class Site:
         # as the worker keeps it: slices along the normal, feet first
         up = datasets[::-1]
         labels = lesion(len(datasets))[::-1].astype(np.uint8) * 23
-        affine = np.array([[0, 0, 1.75, -112], [0, 1.75, 0, -112], [5, 0, 0, up[0].ImagePositionPatient[2]], [0, 0, 0, 1]])
+        affine = np.array(
+            [[0, 0, 1.75, -112], [0, 1.75, 0, -112], [5, 0, 0, up[0].ImagePositionPatient[2]], [0, 0, 0, 1]]
+        )
         buffer = BytesIO()
         np.savez_compressed(
             buffer,
@@ -177,9 +180,7 @@ class Site:
     def user(self, login: str, role: Role, printed_name: str = "Maria Lund") -> UUID:
         """Add an account with the tests' password."""
         with unit_of_work(self.sessions, NODE) as uow:
-            return create_user(
-                uow, login=login, printed_name=printed_name, role=role, password_hash=hash_password(PASSWORD)
-            )
+            return create_user(uow, login=login, printed_name=printed_name, role=role, password_hash=_password_hash())
 
     def client(self, login: str = "") -> "Browser":
         """A browser without a script; logged in when ``login`` is given."""
@@ -239,15 +240,19 @@ class Browser(Client):
 
     def log_in(self, login: str, password: str = PASSWORD, **fields: Any) -> TestResponse:
         """Send the login form."""
-        return self.post(
-            "/login", data={"csrf_token": self.token(), "login": login, "password": password, **fields}
-        )
+        return self.post("/login", data={"csrf_token": self.token(), "login": login, "password": password, **fields})
 
 
-def make_site(folder: Path, **changes: Any) -> Site:
+@cache
+def _password_hash() -> str:
+    return hash_password(PASSWORD)
+
+
+def make_site(folder: Path, *, migrated: bool = False, **changes: Any) -> Site:
     """A migrated installation with one account per role."""
     settings = Settings(data_dir=folder, **changes)
-    migrate(settings.database)
+    if not migrated:
+        migrate(settings.database)
     sessions = make_sessions(make_engine(settings.database))
     site = Site(settings, sessions, create_app(settings, sessions))
     for role, name in ((Role.RADIOLOGIST, "Maria Lund"), (Role.ADMIN, "Ada Min"), (Role.AUDITOR, "Otto Audit")):
@@ -318,7 +323,11 @@ def _draft(claim: lifecycle.Claim, datasets: list[Dataset], changes: dict[str, A
         ],
         "not_assessed": [{"what": "bone lesion", "why": "VISTA3D does not offer it"}],
         "marks": [
-            {"kind": "omission", "finding": "hepatic tumor", "text": "VISTA3D found hepatic tumor; the draft does not mention it."}
+            {
+                "kind": "omission",
+                "finding": "hepatic tumor",
+                "text": "VISTA3D found hepatic tumor; the draft does not mention it.",
+            }
         ],
         "demonstration": True,
         "provenance": {

@@ -1,0 +1,261 @@
+"""Who may open which page, and what keeps a session safe."""
+
+import re
+import stat
+from http.cookies import SimpleCookie
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from pydantic import SecretStr
+
+from config.errors import ConfigurationError
+from config.settings import Settings
+from dashboard.app import create_app
+from dashboard.security import session_key
+from db.report_models import UserAccount
+from db.types import Role
+from db.users import find_user
+from tests.dashboard_support import PASSWORD, Browser, Site, ct_study, make_site
+
+R, A, O = Role.RADIOLOGIST, Role.ADMIN, Role.AUDITOR  # noqa: E741
+EVERYBODY = {None, R, A, O}
+LOGGED_IN = {R, A, O}
+
+# (method, endpoint) -> who gets past the guard; None is somebody not logged in. Written by hand, from the
+# hospital's point of view, not from the application's table.
+ALLOWED: dict[tuple[str, str], set[Role | None]] = {
+    ("GET", "static"): EVERYBODY,
+    ("GET", "home.alive"): EVERYBODY,
+    ("GET", "home.ready"): EVERYBODY,
+    ("GET", "auth.login"): EVERYBODY,
+    ("POST", "auth.login_submit"): EVERYBODY,
+    ("POST", "auth.logout"): LOGGED_IN,
+    ("GET", "home.index"): LOGGED_IN,
+    ("GET", "account.password"): LOGGED_IN,
+    ("POST", "account.password_submit"): LOGGED_IN,
+    ("GET", "worklist.show"): {R, A},
+    ("GET", "worklist.pulse"): {R, A},
+    ("POST", "worklist.search"): {R, A},
+    ("GET", "reading.show"): {R, O},
+    ("GET", "reading.viewer"): {R, O},
+    ("GET", "reading.report"): {R, O},
+    ("GET", "images.slice_png"): {R, O},
+    ("GET", "images.thumbnail"): {R, O},
+    ("POST", "reading.open_review"): {R},
+    ("POST", "reading.release"): {R},
+    ("POST", "reading.save"): {R},
+    ("POST", "reading.decide"): {R},
+    ("GET", "signoff.sign"): {R},
+    ("POST", "signoff.sign_submit"): {R},
+    ("GET", "signoff.reject"): {R},
+    ("POST", "signoff.reject_submit"): {R},
+    ("GET", "problems.show"): {R, A},
+    ("POST", "problems.process_again"): {A},
+    ("POST", "problems.deliver_again"): {A},
+    ("GET", "audit.index"): {O},
+    ("POST", "audit.search"): {O},
+    ("GET", "audit.study"): {O},
+    ("GET", "admin.users"): {A},
+    ("POST", "admin.create"): {A},
+    ("POST", "admin.change"): {A},
+}
+
+
+@pytest.fixture
+def site(tmp_path: Path, sqlite_url: str) -> Site:
+    del sqlite_url  # the migrated file is already in tmp_path
+    return make_site(tmp_path, migrated=True)
+
+
+def _routes(site: Site) -> list[tuple[str, str]]:
+    return [
+        (method, rule.endpoint)
+        for rule in site.app.url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    ]
+
+
+def test_every_route_is_in_the_table_of_who_may_use_it(site: Site) -> None:
+    assert set(_routes(site)) == set(ALLOWED)
+
+
+@pytest.mark.parametrize("role", [None, R, A, O])
+def test_each_role_passes_exactly_the_doors_of_its_work(site: Site, role: Role | None) -> None:
+    study_id = site.drafted(ct_study(3))
+    values = {
+        "study_id": study_id,
+        "series_id": site.series_id(study_id),
+        "finding_id": uuid4(),
+        "reading_id": uuid4(),
+        "delivery_id": uuid4(),
+        "user_id": uuid4(),
+        "index": 0,
+        "state": "FINAL",
+        "filename": "firstread.css",
+    }
+    browser = site.client(role.value if role else "")
+    token = browser.token("/account/password")
+    wrong = []
+    for method, endpoint in sorted(ALLOWED, key=lambda door: door[1] == "auth.logout"):  # logging out comes last
+        rule = next(r for r in site.app.url_map.iter_rules() if r.endpoint == endpoint)
+        with site.app.test_request_context():
+            path = site.app.url_for(endpoint, **{name: values[name] for name in rule.arguments})
+        answer = browser.get(path) if method == "GET" else browser.post(path, data={"csrf_token": token})
+        to_login = answer.status_code == 303 and answer.headers["Location"].startswith("/login")
+        passed = answer.status_code != 403 and not to_login
+        if endpoint == "auth.logout":
+            passed = "user:logout" in site.tags()
+        if passed != (role in ALLOWED[method, endpoint]):
+            wrong.append((method, endpoint, answer.status_code))
+    assert wrong == []
+
+
+def test_a_refused_door_is_on_the_record(site: Site) -> None:
+    assert site.client("admin").get("/audit").status_code == 403
+    assert site.tags(actor="admin", outcome="failure") == ["access:refused"]
+
+
+def test_a_form_without_its_token_changes_nothing(site: Site) -> None:
+    browser = site.client("admin")
+    answer = browser.post("/users", data={"login": "x", "printed_name": "X", "role": "admin"})
+    assert answer.status_code == 400
+    with site.sessions() as db:
+        assert find_user(db, "x") is None
+
+
+def test_every_form_of_every_page_carries_a_token(site: Site) -> None:
+    study_id = site.drafted(ct_study(3))
+    reader, admin, auditor = site.client("radiologist"), site.client("admin"), site.client("auditor")
+    reader.submit(f"/studies/{study_id}/review")
+    pages = [
+        site.client().get("/login").text,
+        *(reader.get(p).text for p in ("/worklist", f"/studies/{study_id}", f"/studies/{study_id}/sign/FINAL",
+                                       f"/studies/{study_id}/reject", "/account/password")),
+        *(admin.get(p).text for p in ("/users", "/problems", "/worklist?tab=no_draft")),
+        auditor.get("/audit").text,
+    ]  # fmt: skip
+    forms = [form for page in pages for form in re.findall(r"<form[^>]*method=\"post\".*?</form>", page, re.S)]
+    assert len(forms) > 20
+    assert [form for form in forms if 'name="csrf_token"' not in form] == []
+
+
+def test_every_answer_forbids_scripts_from_elsewhere_and_storing_pages(site: Site) -> None:
+    page = site.client("radiologist").get("/worklist")
+    policy = page.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "script-src 'self'" in policy
+    assert "unsafe" not in policy
+    assert "frame-ancestors 'none'" in policy
+    assert page.headers["X-Content-Type-Options"] == "nosniff"
+    assert page.headers["Cache-Control"] == "no-store"
+    assert re.findall(r"<script(?![^>]*\bsrc=)|\bstyle=|\bon\w+=\"", page.text) == []
+
+
+def test_the_session_cookie_is_hidden_from_scripts_and_other_sites(site: Site) -> None:
+    cookie = SimpleCookie(Browser(site.app).get("/login").headers["Set-Cookie"])["firstread"]
+    assert cookie["httponly"]
+    assert cookie["samesite"] == "Lax"
+
+
+def test_with_tls_the_cookie_is_secure_and_bound_to_the_host(tmp_path: Path, site: Site) -> None:
+    certificate = {"tls_certificate": tmp_path / "c.pem", "tls_key": tmp_path / "k.pem"}
+    app = create_app(Settings(data_dir=tmp_path, web=certificate), site.sessions)
+    answer = Browser(app).get("/login", base_url="https://localhost")
+    assert re.match(r"__Host-firstread=.*; Secure; HttpOnly; Path=/; SameSite=Lax", answer.headers["Set-Cookie"])
+    assert "max-age" in answer.headers["Strict-Transport-Security"]
+
+
+def test_failed_logins_lock_the_account_even_for_the_right_password(tmp_path: Path, sqlite_url: str) -> None:
+    del sqlite_url
+    site = make_site(tmp_path, migrated=True, web={"lockout_failures": 3})
+    browser = site.client()
+    assert [browser.log_in("radiologist", "wrong").status_code for _ in range(3)] == [401] * 3
+    assert browser.log_in("radiologist").status_code == 401
+    assert "user:locked_out" in site.tags()
+    assert site.one(UserAccount, login="radiologist").locked_until is not None
+
+
+def test_an_unknown_login_is_refused_with_the_same_words_and_not_kept(site: Site) -> None:
+    browser = site.client()
+    unknown, wrong = browser.log_in("hunter2-typed-into-login", "x"), browser.log_in("radiologist", "x")
+    words = re.compile(r'role="alert">([^<]+)<')
+    assert words.search(unknown.text)[1] == words.search(wrong.text)[1]  # type: ignore[index]
+    assert site.tags(actor="hunter2-typed-into-login") == []
+    assert site.tags(actor="unknown") == ["user:login_failed"]
+
+
+@pytest.mark.parametrize("elsewhere", ["https://evil.test/", "//evil.test", "/\\evil.test", "javascript:alert(1)"])
+def test_a_login_never_leads_to_another_site(site: Site, elsewhere: str) -> None:
+    answer = site.client().log_in("radiologist", next=elsewhere)
+    assert answer.headers["Location"] == "/"
+
+
+def test_a_login_leads_back_to_the_page_that_was_asked_for(site: Site) -> None:
+    browser = site.client()
+    asked = browser.get("/problems")
+    assert asked.headers["Location"] == "/login?next=/problems"
+    assert browser.log_in("radiologist", next="/problems").headers["Location"] == "/problems"
+
+
+def test_a_copied_cookie_is_worth_nothing_after_logout(site: Site) -> None:
+    browser = site.client("radiologist")
+    stolen = browser.get_cookie("firstread")
+    assert stolen is not None
+    browser.submit("/logout")
+    thief = Browser(site.app)
+    thief.set_cookie("firstread", stolen.value)
+    assert thief.get("/worklist").headers["Location"].startswith("/login")
+
+
+def test_a_session_without_requests_ends_and_polling_does_not_keep_it(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    browser = site.client("radiologist")
+    now = {"t": 0.0}
+    import time as clock
+
+    real = clock.time
+    monkeypatch.setattr("dashboard.people.time.time", lambda: real() + now["t"])
+    for minute in range(1, 30):
+        now["t"] = minute * 60.0
+        assert browser.get("/worklist/pulse").status_code == 200
+    now["t"] = 31 * 60.0
+    assert browser.get("/worklist/pulse").status_code == 303
+    again = site.client("radiologist")
+    now["t"] += 20 * 60.0
+    assert again.get("/worklist").status_code == 200
+    now["t"] += 20 * 60.0
+    assert again.get("/worklist").status_code == 200  # real work did keep it
+
+
+def test_a_closed_account_is_out_at_once(site: Site) -> None:
+    browser = site.client("radiologist")
+    reader = site.one(UserAccount, login="radiologist").id
+    assert site.client("admin").submit(f"/users/{reader}", act="close").status_code == 200
+    assert browser.get("/worklist").headers["Location"].startswith("/login")
+
+
+def test_changing_the_password_ends_every_other_session(site: Site) -> None:
+    here, there = site.client("radiologist"), site.client("radiologist")
+    new = "another-long-password"
+    assert here.submit("/account/password", current=PASSWORD, new="short", again="short").status_code == 400
+    assert here.submit("/account/password", current="wrong", new=new, again=new).status_code == 400
+    assert here.submit("/account/password", current=PASSWORD, new=new, again=new).status_code == 303
+    assert here.get("/worklist").status_code == 200
+    assert there.get("/worklist").headers["Location"].startswith("/login")
+    assert site.client().log_in("radiologist").status_code == 401
+    assert site.client().log_in("radiologist", new).status_code == 303
+
+
+def test_the_session_key_is_made_once_and_readable_by_us_alone(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path)
+    key = session_key(settings)
+    assert len(key) >= 32
+    assert session_key(settings) == key
+    assert stat.S_IMODE((tmp_path / "session_secret").stat().st_mode) == 0o600
+
+
+def test_a_weak_session_secret_stops_the_process(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="32"):
+        session_key(Settings(data_dir=tmp_path, session_secret=SecretStr("short")))
