@@ -22,6 +22,7 @@ LEASE_S = 900.0
 RETRY_BASE_S = 15.0
 MAX_ATTEMPTS = 12  # with the hour lifecycle allows at most between two attempts: about five hours
 _BATCH = 64
+_HEAD_BYTES = 65536  # more than the file meta information of any object of ours
 _SENDER = Actor("node", "process")
 
 
@@ -91,7 +92,8 @@ def _deliver(
 
 def _outgoing(settings: Settings, job: DeliveryJob) -> scu.Outgoing:
     path = settings.results_dir / job.path
-    meta, _ = split_file(path.read_bytes())
+    with path.open("rb") as file:
+        meta, _ = split_file(file.read(_HEAD_BYTES))
     return scu.Outgoing(path, meta.sop_class_uid, meta.transfer_syntax_uid)
 
 

@@ -1,6 +1,7 @@
 """The indexed attributes of one Instance, read from its encoded bytes without touching the pixels."""
 
 import re
+import unicodedata
 from collections.abc import Mapping
 
 from pydicom.charset import convert_encodings, decode_bytes, python_encoding
@@ -106,7 +107,7 @@ def _text(raw: bytes, encodings: list[str], delimiters: set[int]) -> str:
     raw = raw.rstrip(b"\0 ")
     plain = raw.isascii() and b"\x1b" not in raw
     decoded = raw.decode("ascii") if plain else _decoded(raw, encodings, delimiters)
-    return "".join(c for c in decoded if c.isprintable()).strip()
+    return "".join(c for c in decoded if unicodedata.category(c)[0] != "C").strip()
 
 
 def _decoded(raw: bytes, encodings: list[str], delimiters: set[int]) -> str:

@@ -5,7 +5,7 @@ from pynetdicom import AE, _config
 from dicom_node.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 ACSE_TIMEOUT_S = 30.0
-DIMSE_TIMEOUT_S = 300.0  # a peer may take minutes to store a large object
+DIMSE_TIMEOUT_S = 120.0  # a peer may take a while to store a large object
 CONNECT_TIMEOUT_S = 10.0
 MAX_CONTEXTS = 128  # presentation contexts in one A-ASSOCIATE-RQ (PS3.8 section 9.3.2.2)
 

@@ -116,8 +116,9 @@ def store_bytes(assoc: Association, data: bytes, *, sop_class: str, sop_instance
     request.AffectedSOPClassUID = sop_class
     request.AffectedSOPInstanceUID = sop_instance
     request.DataSet = BytesIO(data)
+    # the association's own thread must be at rest, or on a busy machine it takes the answer from us
     assoc._reactor_checkpoint.clear()
-    while not assoc._is_paused:
+    while not assoc._reactor_checkpoint._cond._waiters and assoc.is_established:
         time.sleep(0.0005)
     assoc.dimse.send_msg(request, assoc.accepted_contexts[0].context_id)
     _, answer = assoc.dimse.get_msg(block=True)

@@ -129,7 +129,7 @@ def test_all_files_pydicom_ships_are_sent_as_they_are_or_listed(node):
 
 
 def test_real_studies_arrive_whole(node, real_data):
-    for name, instances, series in (("cxr_01", 1, 1), ("mr_glioma", 104, 4)):
+    for name, instances, series in (("cxr_01", 1, 1), ("ct_abdomen", 20, 1)):
         before = len(rows(node.sessions, Instance)), len(rows(node.sessions, Series))
         summary = send(real_data / name, node)
         assert summary.counts["stored"] == instances
