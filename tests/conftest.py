@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -12,7 +13,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session, sessionmaker
 
 from db.engine import make_engine, make_sessions, migrate
-from tests.postgres import PostgresServer, find_binaries
+from tests.postgres import PostgresServer, find_binaries, memory_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 _TEMPLATE = "firstread_template"
@@ -70,11 +71,12 @@ def _migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def sqlite_url(_migrated_file: Path, tmp_path: Path) -> str:
-    """The URL of a migrated SQLite database in the test's own folder."""
-    path = tmp_path / "firstread.db"
-    shutil.copyfile(_migrated_file, path)
-    return f"sqlite:///{path}"
+def sqlite_url(_migrated_file: Path) -> Iterator[str]:
+    """The URL of a migrated SQLite database in a folder of its own, in memory where there is room."""
+    with tempfile.TemporaryDirectory(prefix="firstread-db-", dir=memory_folder()) as folder:
+        path = Path(folder) / "firstread.db"
+        shutil.copyfile(_migrated_file, path)
+        yield f"sqlite:///{path}"
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])

@@ -29,7 +29,7 @@ class PostgresServer:
 
     def __init__(self, binaries: Path) -> None:
         self._binaries = binaries
-        self._folder = Path(tempfile.mkdtemp(prefix="firstread-pg-", dir=_memory()))
+        self._folder = Path(tempfile.mkdtemp(prefix="firstread-pg-", dir=memory_folder()))
         self._port = _free_port()
         # the server refuses to run as root
         self._as: list[str] = []
@@ -82,7 +82,7 @@ class PostgresServer:
                 raise RuntimeError(f"{program} failed: {log.read().decode(errors='replace')[-2000:]}")
 
 
-def _memory() -> Path | None:
+def memory_folder() -> Path | None:
     """Return the memory file system when it has room for a server; None for the usual temporary folder."""
     folder = Path("/dev/shm")
     return folder if folder.is_dir() and shutil.disk_usage(folder).free > _ROOM_BYTES else None

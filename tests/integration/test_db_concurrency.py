@@ -82,9 +82,13 @@ def test_a_reader_is_not_held_up_by_a_writer(sqlite_sessions):
 def test_a_lock_that_is_never_given_back_is_a_passing_error(sqlite_url):
     holder = make_engine(sqlite_url)
     impatient = sa.create_engine(sqlite_url, connect_args={"timeout": 0.05})
-    with holder.connect().execution_options(firstread_writing=True) as connection, connection.begin():
-        with pytest.raises(TransientError), unit_of_work(make_sessions(impatient), SWEEPER) as uow:
-            uow.enqueue("x", id="y")
+    with (
+        holder.connect().execution_options(firstread_writing=True) as connection,
+        connection.begin(),
+        pytest.raises(TransientError),
+        unit_of_work(make_sessions(impatient), SWEEPER) as uow,
+    ):
+        uow.enqueue("x", id="y")
     holder.dispose()
     impatient.dispose()
 
@@ -126,9 +130,13 @@ def test_a_full_disk_is_named(sqlite_url):
 
     engine.dispose()
     sessions = make_sessions(engine)
-    with pytest.raises(OutOfSpaceError):
+
+    def fill() -> None:
         for number in range(1, 200):
             receive(sessions, header(number))
+
+    with pytest.raises(OutOfSpaceError):
+        fill()
     engine.dispose()
 
 
@@ -143,8 +151,7 @@ def test_a_stale_row_is_a_lifecycle_error(sessions):
         old = session.get_one(Reading, journey.reading_id)
     journey.queued()
     with pytest.raises(LifecycleError) as caught, unit_of_work(sessions, SWEEPER) as uow:
-        stale = uow.session.merge(old, load=False)
-        stale.profile = "other"
+        uow.session.merge(old, load=False).profile = "other"
     assert isinstance(caught.value.__cause__, StaleDataError)
     assert journey.reading().profile == "chest-ct"
 

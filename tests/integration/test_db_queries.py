@@ -12,7 +12,7 @@ from db import lifecycle, queries
 from db.audit import AuditTag
 from db.models import Reading
 from db.queries import Tab
-from db.types import Priority, utcnow
+from db.types import Priority, ReportState, utcnow
 from db.uow import unit_of_work
 from tests.db_support import (
     SCANNER,
@@ -83,7 +83,7 @@ def test_a_cursor_that_is_none_of_ours_is_refused(sessions, cursor):
             queries.worklist(session, after=cursor)
 
 
-def test_every_study_is_on_one_tab_and_on_all(sessions):
+def test_every_study_is_on_one_tab_and_on_all(sessions):  # noqa: C901 one study for each state
     reader = person(sessions)
     made = {
         name: received(sessions, f"1.2.{n}", images=1)
@@ -117,7 +117,7 @@ def test_every_study_is_on_one_tab_and_on_all(sessions):
         if name in {"in_review", "preliminary", "final", "rejected"}:
             version = decide_all(journey, reader, open_review(journey, reader))
         if name in {"preliminary", "final"}:
-            sign(journey, reader, version, state=name.upper())
+            sign(journey, reader, version, state=ReportState(name.upper()))
         if name == "rejected":
             with unit_of_work(sessions, reader) as uow:
                 lifecycle.reject(uow, journey.report().id, reason="poor", seen_version=version)
