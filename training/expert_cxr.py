@@ -1,5 +1,6 @@
 """Train the demonstration CXR Expert on chest phantoms: two small DenseNets and their operating points."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,15 +53,15 @@ def train_cxr(
     """
     plan = schedule or Schedule(steps=2200, learning_rate=3e-3)
     images, labels = _read(radiograph_cache(cache, range(films), INPUT_PX))
+    networks = {
+        name: train_member(member(name), images, labels, replace(plan, seed=plan.seed + number))
+        for number, name in enumerate(MEMBERS)
+    }
     held = _read(radiograph_cache(cache, list(VALIDATION_SEEDS)[:validation], INPUT_PX))
-    networks: dict[str, torch.nn.Module] = {}
-    members: list[MemberConfig] = []
-    for number, name in enumerate(MEMBERS):
-        seeded = Schedule(**{**vars(plan), "seed": plan.seed + number})
-        networks[name] = train_member(member(name), images, labels, seeded)
-        points = operating_points(_probabilities(networks[name], held[0]), held[1])
-        members.append(member(name, points))
-    config = EnsembleConfig(members=tuple(members), not_assessed=tuple(sorted(NOT_SIMULATED)))
+    members = tuple(
+        member(name, operating_points(_probabilities(network, held[0]), held[1])) for name, network in networks.items()
+    )
+    config = EnsembleConfig(members=members, not_assessed=tuple(sorted(NOT_SIMULATED)))
     log.info("training.validated", dice=validate(networks, config, held))
     return pack(folder, {f"{name}.safetensors": net for name, net in networks.items()}, promise(config))
 

@@ -1,5 +1,6 @@
 """What the demonstration Experts' trainings share: the loop, seeds, and packing weights with their manifest."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,8 +29,9 @@ class Schedule:
     """How long and how fast.
 
     Attributes:
-        steps: optimiser steps.
+        steps: optimiser steps at most.
         learning_rate: the peak of one cosine cycle with a short warm-up.
+        minutes: wall-clock limit or None; the cycle follows whichever of steps and minutes is further on.
         weight_decay: of AdamW.
         averaging: decay of the exponential average of weights that is kept.
         seed: of crops, augmentation and initial weights.
@@ -37,6 +39,7 @@ class Schedule:
 
     steps: int
     learning_rate: float
+    minutes: float | None = None
     weight_decay: float = 1e-4
     averaging: float = 0.99
     seed: int = 20261122
@@ -53,25 +56,40 @@ def fit(network: torch.nn.Module, schedule: Schedule, loss_at: Callable[[int], t
     network.train()
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
-    cycle = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, schedule.learning_rate, total_steps=schedule.steps, pct_start=0.08, div_factor=10
-    )
     keep = schedule.averaging
     average = AveragedModel(network, avg_fn=lambda mean, new, _: keep * mean + (1 - keep) * new, use_buffers=True)
     started, recent = time.perf_counter(), 0.0
     for step in range(schedule.steps):
+        done = progress(schedule, step, time.perf_counter() - started)
+        if done >= 1:
+            break
+        for group in optimiser.param_groups:
+            group["lr"] = schedule.learning_rate * cycle(done)
         optimiser.zero_grad(set_to_none=True)
         loss = loss_at(step)
         torch.autograd.backward([loss])
         torch.nn.utils.clip_grad_norm_(trained, 5.0)
         optimiser.step()
-        cycle.step()
         average.update_parameters(network)
         recent = loss.item() if step == 0 else 0.97 * recent + 0.03 * loss.item()
-        if step % _LOG_EVERY == 0 or step == schedule.steps - 1:
+        if step % _LOG_EVERY == 0:
             seconds = round(time.perf_counter() - started)
             log.info("training.stepped", step=step, loss=round(recent, 4), seconds=seconds)
     return average.module.eval()
+
+
+def progress(schedule: Schedule, step: int, seconds: float) -> float:
+    """Return how much of the schedule is over, 0…1."""
+    by_time = seconds / (schedule.minutes * 60) if schedule.minutes else 0.0
+    return min(1.0, max(step / schedule.steps, by_time))
+
+
+def cycle(done: float) -> float:
+    """Return the share of the peak rate: up from a tenth over the first 8 %, then down along a cosine."""
+    warm_up = 0.08
+    if done < warm_up:
+        return 0.1 + 0.9 * done / warm_up
+    return 0.5 * (1 + math.cos(math.pi * (done - warm_up) / (1 - warm_up))) + 1e-3
 
 
 def pack(folder: Path, weights: Mapping[str, torch.nn.Module], promise: Mapping[str, Any]) -> ModelPackage:
@@ -87,6 +105,7 @@ def pack(folder: Path, weights: Mapping[str, torch.nn.Module], promise: Mapping[
         stale.unlink()
     for name, network in weights.items():
         save_file({key: _stored(value) for key, value in network.state_dict().items()}, folder / name)
+        (folder / name).chmod(0o644)  # safetensors creates files for their owner only
     return seal_package(folder, promise)
 
 

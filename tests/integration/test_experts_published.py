@@ -115,7 +115,7 @@ def test_a_weight_file_that_would_run_code_is_refused_and_runs_nothing(tmp_path)
     mark = Path("/tmp/firstread-was-here")
     mark.unlink(missing_ok=True)
     torch.save({"model": Payload()}, tmp_path / "a.pt")
-    (tmp_path / "b.pt").write_bytes(pickle.dumps(Payload()))
+    (tmp_path / "b.pt").write_bytes(pickle.dumps(Payload(), protocol=2))
     for name in ("a.pt", "b.pt"):
         with pytest.raises(ModelPackageError, match="no readable weights"):
             read_state(tmp_path / name, classes=pickled_classes())

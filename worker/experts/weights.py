@@ -23,7 +23,7 @@ def read_state(path: Path, *, classes: Sequence[type] = ()) -> Mapping[str, torc
     """
     try:
         content: object = load_file(path) if path.suffix == ".safetensors" else _unpickle(path, classes)
-    except (OSError, SafetensorError, RuntimeError, ValueError, TypeError) as exc:
+    except (OSError, EOFError, SafetensorError, RuntimeError, ValueError, TypeError) as exc:
         raise ModelPackageError(f"{path.parent.name}: {path.name} holds no readable weights") from exc
     return {name: _full(tensor) for name, tensor in _tensors(content, path).items()}
 

@@ -1,0 +1,145 @@
+"""Experts on Volumes of any grid: results lie on the source grid; what does not fit is refused."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from config.errors import ExpertError, ModelPackageError
+from tests.experts_packages import brats_package, vista3d_package
+from worker.experts.base import ExpertInput
+from worker.experts.brats import CHANNELS, BratsExpert
+from worker.experts.vista3d import Vista3dExpert
+from worker.volume import Volume
+
+
+@pytest.fixture(scope="module")
+def vista3d(tmp_path_factory):
+    return Vista3dExpert.load(vista3d_package(tmp_path_factory.mktemp("a") / "vista3d"))
+
+
+@pytest.fixture(scope="module")
+def brats(tmp_path_factory):
+    return BratsExpert.load(brats_package(tmp_path_factory.mktemp("b") / "brats"))
+
+
+def turned(angle):
+    c, s = np.cos(angle), np.sin(angle)
+    return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1.0]])
+
+
+# (slice, row, column) → LPS mm: axial feet-to-head and head-to-feet, sagittal, coronal, oblique
+GRIDS = {
+    "axial": np.array([[0, 0, 2.0], [0, 2.0, 0], [5.0, 0, 0]]),
+    "axial, head first": np.array([[0, 0, 2.0], [0, 2.0, 0], [-5.0, 0, 0]]),
+    "axial, mirrored": np.array([[0, 0, -2.0], [0, -2.0, 0], [5.0, 0, 0]]),
+    "sagittal": np.array([[5.0, 0, 0], [0, 0, 2.0], [0, -2.0, 0]]),
+    "coronal": np.array([[0, 0, 2.0], [5.0, 0, 0], [0, -2.0, 0]]),
+    "oblique": turned(0.3) @ np.array([[0, 0, 2.0], [0, 2.0, 0], [5.0, 0, 0]]),
+}
+
+
+def body(matrix, modality="CT", counts=(14, 40, 36)):
+    """A body with one bright organ at a fixed place of the patient, sampled on the given grid."""
+    affine = np.eye(4)
+    affine[:3, :3] = matrix
+    affine[:3, 3] = -matrix @ (np.array(counts) - 1) / 2  # the patient's origin is the grid's centre
+    index = np.stack(np.meshgrid(*map(np.arange, counts), indexing="ij"), axis=-1)
+    place = index @ matrix.T + affine[:3, 3]
+    array = np.where(np.abs(place).max(axis=-1) < 30, 40.0, -1000.0)
+    array[np.linalg.norm(place - [14, -8, 6], axis=-1) < 11] = 300
+    count = counts[0]
+    return Volume(array.astype(np.float32), affine, ("1.2",) * count, (1,) * count, "1.3", "1.4", modality)
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_a_ct_label_map_has_the_grid_of_its_volume(vista3d, name):
+    volume = body(GRIDS[name])
+    result = vista3d.run(ExpertInput(volume=volume), "everything")
+    assert result.labels.shape == volume.array.shape
+    assert result.labels.dtype == np.uint8
+    assert set(np.unique(result.labels)) <= {0, 1, 3, 115}
+    assert result.names == {1: "liver", 3: "spleen", 115: "heart"}
+    assert result.volume is volume
+
+
+@pytest.mark.parametrize("name", [name for name in GRIDS if name != "oblique"])
+def test_the_same_patient_on_another_grid_gets_the_same_labels_at_the_same_place(vista3d, name):
+    """The network sees one patient whatever the storage order, so labels agree where the grids meet."""
+    cube, side = (25, 25, 25), 8 / 3  # 64 mm: whole steps of the 8 mm grid from either end, and no voxel halfway
+    reference = body(np.array([[0, 0, side], [0, side, 0], [side, 0, 0]]), counts=cube)
+    steps = GRIDS[name] / np.linalg.norm(GRIDS[name], axis=0) * side
+    other = body(steps, counts=cube)
+    expected, got = (vista3d.segment(one, (1, 3, 26, 115)) for one in (reference, other))
+    place = np.argwhere(np.ones(cube, bool)) @ other.affine[:3, :3].T + other.affine[:3, 3]
+    back = np.linalg.inv(reference.affine)
+    index = np.rint(place @ back[:3, :3].T + back[:3, 3]).astype(int)
+    agreement = (got.ravel() == expected[tuple(index.T)]).mean()
+    assert expected.any()
+    assert agreement > 0.99
+
+
+def test_only_what_the_package_was_trained_on_is_prompted(vista3d):
+    result = vista3d.run(ExpertInput(volume=body(GRIDS["axial"])), "hepatic tumor")
+    assert result.names == {1: "liver", 26: "hepatic tumor"}
+    assert set(np.unique(result.labels)) <= {0, 1, 26}
+
+
+def test_an_empty_argument_means_everything(vista3d):
+    assert vista3d.run(ExpertInput(volume=body(GRIDS["axial"])), "").argument == "everything"
+
+
+@pytest.mark.parametrize("argument", ["lung tumor", "hepatoma", "liver", "EVERYTHING", " everything"])
+def test_an_argument_that_is_not_on_the_card_is_refused(vista3d, argument):
+    with pytest.raises(ExpertError, match="is no argument; valid: everything, hepatic tumor"):
+        vista3d.run(ExpertInput(volume=body(GRIDS["axial"])), argument)
+
+
+def test_a_study_without_ct_is_refused(vista3d):
+    with pytest.raises(ExpertError, match="reads a CT Volume"):
+        vista3d.run(ExpertInput(), "everything")
+
+
+@pytest.mark.parametrize("spoil", [lambda a: a[:, :, 0], lambda a: a[:0], lambda a: np.full_like(a, np.nan)])
+def test_an_array_that_is_no_volume_is_refused(vista3d, spoil):
+    volume = body(GRIDS["axial"])
+    with pytest.raises(ExpertError):
+        vista3d.segment(dataclasses.replace(volume, array=spoil(volume.array)), (1,))
+
+
+def test_weights_that_give_no_number_are_an_error_not_an_empty_result(tmp_path):
+    expert = Vista3dExpert.load(vista3d_package(tmp_path / "vista3d"))
+    expert.network.class_head.image_post_mapping[0].layer.conv1.conv.weight.fill_(float("nan"))
+    with pytest.raises(ExpertError, match="no number"):
+        expert.run(ExpertInput(volume=body(GRIDS["axial"])), "everything")
+
+
+def test_a_volume_of_air_and_one_of_two_slices_give_a_label_map(vista3d):
+    air = dataclasses.replace(body(GRIDS["axial"]), array=np.full((14, 40, 36), -1000, np.float32))
+    assert vista3d.segment(air, (1, 26)).shape == (14, 40, 36)
+    thin = body(GRIDS["axial"], counts=(2, 40, 36))
+    assert vista3d.segment(thin, (1, 26)).shape == (2, 40, 36)
+
+
+def test_an_argument_without_a_trained_label_may_not_be_promised(tmp_path):
+    package = vista3d_package(tmp_path / "vista3d")
+    promise = package.manifest.model_copy(update={"arguments": ("everything", "muscles")})
+    with pytest.raises(ModelPackageError, match="'muscles' has no label"):
+        Vista3dExpert.load(dataclasses.replace(package, manifest=promise))
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_a_tumour_label_map_has_the_grid_of_t1c(brats, name):
+    t1c = body(GRIDS[name], "MR")
+    t1c = dataclasses.replace(t1c, array=np.maximum(t1c.array + 100, 0))
+    study = dict.fromkeys(CHANNELS, t1c) | {"FLAIR": dataclasses.replace(t1c, array=t1c.array[:, ::-1, ::-1] + 0)}
+    result = brats.run(ExpertInput(brain_mr=study), "")
+    assert result.labels.shape == t1c.array.shape
+    assert set(np.unique(result.labels)) <= {0, 1, 2, 4}
+    assert result.volume is t1c
+    assert result.names[4] == "enhancing tumor"
+
+
+def test_an_empty_head_gives_a_label_map(brats):
+    dark = dataclasses.replace(body(GRIDS["axial"], "MR"), array=np.zeros((14, 40, 36), np.float32))
+    assert brats.run(ExpertInput(brain_mr=dict.fromkeys(CHANNELS, dark)), "").labels.shape == (14, 40, 36)
