@@ -5,6 +5,7 @@ from pathlib import Path
 
 from dicom_node import policy
 from dicom_node.handlers import INTERNAL_ERROR, STATUS
+from dicom_node.library import ACSE_TIMEOUT_S, DIMSE_TIMEOUT_S
 from dicom_node.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.transfer_syntaxes import ACCEPTED
 from reports.values import SERIES_NUMBERS
@@ -30,9 +31,11 @@ def test_every_rejection_is_listed() -> None:
     assert listed == {(str(r.result), str(r.source), str(r.diagnostic), r.reason) for r in known}
 
 
-def test_the_implementation_and_series_numbers_are_the_ones_written() -> None:
+def test_implementation_timeouts_and_series_numbers_are_the_ones_in_force() -> None:
     assert f"`{IMPLEMENTATION_CLASS_UID}`" in PAGE
     assert f"`{IMPLEMENTATION_VERSION_NAME}`" in PAGE
+    assert f"| ARTIM and association request timeout | {ACSE_TIMEOUT_S:.0f} s |" in PAGE
+    assert f"| DIMSE timeout | {DIMSE_TIMEOUT_S:.0f} s |" in PAGE
     row = re.search(r"^\| Series Number \|(.+)\|$", PAGE, re.MULTILINE)
     assert row is not None
     assert [int(n) for n in re.findall(r"\d+", row[1])] == list(SERIES_NUMBERS.values())
