@@ -1,7 +1,7 @@
 """Any text fits its value representation, and nothing a reader needs gets lost."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from config.errors import RefusedInputError
@@ -10,6 +10,7 @@ from reports.text import code_string, one_line, person_name, text_block
 ANY = st.text(st.characters(), max_size=300)  # surrogates included
 
 
+@settings(deadline=None)  # a busy machine is no bug
 @given(ANY, st.integers(3, 80))
 def test_one_line_is_always_a_legal_long_string(text, limit):
     line = one_line(text, limit)
@@ -19,6 +20,7 @@ def test_one_line_is_always_a_legal_long_string(text, limit):
     assert all(ord(char) >= 0x20 and not 0x7F <= ord(char) <= 0x9F for char in line)
 
 
+@settings(deadline=None)
 @given(ANY)
 def test_a_text_block_is_encodable_and_breaks_lines_with_cr_lf_only(text):
     block = text_block(text)
