@@ -72,6 +72,8 @@ def configure_logs(*, level: str, json: bool, process: str, stream: TextIO | Non
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
+    # Python warnings of pydicom and highdicom quote values
+    logging.captureWarnings(True)
     for noisy in ("pynetdicom", "celery.worker.strategy", "pydicom", "alembic", "PIL", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     structlog.configure(

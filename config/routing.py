@@ -95,10 +95,17 @@ class Rules(BaseModel, frozen=True, extra="forbid"):
 
     rules: tuple[Rule, ...]
 
-    def judge(self, facts: StudyFacts) -> RoutingVerdict:
-        """Return the verdict of the first rule that matches; a Study no rule matches is ignored, kept and shown."""
+    def judge(self, facts: StudyFacts, *, only_drafting: bool = False) -> RoutingVerdict:
+        """Return the verdict of the first rule that matches; a Study no rule matches is ignored, kept and shown.
+
+        Args:
+            facts: of the Study.
+            only_drafting: pass over rules that ignore or hold: a person asked for a draft.
+        """
         trace: list[dict[str, Any]] = []
         for rule in self.rules:
+            if only_drafting and rule.action != "draft":
+                continue
             miss = rule.when.first_miss(facts)
             trace.append({"rule": rule.name, "matched": not miss, "why": miss or "all conditions hold"})
             if not miss:

@@ -2,14 +2,18 @@
 
 from uuid import UUID
 
-from flask import Blueprint, flash, redirect, render_template, request, url_for
+from flask import Blueprint, abort, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from dashboard.people import audit_view, sessions, work
+from config.errors import RefusedInputError
+from config.routing import load_rules
+from dashboard.people import audit_view, sessions, site, work
 from dashboard.permissions import Permission, requires
 from db import lifecycle
 from db.audit import AuditTag
+from db.models import Reading
 from db.queries import problems
+from db.uow import UnitOfWork
 
 bp = Blueprint("problems", __name__, url_prefix="/problems")
 
@@ -32,9 +36,10 @@ def show() -> ResponseReturnValue:
 @bp.post("/readings/<uuid:reading_id>/again")
 @requires(Permission.PROCESS_AGAIN)
 def process_again(reading_id: UUID) -> ResponseReturnValue:
-    """Give a reading back to the pipeline."""
+    """Give a reading back to the pipeline; one that was never routed takes the first rule that would draft it."""
     with work() as uow:
-        lifecycle.process_again(uow, reading_id)
+        reading = uow.session.get(Reading, reading_id) or abort(404)
+        lifecycle.process_again(uow, reading_id, profile=reading.profile or _profile(uow, reading.study_id))
     flash("Queued again.", "ok")
     return _back()
 
@@ -47,6 +52,13 @@ def deliver_again(delivery_id: UUID) -> ResponseReturnValue:
         lifecycle.resubmit(uow, delivery_id)
     flash("Waiting to be sent again.", "ok")
     return _back()
+
+
+def _profile(uow: UnitOfWork, study_id: UUID) -> str:
+    verdict = load_rules(site().routing).judge(lifecycle.study_facts(uow.session, study_id), only_drafting=True)
+    if verdict.action != "draft":
+        raise RefusedInputError("No routing rule drafts this kind of study: change the rules first.")
+    return verdict.profile
 
 
 def _back() -> ResponseReturnValue:

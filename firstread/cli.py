@@ -12,6 +12,7 @@ from config.errors import AppError
 from config.logs import configure_logs
 from config.settings import Settings
 from config.settings import settings as read_settings
+from training.cli import evaluate_app, train_app
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_show_locals=False, help="Every study gets a first read.")
 node_app = typer.Typer(no_args_is_help=True, help="The DICOM node.")
@@ -22,6 +23,8 @@ app.add_typer(node_app, name="node")
 app.add_typer(models_app, name="models")
 app.add_typer(users_app, name="users")
 app.add_typer(audit_app, name="audit")
+app.add_typer(train_app, name="train")
+app.add_typer(evaluate_app, name="evaluate")
 
 console = Console()
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Data folder; FIRSTREAD_DATA_DIR when not given.")]
@@ -287,11 +290,3 @@ def audit_study(
 
     for event in study_events(start("audit", data_dir), accession):
         typer.echo(json.dumps(event, ensure_ascii=False))
-
-
-def _mount_training() -> None:
-    """Add the training verbs; their modules load torch only when a verb runs."""
-    from training.cli import evaluate_app, train_app
-
-    app.add_typer(train_app, name="train")
-    app.add_typer(evaluate_app, name="evaluate")

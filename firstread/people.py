@@ -48,7 +48,11 @@ def study_events(settings: Settings, accession: str) -> list[dict[str, Any]]:
     with unit_of_work(sessions, _actor()) as uow:
         uow.audit(AuditTag.AUDIT_VIEWED, object_type="accession", object_id=accession[:64])
     with sessions() as session:
-        events = queries.audit_events(session, accession=accession)
+        if "." in accession:
+            # an Accession Number (SH) of digits and dots is rare, and would be a UID
+            events = queries.audit_events(session, study_instance_uid=accession)
+        else:
+            events = queries.audit_events(session, accession=accession)
         return [
             {
                 "seq": e.seq,

@@ -3,6 +3,7 @@
 import signal
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 
 import structlog
 from sqlalchemy.orm import Session, sessionmaker
@@ -14,7 +15,7 @@ from config.settings import Settings
 from db import lifecycle
 from db.audit import AuditTag
 from db.engine import make_engine, make_sessions
-from db.outbox import relay
+from db.outbox import purge, relay
 from db.types import utcnow
 from db.uow import Actor, unit_of_work
 from dicom_node.completion import complete_quiet_studies
@@ -23,6 +24,7 @@ from worker.profiles import PROFILES
 log = structlog.get_logger()
 
 TICK_S = 0.5
+KEEP_MESSAGES = timedelta(days=1)  # published ones; the audit log tells the story
 REQUEUE_EVERY_TICKS = 20  # leases are looked at every ten seconds
 _ACTOR = Actor("sweeper", "process")
 
@@ -64,6 +66,8 @@ class Sweeper:
             lifecycle.requeue_expired(uow, utcnow(), max_attempts=self._settings.worker.max_attempts)
         with unit_of_work(self._sessions, _ACTOR) as uow:
             lifecycle.requeue_due(uow, utcnow())
+        with unit_of_work(self._sessions, _ACTOR) as uow:
+            purge(uow, utcnow() - KEEP_MESSAGES)
 
     def _publish(self, task: str, arguments: dict[str, str]) -> None:
         """Send one message; a broker folder that somebody deleted is made again."""

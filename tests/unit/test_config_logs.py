@@ -20,6 +20,7 @@ def lines():
     before, level = root.handlers[:], root.level
     configure_logs(level="DEBUG", json=True, process="test", stream=stream)
     yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
+    logging.captureWarnings(False)
     root.handlers[:] = before
     root.setLevel(level)
     structlog.contextvars.clear_contextvars()
@@ -66,3 +67,14 @@ def test_a_traceback_leaves_files_and_lines_but_no_values(lines):
 def test_a_name_smuggled_in_a_field_name_is_defused(lines):
     structlog.get_logger("x").info("study.read", **{"doe jane^1": 1})
     assert lines()[0]["dropped"] == "doe_jane_1" or "^" not in lines()[0]["dropped"]
+
+
+def test_a_librarys_warning_does_not_quote_values(lines):
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.captureWarnings(True)
+        warnings.warn(f"Invalid value for VR PN: {SECRET}", stacklevel=1)
+    assert [line["event"] for line in lines()] == ["library.message"]
+    assert SECRET not in json.dumps(lines())

@@ -66,3 +66,10 @@ def test_rules_nobody_can_work_with_stop_the_process(tmp_path, text):
     path.write_text(text)
     with pytest.raises(ConfigurationError):
         load_rules(path, profiles={"ct-torso": 1})
+
+
+def test_a_person_who_asks_for_a_draft_passes_over_rules_that_hold():
+    study = facts(modalities=frozenset({"CR"}), body_parts=frozenset({"CHEST"}), procedure="Daily QA")
+    assert RULES.judge(study).action == "hold"
+    assert RULES.judge(study, only_drafting=True).profile == "chest-xray"
+    assert RULES.judge(facts(modalities=frozenset({"US"})), only_drafting=True).action == "ignore"
