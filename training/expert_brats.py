@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from training.expert_volumes import brain_cache, read_case
-from training.experts import VALIDATION_SEEDS, Schedule, demonstration, dice, fit, pack
+from training.experts import VALIDATION_SEEDS, Schedule, begin_from, demonstration, dice, fit, pack
 from worker.experts.brats import NAMES, BratsConfig, build_brats
 from worker.experts.packages import ModelPackage
 
@@ -27,20 +27,24 @@ CONFIG = BratsConfig(
 )
 
 
-def train_brats(folder: Path, cache: Path, *, heads: int = 260, schedule: Schedule | None = None) -> ModelPackage:
+def train_brats(
+    folder: Path, cache: Path, *, heads: int = 260, schedule: Schedule | None = None, start: Path | None = None
+) -> ModelPackage:
     """Train on ``heads`` phantoms, one in four healthy, and write the package to ``folder``.
 
     Args:
         folder: the package.
         cache: prepared phantoms, reused when present.
         heads: number of phantoms (seeds 0 …).
-        schedule: length and rate; the default is the one the shipped weights had.
+        schedule: length and rate.
+        start: package to train on from; None begins at random.
     """
     plan = schedule or Schedule(steps=1500, learning_rate=2e-3)
     torch.manual_seed(plan.seed)
     rng = np.random.default_rng(plan.seed)
     cases = [read_case(path) for path in brain_cache(cache, range(heads), CONFIG)]
     network = build_brats(CONFIG)
+    begin_from(network, start, CONFIG.weights)
 
     def loss_at(_: int) -> torch.Tensor:
         image, labels = cases[int(rng.integers(len(cases)))]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from phantoms.chest_xray import NOT_SIMULATED
 from training.expert_radiographs import radiograph_cache
-from training.experts import VALIDATION_SEEDS, Schedule, demonstration, fit, pack
+from training.experts import VALIDATION_SEEDS, Schedule, begin_from, demonstration, fit, pack
 from worker.experts.cxr import LABELS, EnsembleConfig, MemberConfig, average, build_member, op_norm
 from worker.experts.packages import ModelPackage
 
@@ -40,7 +40,13 @@ def member(name: str, op_thresholds: tuple[float | None, ...] = _NO_POINTS) -> M
 
 
 def train_cxr(
-    folder: Path, cache: Path, *, films: int = 1800, schedule: Schedule | None = None, validation: int = 200
+    folder: Path,
+    cache: Path,
+    *,
+    films: int = 1800,
+    validation: int = 200,
+    schedule: Schedule | None = None,
+    start: Path | None = None,
 ) -> ModelPackage:
     """Train both members on ``films`` phantoms, choose operating points, and write the package.
 
@@ -48,13 +54,14 @@ def train_cxr(
         folder: the package.
         cache: prepared phantoms, reused when present.
         films: number of phantoms (seeds 0 …).
-        schedule: length and rate of one member; the default is the one the shipped weights had.
         validation: phantoms on which the operating points are chosen.
+        schedule: length and rate of one member.
+        start: package to train on from; None begins at random.
     """
     plan = schedule or Schedule(steps=2200, learning_rate=3e-3)
     images, labels = _read(radiograph_cache(cache, range(films), INPUT_PX))
     networks = {
-        name: train_member(member(name), images, labels, replace(plan, seed=plan.seed + number))
+        name: train_member(member(name), images, labels, replace(plan, seed=plan.seed + number), start)
         for number, name in enumerate(MEMBERS)
     }
     held = _read(radiograph_cache(cache, list(VALIDATION_SEEDS)[:validation], INPUT_PX))
@@ -67,12 +74,17 @@ def train_cxr(
 
 
 def train_member(
-    config: MemberConfig, images: NDArray[np.uint8], labels: NDArray[np.uint8], plan: Schedule
+    config: MemberConfig,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.uint8],
+    plan: Schedule,
+    start: Path | None = None,
 ) -> torch.nn.Module:
     """Train one member and return the running average of its weights."""
     torch.manual_seed(plan.seed)
     rng = np.random.default_rng(plan.seed)
     network = build_member(config)
+    begin_from(network, start, config.file)
     order: list[int] = []
     weight = torch.full((len(LABELS),), _POSITIVE_WEIGHT)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from phantoms import labels as ct_labels
 from training.expert_volumes import ct_cache, read_case
-from training.experts import VALIDATION_SEEDS, Schedule, demonstration, dice, fit, pack
+from training.experts import VALIDATION_SEEDS, Schedule, begin_from, demonstration, dice, fit, pack
 from worker.experts.packages import ModelPackage
 from worker.experts.vista3d import Vista3dConfig, build_vista3d, class_vectors, running_argmax, window_features
 from worker.experts.vista3d_labels import NAMES, prompts_for
@@ -59,14 +59,17 @@ _VOXELS_PER_STEP = 70_000
 _WATCHED = (1, 3, 5, 6, 14, 115)  # liver, spleen, kidneys, aorta, heart
 
 
-def train_vista3d(folder: Path, cache: Path, *, patients: int = 400, schedule: Schedule | None = None) -> ModelPackage:
+def train_vista3d(
+    folder: Path, cache: Path, *, patients: int = 400, schedule: Schedule | None = None, start: Path | None = None
+) -> ModelPackage:
     """Train on ``patients`` phantoms and write the package to ``folder``.
 
     Args:
         folder: the package.
         cache: prepared phantoms, reused when present.
         patients: number of phantoms (seeds 0 …).
-        schedule: length and rate; the default is the one the shipped weights had.
+        schedule: length and rate.
+        start: package to train on from; None begins at random.
     """
     plan = schedule or Schedule(steps=1400, learning_rate=3e-3)
     torch.manual_seed(plan.seed)
@@ -74,6 +77,7 @@ def train_vista3d(folder: Path, cache: Path, *, patients: int = 400, schedule: S
     cases = [_trained(*read_case(path)) for path in ct_cache(cache, range(patients), CONFIG)]
     weights = class_weights([labels for _, labels in cases])
     network = build_vista3d(CONFIG).to(memory_format=torch.channels_last_3d)
+    begin_from(network, start, CONFIG.weights)
 
     def loss_at(_: int) -> torch.Tensor:
         image, labels = cases[int(rng.integers(len(cases)))]

@@ -37,23 +37,28 @@ def brain_volumes(phantom: BrainMr) -> dict[str, Volume]:
     return {role: as_volume(phantom.channels[key], phantom.affine, "MR") for role, key in ROLES.items()}
 
 
+# Slices as departments acquire them; the network sees all of them at its own spacing.
+MR_VOXELS_MM = ((2.0, 2.0, 2.0), (3.0, 1.0, 1.0), (2.0, 2.0, 2.0), (5.0, 1.0, 1.0), (2.0, 2.0, 2.0))
+
+
 def brain_cache(folder: Path, seeds: Iterable[int], config: brats.BratsConfig) -> list[Path]:
     """Return one file per seed: ``image`` ``(4, x, y, z)`` float16 and ``labels`` ``(x, y, z)`` uint8.
 
-    A head every fourth of which is healthy, prepared as the Expert prepares it.
+    Every fourth head is healthy. Prepared as the Expert prepares four Volumes, from phantoms of
+    several slice thicknesses.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    spacing = (config.spacing_mm,) * 3
     paths = []
     for seed in seeds:
         path = folder / f"brain_{seed:07d}.npz"
         paths.append(path)
         if path.exists():
             continue
-        phantom = make_brain_mr(seed, tumour=seed % 4 != 0, voxel_mm=spacing)
-        ready = brats.prepared(brain_volumes(phantom), config)
-        labels = ready.axes.apply(phantom.labels[ready.box])
-        save(path, image=ready.image.astype(np.float16), labels=labels)
+        phantom = make_brain_mr(seed, tumour=seed % 4 != 0, voxel_mm=MR_VOXELS_MM[seed % len(MR_VOXELS_MM)])
+        volumes = brain_volumes(phantom)
+        ready = brats.prepared(volumes, config)
+        labels = on_coarse_grid(phantom.labels, volumes["T1c"].spacing_mm, config.spacing_mm, ready.shape)
+        save(path, image=ready.image.astype(np.float16), labels=ready.axes.apply(labels[ready.box]))
     log.info("phantoms.cached", count=len(paths))
     return paths
 

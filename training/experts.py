@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch.optim.swa_utils import AveragedModel
 
-from worker.experts.packages import ModelPackage, seal_package
+from worker.experts.packages import ModelPackage, open_package, seal_package
+from worker.experts.weights import load_network, read_state
 
 log = structlog.get_logger()
 
@@ -76,6 +77,18 @@ def fit(network: torch.nn.Module, schedule: Schedule, loss_at: Callable[[int], t
             seconds = round(time.perf_counter() - started)
             log.info("training.stepped", step=step, loss=round(recent, 4), seconds=seconds)
     return average.module.eval()
+
+
+def begin_from(network: torch.nn.Module, package: Path | None, file: str) -> None:
+    """Give ``network`` the weights of an earlier package, to train on; None leaves it as it is.
+
+    Raises:
+        ModelPackageError: the package does not hold them, or they are of another network.
+    """
+    if package is None:
+        return
+    load_network(network, read_state(open_package(package).path(file)), source=file)
+    network.requires_grad_(requires_grad=True)
 
 
 def progress(schedule: Schedule, step: int, seconds: float) -> float:
