@@ -111,7 +111,9 @@ def _record_association(context: NodeContext, event: Event, calling_ae: str, rej
 def handle_end(event: Event, context: NodeContext, how: str) -> None:
     """Record the end of an accepted association."""
     asked = event.assoc.requestor.primitive
-    calling_ae = str(asked.calling_ae_title).strip() if asked else ""
+    if asked is None:
+        return  # a connection that never asked for an association
+    calling_ae = str(asked.calling_ae_title).strip()
     detail = {"address": str(event.assoc.requestor.address), "how": how}
     outcome = "success" if how == "released" else "failure"
     _audit(context, calling_ae, AuditTag.ASSOCIATION_FINISHED, outcome, detail)
