@@ -12,6 +12,7 @@ from types import TracebackType
 import psycopg
 
 _START_S = 60
+_WATCH = 'while kill -0 "$1"; do sleep 2; done; kill -QUIT "$2"; sleep 2; rm -rf "$3"'
 _ROOM_BYTES = 2 * 1024**3
 
 
@@ -31,6 +32,7 @@ class PostgresServer:
         self._binaries = binaries
         self._folder = Path(tempfile.mkdtemp(prefix="firstread-pg-", dir=memory_folder()))
         self._port = _free_port()
+        self._watcher: subprocess.Popen[bytes] | None = None
         # the server refuses to run as root
         self._as: list[str] = []
         if os.geteuid() == 0:
@@ -48,11 +50,23 @@ class PostgresServer:
         )
         log = str(self._folder / "log")
         self._run("pg_ctl", "-D", str(data), "-l", log, "-w", "-t", str(_START_S), "-o", options, "start")
+        server = (data / "postmaster.pid").read_text(encoding="ascii").split()[0]
+        # a test run that is killed must not leave a server behind
+        self._watcher = subprocess.Popen(
+            ["/bin/sh", "-c", _WATCH, "sh", str(os.getpid()), server, str(self._folder)],
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._watcher is not None:
+            self._watcher.kill()
+            self._watcher.wait()
         self._run("pg_ctl", "-D", str(self._folder / "data"), "-m", "immediate", "-w", "stop")
         shutil.rmtree(self._folder, ignore_errors=True)
 
