@@ -248,10 +248,10 @@ def _password_hash() -> str:
     return hash_password(PASSWORD)
 
 
-def make_site(folder: Path, *, migrated: bool = False, **changes: Any) -> Site:
-    """A migrated installation with one account per role."""
-    settings = Settings(data_dir=folder, **changes)
-    if not migrated:
+def make_site(folder: Path, database_url: str = "", **changes: Any) -> Site:
+    """An installation with one account per role, in a migrated database; a new one in ``folder`` without a URL."""
+    settings = Settings(data_dir=folder, database_url=database_url, **changes)
+    if not database_url:
         migrate(settings.database)
     sessions = make_sessions(make_engine(settings.database))
     site = Site(settings, sessions, create_app(settings, sessions))

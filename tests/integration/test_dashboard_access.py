@@ -64,8 +64,7 @@ ALLOWED: dict[tuple[str, str], set[Role | None]] = {
 
 @pytest.fixture
 def site(tmp_path: Path, sqlite_url: str) -> Site:
-    del sqlite_url  # the migrated file is already in tmp_path
-    return make_site(tmp_path, migrated=True)
+    return make_site(tmp_path, sqlite_url)
 
 
 def _routes(site: Site) -> list[tuple[str, str]]:
@@ -167,8 +166,7 @@ def test_with_tls_the_cookie_is_secure_and_bound_to_the_host(tmp_path: Path, sit
 
 
 def test_failed_logins_lock_the_account_even_for_the_right_password(tmp_path: Path, sqlite_url: str) -> None:
-    del sqlite_url
-    site = make_site(tmp_path, migrated=True, web={"lockout_failures": 3})
+    site = make_site(tmp_path, sqlite_url, web={"lockout_failures": 3})
     browser = site.client()
     assert [browser.log_in("radiologist", "wrong").status_code for _ in range(3)] == [401] * 3
     assert browser.log_in("radiologist").status_code == 401

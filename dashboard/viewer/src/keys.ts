@@ -1,8 +1,10 @@
 // Keyboard map; the same list is printed by the ? dialog (templates/_keys.html).
 import { currentViewer } from "./viewer";
 
+// a ticked box or a moved slider keeps the focus, but nobody types into it
 function typing(target: EventTarget | null): boolean {
-  return target instanceof HTMLElement && (target.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName));
+  if (target instanceof HTMLInputElement) return !["checkbox", "radio", "range"].includes(target.type);
+  return target instanceof HTMLElement && (target.isContentEditable || /^(TEXTAREA|SELECT)$/.test(target.tagName));
 }
 
 function findings(): HTMLElement[] {

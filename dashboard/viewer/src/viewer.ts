@@ -141,8 +141,8 @@ export class Viewer {
       if (element) element.textContent = text;
     };
     set("[data-show=slice]", `${this.index + 1} / ${this.count}`);
-    const [center, width] = (this.window || (this.root.dataset["ownWindow"] ?? "")).split(",");
-    set("[data-show=window]", center && width ? `C ${Math.round(Number(center))}  W ${Math.round(Number(width))}` : "");
+    const [center, width] = this.window.split(",");
+    set("[data-show=window]", center && width ? `C ${Math.round(Number(center))}  W ${Math.round(Number(width))}` : "As acquired");
     set("[data-show=overlay]", this.overlaysHidden ? "Overlays hidden" : "");
     if (this.slider) this.slider.value = String(this.index + 1);
     this.image.alt = `Slice ${this.index + 1} of ${this.count}`;
