@@ -48,7 +48,7 @@ def _vlm_section(vlm: Mapping[str, Any]) -> str:
 
 
 def _details(vlm: Mapping[str, Any]) -> list[str]:
-    lines = ["### Triggers, from generated text", "", "| | share | n | 95 % |", "|---|---|---|---|"]
+    lines = ["### Triggers", "", "| | share | n | 95 % |", "|---|---|---|---|"]
     lines += [_row(key, value) for key, value in vlm["triggers"].items()]
     lines += [
         "",
@@ -96,6 +96,8 @@ def _row(name: str, value: Mapping[str, float]) -> str:
 
 def _training_section(lines: list[Mapping[str, Any]]) -> str:
     """Return the loss curve as a table of about fifteen rows."""
+    notes = [str(line["note"]) for line in lines if "note" in line]
+    lines = [line for line in lines if "step" in line]
     keys = ("loss", "trunk", "trigger", "yes/no", "legend", "report", "systematic", "direct")
     step = max(1, len(lines) // 15)
     shown = [*lines[::step], lines[-1]] if (len(lines) - 1) % step else lines[::step]
@@ -108,6 +110,8 @@ def _training_section(lines: list[Mapping[str, Any]]) -> str:
     return "\n".join(
         [
             "### Training curve",
+            "",
+            *notes,
             "",
             "Means since the line before, on training conversations as they are drawn; shares of answers right token "
             "for token under teacher forcing. `direct` is without an expert.",

@@ -10,10 +10,11 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from config.errors import GenerationBudgetError, TriggerSyntaxError
 from training.conversations import (
@@ -47,12 +48,26 @@ from worker.vlm.prompts import (
     prediction_lines,
 )
 from worker.vlm.templates import Message
-from worker.vlm.triggers import parse_triggers
+from worker.vlm.triggers import Trigger, parse_triggers
 
 log = structlog.get_logger()
 
 _LEAD = ". Analyze the image and take these predictions into account when responding to this prompt:\n"
 _TOKENS: Final = 160
+
+
+class EvaluatedModel(VisionLanguageModel, Protocol):
+    """A backend that can also say whether it would write a given answer."""
+
+    def would_write(
+        self,
+        messages: Sequence[Message],
+        images: Sequence[NDArray[np.uint8]],
+        pairs: Sequence[tuple[str, str]],
+    ) -> list[bool]:
+        """See `VilaM3.would_write`."""
+        ...
+
 
 Classifier = Callable[[Patient], Classification]
 
@@ -64,7 +79,7 @@ class Sizes:
     chest: int = 100
     body: int = 60
     brain: int = 60
-    free_text: int = 60
+    free_text: int = 40
 
 
 @dataclass
@@ -102,7 +117,7 @@ def held_out_patients(folder: Path, sizes: Sizes) -> dict[str, list[Patient]]:
 
 
 def evaluate_vlm(
-    model: VisionLanguageModel,
+    model: EvaluatedModel,
     patients: dict[str, list[Patient]],
     cards: Sequence[ModelCard],
     *,
@@ -143,47 +158,51 @@ def evaluate_vlm(
 
 def triggers(
     rng: np.random.Generator,
-    model: VisionLanguageModel,
+    model: EvaluatedModel,
     patients: dict[str, list[Patient]],
     offer: Offer,
     cards: Sequence[ModelCard],
 ) -> dict[str, Any]:
     """Return how often the first answer calls exactly the right Expert with exactly the right argument.
 
-    Per patient one request in held-out words, on CT two: a lesion, and anatomy to name or to segment.
+    Several requests per patient in held-out words: findings and reports, lesions, anatomy to name or to segment.
+    An answer that is not the trained one to the letter is generated and its Triggers are read.
     """
     tally = Tally()
     for patient in _all(patients):
         made = trigger_conversation(rng, patient, offer, held_out=True)
-        for branch in _requests(rng, made):
-            opening = made.turns[0]
-            message = Message("user", opening.text + branch.question)
+        pairs = [(branch.question, branch.answer) for branch in made.branches]
+        written = model.would_write(made.turns, made.images, pairs)
+        for branch, is_written in zip(made.branches, written, strict=True):
             wanted = parse_triggers(branch.answer, cards)[0]
-            try:
-                text = model.generate([message], made.images, max_new_tokens=_TOKENS).text
-                called = parse_triggers(text, cards)
-            except (GenerationBudgetError, TriggerSyntaxError):
-                called = ()
-            found = [(t.expert, t.argument) for t in called]
-            tally.add(f"{patient.modality} expert", right=[name for name, _ in found] == [wanted.expert])
-            exact = found == [(wanted.expert, wanted.argument)]
-            tally.add(f"{patient.modality} exact", right=exact)
-            tally.add("all expert", right=[name for name, _ in found] == [wanted.expert])
-            tally.add("all exact", right=exact)
-            if patient.modality == "CT":
-                kind = "lesion" if wanted.argument in LESION_ARGUMENTS else "anatomy"
-                tally.add(f"CT exact {kind}", right=exact)
+            found = [wanted] if is_written else _generated_triggers(model, made, branch, cards)
+            is_expert = [trigger.expert for trigger in found] == [wanted.expert]
+            is_exact = is_expert and found[0].argument == wanted.argument
+            for group in _groups(patient, wanted):
+                tally.add(f"{group} expert", right=is_expert)
+                tally.add(f"{group} exact", right=is_exact)
     return tally.figures()
 
 
-def _requests(rng: np.random.Generator, made: Conversation) -> list[Branch]:
-    lesions = [b for b in made.branches if any(f"({a})" in b.answer for a in LESION_ARGUMENTS)]
-    others = [b for b in made.branches if b not in lesions]
-    return [group[int(rng.integers(len(group)))] for group in (lesions, others) if group]
+def _generated_triggers(
+    model: EvaluatedModel, made: Conversation, branch: Branch, cards: Sequence[ModelCard]
+) -> Sequence[Trigger]:
+    message = Message("user", made.turns[0].text + branch.question)
+    try:
+        text = model.generate([message], made.images, max_new_tokens=_TOKENS).text
+        return parse_triggers(text, cards)
+    except (GenerationBudgetError, TriggerSyntaxError):
+        return ()
+
+
+def _groups(patient: Patient, wanted: Trigger) -> list[str]:
+    if patient.modality != "CT":
+        return ["all", patient.modality]
+    return ["all", "CT", "CT lesion" if wanted.argument in LESION_ARGUMENTS else "CT anatomy"]
 
 
 def reading(
-    rng: np.random.Generator, model: VisionLanguageModel, patients: dict[str, list[Patient]], offer: Offer
+    rng: np.random.Generator, model: EvaluatedModel, patients: dict[str, list[Patient]], offer: Offer
 ) -> dict[str, Any]:
     """Return how often yes/no questions are answered as the feedback says, feedback drawn at random."""
     counts: dict[str, Counts] = defaultdict(Counts)
@@ -200,7 +219,7 @@ def reading(
 
 
 def shipped_route(
-    rng: np.random.Generator, model: VisionLanguageModel, patients: Sequence[Patient], offer: Offer
+    rng: np.random.Generator, model: EvaluatedModel, patients: Sequence[Patient], offer: Offer
 ) -> dict[str, Any]:
     """Return the figures of the composed text against the Expert's list, before any checker."""
     counts, exact, free = Counts(), 0, 0
@@ -221,7 +240,7 @@ def shipped_route(
 
 
 def free_text(
-    rng: np.random.Generator, model: VisionLanguageModel, patients: Sequence[Patient], offer: Offer
+    rng: np.random.Generator, model: EvaluatedModel, patients: Sequence[Patient], offer: Offer
 ) -> dict[str, Any]:
     """Return the figures of plain generated reports against the Expert's list."""
     counts, exact, endless = Counts(), 0, 0
@@ -248,7 +267,7 @@ def free_text(
 
 
 def against_truth(
-    model: VisionLanguageModel, patients: dict[str, list[Patient]], offer: Offer, classifier: Classifier | None
+    model: EvaluatedModel, patients: dict[str, list[Patient]], offer: Offer, classifier: Classifier | None
 ) -> dict[str, Any]:
     """Return draft findings against what is really there, with the chest Expert and without any Expert."""
     alone, guided, expert = Counts(), Counts(), Counts()
@@ -267,7 +286,7 @@ def against_truth(
 
 
 def _guided(
-    model: VisionLanguageModel, patient: Patient, offer: Offer, result: Classification, counts: tuple[Counts, Counts]
+    model: EvaluatedModel, patient: Patient, offer: Offer, result: Classification, counts: tuple[Counts, Counts]
 ) -> None:
     labels = [label for label, probability in result.probabilities.items() if probability is not None]
     turns = _chest_turns(offer, classification_feedback(result, ""))
@@ -279,7 +298,7 @@ def _guided(
         counts[1].add(said=probability >= result.threshold, wanted=label in patient.findings)
 
 
-def _volumes_without_expert(model: VisionLanguageModel, patients: dict[str, list[Patient]]) -> dict[str, Any]:
+def _volumes_without_expert(model: EvaluatedModel, patients: dict[str, list[Patient]]) -> dict[str, Any]:
     body, brain = Counts(), Counts()
     for patient in patients["CT"]:
         opening = first_message("", cards="", modality="CT")

@@ -26,6 +26,8 @@ from worker.vlm.templates import IMAGE, Message, render, template
 IMAGE_ID = -200
 """Stands for one image among token ids until its rows are spliced in."""
 
+_KEPT_OPENINGS = 4
+
 
 def picture_tensor(picture: NDArray[np.uint8], side: int, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
     """Return ``(3, side, side)`` float32: bicubic squash without regard to aspect, then normalisation.
@@ -89,6 +91,7 @@ class VilaM3:
         self._normalisation = (image_mean, image_std)
         self._template = template(manifest.template)
         self._stop_ids = self._stops()
+        self._openings: dict[tuple[int, ...], list[tuple[torch.Tensor, torch.Tensor]]] = {}
 
     @classmethod
     def load(cls, folder: Path, *, device: str = "cpu", dtype: torch.dtype | None = None) -> Self:
@@ -123,9 +126,9 @@ class VilaM3:
         """See `worker.vlm.backends.VisionLanguageModel.generate`."""
         ids = self._ids(messages)
         with torch.inference_mode():
-            embeddings = self._splice(ids, self._image_rows(images))
-            self._check_fits(embeddings.shape[1] + max_new_tokens)
-            produced = self._greedy(embeddings, max_new_tokens)
+            rows = self._image_rows(images)
+            self._check_fits(self._length(ids, rows) + max_new_tokens)
+            produced = self._greedy(*self._prefill(ids, rows), max_new_tokens)
         text = self.tokenizer.decode(produced[:-1], skip_special_tokens=True).strip()
         return Generation(text=text, token_count=len(produced), stopped=True)
 
@@ -139,26 +142,54 @@ class VilaM3:
         """
         if not questions:
             return []
-        head, last = list(messages[:-1]), messages[-1]
-        prompts = [self._ids([*head, Message("user", last.text + question)]) for question in questions]
-        shared = common_prefix(prompts)
-        branches = [prompt[shared:] for prompt in prompts]
-        if any(IMAGE_ID in branch for branch in branches):
-            raise ModelError("an image stands after the questions begin to differ")
         with torch.inference_mode():
-            rows = self._image_rows(images)
-            trunk = self._splice(prompts[0][:shared], rows)
-            self._check_fits(trunk.shape[1] + max(map(len, branches)))
-            logits = self._branch_logits(trunk, branches)
+            hidden, ends = self._run_branches(messages, images, [(question, None) for question in questions])
+            logits = self.llm.lm_head(hidden[ends - 1]).float()
         return [self._choice(row) for row in logits]
 
-    def _branch_logits(self, trunk: torch.Tensor, branches: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Return ``(branches, vocabulary)`` logits after the last token of each branch."""
-        cache = DynamicCache(config=self.llm.config)
-        self.llm.model(inputs_embeds=trunk, past_key_values=cache, use_cache=True)
+    def would_write(
+        self,
+        messages: Sequence[Message],
+        images: Sequence[NDArray[np.uint8]],
+        pairs: Sequence[tuple[str, str]],
+    ) -> list[bool]:
+        """Return for each (question, answer) whether `generate` would write exactly that answer.
+
+        Greedy generation writes a text exactly when each of its tokens, and then the stop token, is the most
+        probable one after those before it; that takes one pass instead of one per token.
+        """
+        with torch.inference_mode():
+            hidden, ends = self._run_branches(messages, images, list(pairs))
+            best = self.llm.lm_head(hidden).argmax(-1)
+        written = []
+        for end, (_, answer) in zip(ends.tolist(), pairs, strict=True):
+            wanted = self._answer_ids(answer)
+            written.append(best[end - len(wanted) - 1 : end - 1].tolist() == wanted)
+        return written
+
+    def _run_branches(
+        self,
+        messages: Sequence[Message],
+        images: Sequence[NDArray[np.uint8]],
+        pairs: Sequence[tuple[str, str | None]],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return ``(packed, width)`` hidden states of all branches and where each branch ends."""
+        head, last = list(messages[:-1]), messages[-1]
+        prompts = [self._ids([*head, Message("user", last.text + question)]) for question, _ in pairs]
+        shared = common_prefix(prompts)
+        branches = [
+            prompt[shared:] + (self._answer_ids(answer) if answer is not None else [])
+            for prompt, (_, answer) in zip(prompts, pairs, strict=True)
+        ]
+        if any(IMAGE_ID in branch for branch in branches):
+            raise ModelError("an image stands after the questions begin to differ")
+        rows = self._image_rows(images)
+        trunk = prompts[0][:shared]
+        self._check_fits(self._length(trunk, rows) + max(map(len, branches)))
+        cache, _ = self._prefill(trunk, rows)
         lengths = [len(branch) for branch in branches]
         embeddings = self._embed([token for branch in branches for token in branch])
-        mask, positions = packed_attention(trunk.shape[1], lengths, dtype=embeddings.dtype)
+        mask, positions = packed_attention(cache.get_seq_length(), lengths, dtype=embeddings.dtype)
         hidden = self.llm.model(
             inputs_embeds=embeddings,
             attention_mask=mask.to(self.device),
@@ -166,9 +197,29 @@ class VilaM3:
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
-        ends = torch.tensor(lengths, device=self.device).cumsum(0) - 1
-        logits: torch.Tensor = self.llm.lm_head(hidden[0, ends]).float()
-        return logits
+        return hidden[0], torch.tensor(lengths, device=self.device).cumsum(0)
+
+    def _prefill(self, ids: Sequence[int], rows: torch.Tensor) -> tuple[DynamicCache, torch.Tensor]:
+        """Run a prompt; returns its keys and values and the last hidden state ``(1, width)``.
+
+        What stands before the first image (system prompt, model cards) is the same in every conversation of a
+        Study, so its keys and values are kept for the next one.
+        """
+        opening = ids.index(IMAGE_ID) if IMAGE_ID in ids else 0
+        cache = self._opening_cache(tuple(ids[:opening])) if opening else DynamicCache(config=self.llm.config)
+        embeddings = self._splice(ids[opening:], rows)
+        hidden = self.llm.model(inputs_embeds=embeddings, past_key_values=cache, use_cache=True).last_hidden_state
+        return cache, hidden[:, -1]
+
+    def _opening_cache(self, opening: tuple[int, ...]) -> DynamicCache:
+        if opening not in self._openings:
+            fresh = DynamicCache(config=self.llm.config)
+            self.llm.model(inputs_embeds=self._embed(opening), past_key_values=fresh, use_cache=True)
+            if len(self._openings) >= _KEPT_OPENINGS:
+                self._openings.pop(next(iter(self._openings)))
+            self._openings[opening] = [(layer.keys, layer.values) for layer in fresh.layers]
+        # Growing a cache makes new tensors, so the kept ones stay as they are.
+        return DynamicCache(ddp_cache_data=self._openings[opening])
 
     def _choice(self, logits: torch.Tensor) -> Answer:
         scores = functional.log_softmax(logits, dim=-1)
@@ -189,17 +240,20 @@ class VilaM3:
             raise ModelError(f"the tokenizer has no single token for {word!r}")
         return sorted(ids)
 
-    def _greedy(self, embeddings: torch.Tensor, max_new_tokens: int) -> list[int]:
-        cache = DynamicCache(config=self.llm.config)
+    def _greedy(self, cache: DynamicCache, last: torch.Tensor, max_new_tokens: int) -> list[int]:
         produced: list[int] = []
         for _ in range(max_new_tokens):
-            hidden = self.llm.model(inputs_embeds=embeddings, past_key_values=cache, use_cache=True).last_hidden_state
-            token = int(self.llm.lm_head(hidden[:, -1]).argmax())
+            token = int(self.llm.lm_head(last).argmax())
             produced.append(token)
             if token in self._stop_ids:
                 return produced
-            embeddings = self._embed([token])
+            hidden = self.llm.model(inputs_embeds=self._embed([token]), past_key_values=cache, use_cache=True)
+            last = hidden.last_hidden_state[:, -1]
         raise GenerationBudgetError(f"the model did not stop within {max_new_tokens} tokens")
+
+    def _answer_ids(self, answer: str) -> list[int]:
+        text = answer + self._template.stop_tokens[0]
+        return [int(token) for token in self.tokenizer(text, add_special_tokens=False).input_ids]
 
     def _ids(self, messages: Sequence[Message]) -> list[int]:
         prompt = render(self._template, messages)
@@ -235,6 +289,11 @@ class VilaM3:
             start = place + 1
         parts.append(self._embed(ids[start:]))
         return torch.cat(parts, dim=1)
+
+    def _length(self, ids: Sequence[int], rows: torch.Tensor) -> int:
+        """Return how many positions a prompt takes once its images are in."""
+        images = sum(1 for token in ids if token == IMAGE_ID)
+        return len(ids) + images * (max(1, rows.shape[1]) - 1)
 
     def _check_fits(self, tokens: int) -> None:
         if tokens > self.context_tokens:
