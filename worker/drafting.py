@@ -190,6 +190,20 @@ def _segmentation(bench: Bench, trigger: Trigger) -> SegmentationResult:
     return result
 
 
+def _plausible(measured: LesionMeasure | None, lesion: LesionQuestion, profile: Profile) -> LesionMeasure | None:
+    """Return the measurement; a lesion larger than any patient's is a model that broke down.
+
+    Raises:
+        ExpertError: the volume is beyond what the profile allows.
+    """
+    if measured is not None and measured.volume_ml > profile.largest_lesion_ml:
+        raise ExpertError(
+            f"{profile.expert} segmented {measured.volume_ml:.0f} ml of {lesion.finding}, "
+            f"more than {profile.largest_lesion_ml:.0f} ml: not believed"
+        )
+    return measured
+
+
 def _read_lesion(lesion: LesionQuestion, profile: Profile, bench: Bench, content: DraftContent) -> None:
     """One conversation about one kind of lesion: Trigger, segmentation, overlay and legend, yes or no."""
     card = bench.card(profile.expert)
@@ -201,6 +215,7 @@ def _read_lesion(lesion: LesionQuestion, profile: Profile, bench: Bench, content
     try:
         result = _segmentation(bench, asked.trigger)
         wanted = frozenset({lesion.segment} if lesion.segment else result.names)
+        measured = _plausible(measure(result, wanted), lesion, profile)
         picture, shown = shown_overlay(result, wanted)
         feedback = segmentation_feedback(result, shown, lesion.question, style=bench.vlm.card.style)
         answer = bench.vlm.answer_each([*asked.messages, feedback], [*asked.pictures, picture], [""])[0]
@@ -208,7 +223,6 @@ def _read_lesion(lesion: LesionQuestion, profile: Profile, bench: Bench, content
         content.not_assessed.append({"what": lesion.finding, "why": str(exc)})
         return
     bench.transcript[-1] |= {"feedback": feedback.text, "answers": {lesion.finding: asdict(answer)}}
-    measured = measure(result, wanted)
     content.findings.append(
         DraftFinding(
             label=lesion.finding,

@@ -35,6 +35,7 @@ class Profile:
             through, since many archives strip it, and is listed as not checked.
         minimum_slices, maximum_slice_mm: what a Volume must offer.
         lesions: questions asked one conversation each (Volumes).
+        largest_lesion_ml: a segmentation above this volume is a failure of the Expert, not a finding.
         overview_question: what opens the conversation.
     """
 
@@ -46,6 +47,7 @@ class Profile:
     minimum_slices: int
     maximum_slice_mm: float
     lesions: tuple[LesionQuestion, ...]
+    largest_lesion_ml: float
     overview_question: str
 
 
@@ -58,6 +60,7 @@ CHEST_XRAY = Profile(
     minimum_slices=1,
     maximum_slice_mm=0.0,
     lesions=(),
+    largest_lesion_ml=0.0,
     overview_question=REPORT_REQUEST,
 )
 CT_TORSO = Profile(
@@ -74,6 +77,7 @@ CT_TORSO = Profile(
         LesionQuestion("lung tumor", lesion_question("lung tumor"), 23),
         LesionQuestion("bone lesion", lesion_question("bone lesion"), 128),
     ),
+    largest_lesion_ml=3000.0,
     overview_question=ANATOMY_REQUEST,
 )
 BRAIN_MR = Profile(
@@ -85,6 +89,7 @@ BRAIN_MR = Profile(
     minimum_slices=16,
     maximum_slice_mm=8.0,
     lesions=(LesionQuestion("brain tumor", BRAIN_TUMOUR_REQUEST, 0),),
+    largest_lesion_ml=600.0,
     overview_question=ANATOMY_REQUEST,
 )
 PROFILES: Mapping[str, Profile] = {p.name: p for p in (CHEST_XRAY, CT_TORSO, BRAIN_MR)}

@@ -162,6 +162,16 @@ def test_a_ct_lesion_is_measured_and_every_object_passes_the_validator(torso, tm
     assert labels.shape == intake.study.volume.array.shape
 
 
+def test_a_segmentation_larger_than_any_lesion_is_not_believed(torso):
+    intake = gate(torso, CT_TORSO)
+    expert = ct_expert()
+    everywhere = {26: ("hepatic tumor", (slice(None), slice(None), slice(None)))}
+    expert.boxes = expert.boxes | {"hepatic tumor": everywhere}
+    content = draft_study(intake, CT_TORSO, bench(intake, "CT", ScriptedVlm("nothing", reads_feedback), expert))
+    assert "hepatic tumor" not in {f.label for f in content.findings}
+    assert any(i["what"] == "hepatic tumor" and "not believed" in i["why"] for i in content.not_assessed)
+
+
 def test_brain_tumour_regions_become_overlapping_segments(brain, tmp_path):
     intake = gate(brain, BRAIN_MR)
     boxes = {
