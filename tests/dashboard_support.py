@@ -284,7 +284,7 @@ def _header(ds: Dataset) -> InstanceHeader:
 
 
 def _draft(claim: lifecycle.Claim, datasets: list[Dataset], changes: dict[str, Any]) -> NewDraft:
-    first, key = datasets[0], datasets[round(len(datasets) * 0.6)]
+    first, key = datasets[0], datasets[min(round(len(datasets) * 0.6), len(datasets) - 1)]
     values: dict[str, Any] = {
         "sections": SECTIONS,
         "image_set_sha256": claim.image_set_sha256,

@@ -59,7 +59,8 @@ def test_a_search_finds_a_patient_without_naming_him_in_an_address(site: Site) -
         page = browser.get("/worklist").text
         assert found in page
         assert count(page, "to_read") == 1
-    assert count(browser.submit("/worklist/search", clear="1").text or browser.get("/worklist").text, "to_read") == 2
+    browser.submit("/worklist/search", clear="1")
+    assert count(browser.get("/worklist").text, "to_read") == 2
 
 
 def test_filters_are_in_the_address_and_unknown_ones_are_refused(site: Site) -> None:

@@ -133,6 +133,10 @@ def test_each_finding_is_accepted_edited_or_rejected_with_a_reason(site: Site) -
     found = site.findings(study_id)[0]
     assert (found.decision, found.decision_reason) == (Decision.ACCEPTED, "")
     assert browser.submit(path, version=1, decision="accepted").status_code == 409
+    fragment = browser.submit(path, htmx=True, version=version(site, study_id), decision="rejected", reason="Artefact")
+    assert fragment.text.count("<html") == 0
+    assert "Artefact" in fragment.text
+    assert fragment.headers["HX-Trigger"] == f'{{"reportVersion": {version(site, study_id)}}}'
 
 
 def test_a_finding_leads_to_its_slice(site: Site) -> None:

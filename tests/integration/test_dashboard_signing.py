@@ -70,7 +70,7 @@ def test_a_signed_report_is_final_verified_bound_and_owed_to_the_pacs(site: Site
     assert (document.PatientID, document.AccessionNumber) == ("P-1001", "ACC-1001")
     assert "lung tumor of 12.4 ml" in text_of(document)
     assert "not verified" not in text_of(document)
-    assert {item.ManufacturerModelName for item in document.ContributingEquipmentSequence} >= {"VISTA3D"}
+    assert {item.get("ManufacturerModelName") for item in document.ContributingEquipmentSequence} >= {"VISTA3D"}
     owed = site.one(Delivery, result_object_id=made.id)
     assert (owed.destination, owed.state) == ("PACS", DeliveryState.PENDING)
     assert site.tags(tag="report:signed_final", study_id=study_id) == ["report:signed_final"]
