@@ -3,7 +3,7 @@
 from datetime import timedelta
 from pathlib import Path
 
-from flask import Flask, Response
+from flask import Flask
 from flask_login import current_user
 from flask_wtf.csrf import CSRFProtect
 from sqlalchemy.orm import Session, sessionmaker
@@ -74,8 +74,3 @@ def _register_context(app: Flask) -> None:
         if current_user.is_authenticated:
             menu = [(endpoint, words) for endpoint, words, needs in _MENU if current_user.may(needs)]
         return {"menu": menu, "has_build": has_build}
-
-    @app.after_request
-    def no_server_name(response: Response) -> Response:
-        response.headers.pop("Server", None)
-        return response
