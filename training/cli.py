@@ -46,9 +46,10 @@ def evaluate(
     docs: Annotated[Path, typer.Option(help="Folder of demo_models.md and demo_models.json.")] = _ROOT / "docs",
     scale: Annotated[float, typer.Option(min=0.01, help="Share of the full number of held-out patients.")] = 1.0,
     with_experts: Annotated[bool, typer.Option(help="Measure the Experts by themselves, too.")] = True,
+    experts_only: Annotated[bool, typer.Option(help="Measure again only what depends on the Experts.")] = False,
     threads: _Threads = 2,
 ) -> None:
     """Measure everything on held-out phantoms and write docs/demo_models.md and its JSON."""
     from training.runs import EvaluationPlan, evaluate_all
 
-    evaluate_all(EvaluationPlan(work, model, registry, docs, scale, with_experts, threads))
+    evaluate_all(EvaluationPlan(work, model, registry, docs, scale, with_experts, experts_only, threads))

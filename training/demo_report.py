@@ -73,6 +73,11 @@ def _details(vlm: Mapping[str, Any]) -> list[str]:
         "",
         "### Draft findings against truth, with experts and without",
         "",
+        "A draft can be no better than the expert it follows: read these rows beside the expert's own. Without an "
+        "expert the model sees one picture (CT: the middle slice) and answers from it alone. Experts used: "
+        + ", ".join(f"{name} {version}" for name, version in vlm.get("experts", {}).items())
+        + ".",
+        "",
         *_counts_table(vlm["against_truth"]),
     ]
     return lines

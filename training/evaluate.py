@@ -142,7 +142,7 @@ def evaluate_vlm(
         "reading": lambda: reading(rng, model, patients, offer),
         "shipped_route": lambda: shipped_route(rng, model, patients["CXR"], offer),
         "free_text": lambda: free_text(rng, model, patients["CXR"][: sizes.free_text], offer),
-        "against_truth": lambda: against_truth(model, patients, offer, classifier),
+        "against_truth": lambda: against_truth(model, patients, offer.text, classifier),
     }
     for name, work in works.items():
         begun = time.monotonic()
@@ -267,9 +267,17 @@ def free_text(
 
 
 def against_truth(
-    model: EvaluatedModel, patients: dict[str, list[Patient]], offer: Offer, classifier: Classifier | None
+    model: EvaluatedModel, patients: dict[str, list[Patient]], cards: str, classifier: Classifier | None
 ) -> dict[str, Any]:
-    """Return draft findings against what is really there, with the chest Expert and without any Expert."""
+    """Return draft findings against what is really there, with the chest Expert and without any Expert.
+
+    Args:
+        model: the loaded checkpoint.
+        patients: held-out patients by modality.
+        cards: printed list of Experts.
+        classifier: the chest Expert; None leaves its figures out.
+    """
+    offer = Offer(cards, frozenset())
     alone, guided, expert = Counts(), Counts(), Counts()
     questions = [finding_question(label) for label in TRAINED_ORDER]
     for patient in patients["CXR"]:

@@ -12,7 +12,7 @@ import torch
 from config.errors import ConfigurationError, ModelPackageError
 from phantoms.chest_xray import make_chest_xray
 from training.demo_report import write_report
-from training.evaluate import Classifier, Sizes, evaluate_vlm, held_out_patients, stand_in_cards
+from training.evaluate import Classifier, Sizes, against_truth, evaluate_vlm, held_out_patients, stand_in_cards
 from training.evaluate_experts import evaluate_experts
 from training.expert_radiographs import as_radiograph
 from training.export import export_student
@@ -22,6 +22,7 @@ from training.tower import new_tower, pretrain
 from worker.experts.base import Classification, Expert, ExpertInput
 from worker.experts.registry import ExpertRegistry
 from worker.vlm.base_wheel import convert_base
+from worker.vlm.cards import print_cards
 from worker.vlm.demo_build import build_demo
 from worker.vlm.vila_m3 import VilaM3
 
@@ -71,6 +72,7 @@ class EvaluationPlan:
     docs: Path
     scale: float
     with_experts: bool
+    experts_only: bool
     threads: int
 
 
@@ -82,20 +84,18 @@ def evaluate_all(plan: EvaluationPlan) -> dict[str, Any]:
     sizes = Sizes(*(max(1, round(plan.scale * n)) for n in (full.chest, full.body, full.brain, full.free_text)))
     registry = _registry(plan.registry)
     cards = registry.cards() if registry and len(registry.cards()) == len(MODALITIES) else stand_in_cards()
-    figures: dict[str, Any] = {
-        "vlm": evaluate_vlm(
-            model,
-            held_out_patients(plan.work / "patients", sizes),
-            cards,
-            sizes=sizes,
-            classifier=_classifier(registry),
-        ),
-        "training": _curve(),
-        "experts": {},
-    }
+    patients = held_out_patients(plan.work / "patients", sizes)
+    classifier = _classifier(registry)
+    if plan.experts_only:
+        figures = json.loads((plan.docs / "demo_models.json").read_text(encoding="utf-8"))
+        figures["vlm"]["against_truth"] = against_truth(model, patients, print_cards(cards), classifier)
+    else:
+        vlm = evaluate_vlm(model, patients, cards, sizes=sizes, classifier=classifier)
+        figures = {"vlm": vlm, "training": _curve(), "experts": {}}
+    figures["vlm"]["experts"] = {card.name: card.version for card in cards}
     if registry and plan.with_experts:
-        films, patients, heads = (max(1, round(plan.scale * n)) for n in (100, 12, 20))
-        figures["experts"] = evaluate_experts(registry, films=films, patients=patients, heads=heads)
+        films, bodies, heads = (max(1, round(plan.scale * n)) for n in (100, 12, 20))
+        figures["experts"] = evaluate_experts(registry, films=films, patients=bodies, heads=heads)
     write_report(plan.docs, figures)
     return figures
 
