@@ -18,6 +18,7 @@ VERSION = "0.1.0"
 CONFIG = BratsConfig(
     weights="model.safetensors",
     init_filters=8,
+    dropout=0.0,
     spacing_mm=2.0,
     roi=(64, 80, 64),
     overlap=0.5,

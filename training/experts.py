@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch.optim.swa_utils import AveragedModel
 
+from config.errors import ModelPackageError
 from worker.experts.packages import ModelPackage, open_package, seal_package
 from worker.experts.weights import load_network, read_state
 
@@ -117,7 +118,7 @@ def pack(folder: Path, weights: Mapping[str, torch.nn.Module], promise: Mapping[
     for stale in folder.iterdir():
         stale.unlink()
     for name, network in weights.items():
-        save_file({key: _stored(value) for key, value in network.state_dict().items()}, folder / name)
+        save_file(_stored(network), folder / name)
         (folder / name).chmod(0o644)  # safetensors creates files for their owner only
     return seal_package(folder, promise)
 
@@ -140,6 +141,14 @@ def dice(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
     return 1.0 if total == 0 else float(2.0 * np.logical_and(found, truth).sum() / total)
 
 
-def _stored(tensor: torch.Tensor) -> torch.Tensor:
-    stored = tensor.half() if tensor.is_floating_point() else tensor
-    return stored.contiguous().clone()
+def _stored(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return the state with parameters in half precision; running statistics exceed its range and stay whole."""
+    halved = {name for name, _ in network.named_parameters()}
+    state = {
+        name: (tensor.half() if name in halved else tensor).contiguous().clone()
+        for name, tensor in network.state_dict().items()
+    }
+    for name, tensor in state.items():
+        if not torch.isfinite(tensor).all():
+            raise ModelPackageError(f"{name} holds values that are no numbers: not packed")
+    return state
