@@ -21,7 +21,9 @@ pytestmark = [pytest.mark.models, pytest.mark.timeout(900)]
 def test_a_killed_worker_and_a_deleted_broker_folder_lose_no_study(tmp_path, demo_model):
     running = start_installation(tmp_path / "data", demo_model, lease_s=6.0, heartbeat_s=1.0)
     try:
-        studies = play_hospital(tmp_path / "hospital", seed=5, only=("cxr-normal", "cxr-effusion-cardiomegaly"))
+        studies = play_hospital(
+            tmp_path / "hospital", seed=5, only=frozenset({"cxr-normal", "cxr-effusion-cardiomegaly"})
+        )
         settings = running.settings
         send_folder(studies[0].folder, "127.0.0.1", settings.dicom.port, settings.dicom.ae_title, "CT_1")
 

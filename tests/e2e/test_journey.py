@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.models, pytest.mark.timeout(900)]
 
 DCIODVFY = Path(sys.executable).with_name("dciodvfy")
 STUDY_LINK = re.compile(r"/studies/([0-9a-f-]{36})$")
-WANTED = ("cxr-normal", "cxr-effusion-cardiomegaly", "cxr-lateral", "ct-hepatic-tumor", "mr-glioma")
+WANTED = frozenset({"cxr-normal", "cxr-effusion-cardiomegaly", "cxr-lateral", "ct-hepatic-tumor", "mr-glioma"})
 
 
 def eventually(condition, seconds, what):

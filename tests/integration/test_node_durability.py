@@ -38,10 +38,11 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def start_process(folder, port):
+def start_process(folder, port, sessions):
     """A node in a process of its own, which is ready when its port answers."""
     variables = {
         "FIRSTREAD_DATA_DIR": str(folder),
+        "FIRSTREAD_DATABASE_URL": sessions.kw["bind"].url.render_as_string(hide_password=False),
         "FIRSTREAD_DICOM__PORT": str(port),
         "FIRSTREAD_DICOM__MIN_FREE_BYTES": "0",
     }
@@ -76,7 +77,7 @@ def send_until_it_ends(port, study_uid, acknowledged, started):
 @pytest.mark.parametrize("delay_s", [0.05, 0.4])
 def test_every_instance_acknowledged_before_kill_9_is_kept(tmp_path, sqlite_sessions, delay_s):
     port = free_port()
-    process = start_process(tmp_path, port)
+    process = start_process(tmp_path, port, sqlite_sessions)
     acknowledged, study_uid, started = {}, generate_uid(), threading.Event()
     senders = [
         threading.Thread(target=send_until_it_ends, args=(port, study_uid, acknowledged, started)) for _ in range(2)
@@ -109,7 +110,7 @@ def test_every_instance_acknowledged_before_kill_9_is_kept(tmp_path, sqlite_sess
 
 
 def test_sigterm_stops_the_node_and_is_recorded(tmp_path, sqlite_sessions):
-    process = start_process(tmp_path, port := free_port())
+    process = start_process(tmp_path, port := free_port(), sqlite_sessions)
     assert store(port, ct_slice())[0] == 0x0000
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=20) == 0
