@@ -87,7 +87,7 @@ def evaluate_all(plan: EvaluationPlan) -> dict[str, Any]:
     patients = held_out_patients(plan.work / "patients", sizes)
     classifier = _classifier(registry)
     if plan.experts_only:
-        figures = json.loads((plan.docs / "demo_models.json").read_text(encoding="utf-8"))
+        figures: dict[str, Any] = json.loads((plan.docs / "demo_models.json").read_text(encoding="utf-8"))
         figures["vlm"]["against_truth"] = against_truth(model, patients, print_cards(cards), classifier)
     else:
         vlm = evaluate_vlm(model, patients, cards, sizes=sizes, classifier=classifier)
