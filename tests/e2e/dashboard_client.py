@@ -45,7 +45,7 @@ class _Page(HTMLParser):
             self._control(tag, given)
 
     def _control(self, tag, given):
-        form = self._by_id.get(given.get("form", ""), self._form)
+        form = self._by_id.get(given["form"]) if "form" in given else self._form
         if form is None:
             return
         if tag == "textarea":
