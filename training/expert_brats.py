@@ -24,7 +24,7 @@ CONFIG = BratsConfig(
     overlap=0.5,
     brain_mask="foreground",
     antialias=True,
-    minimum_ml=0.4,
+    minimum_ml=3.0,  # white matter spots of age are smaller, gliomas of the phantoms larger
 )
 
 

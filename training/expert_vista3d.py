@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from phantoms import labels as ct_labels
 from training.expert_volumes import ct_cache, read_case
 from training.experts import VALIDATION_SEEDS, Schedule, begin_from, demonstration, dice, fit, pack
+from training.lesion_points import calibrate, network_features
 from worker.experts.packages import ModelPackage
 from worker.experts.vista3d import Vista3dConfig, build_vista3d, class_vectors, running_argmax, window_features
 from worker.experts.vista3d_labels import NAMES, prompts_for
@@ -35,12 +36,6 @@ CONFIG = Vista3dConfig(
     crop_margin=2,
     antialias=True,
     trained_labels=LABELS,
-    minimum_ml={
-        ct_labels.LUNG_TUMOR: 0.5,
-        ct_labels.PANCREATIC_TUMOR: 0.7,
-        ct_labels.HEPATIC_TUMOR: 0.9,
-        ct_labels.BONE_LESION: 0.7,
-    },
 )
 ARGUMENTS = (
     "everything",
@@ -60,7 +55,13 @@ _WATCHED = (1, 3, 5, 6, 14, 115)  # liver, spleen, kidneys, aorta, heart
 
 
 def train_vista3d(
-    folder: Path, cache: Path, *, patients: int = 400, schedule: Schedule | None = None, start: Path | None = None
+    folder: Path,
+    cache: Path,
+    *,
+    patients: int = 400,
+    validation: int = 40,
+    schedule: Schedule | None = None,
+    start: Path | None = None,
 ) -> ModelPackage:
     """Train on ``patients`` phantoms and write the package to ``folder``.
 
@@ -68,6 +69,7 @@ def train_vista3d(
         folder: the package.
         cache: prepared phantoms, reused when present.
         patients: number of phantoms (seeds 0 …).
+        validation: phantoms on which the lesions' operating points are chosen.
         schedule: length and rate.
         start: package to train on from; None begins at random.
     """
@@ -87,12 +89,15 @@ def train_vista3d(
         return prompt_loss(rng, network, features, torch.from_numpy(target.astype(np.int64)), weights)
 
     averaged = fit(network, plan, loss_at)
-    held = [_trained(*read_case(path)) for path in ct_cache(cache, list(VALIDATION_SEEDS)[:16], CONFIG)]
+    assert isinstance(averaged, VISTA3D)
+    held = [_trained(*read_case(path)) for path in ct_cache(cache, list(VALIDATION_SEEDS)[:validation], CONFIG)]
     log.info("training.validated", dice=validate(averaged, held))
-    return pack(folder, {CONFIG.weights: averaged}, promise())
+    margins, minimum_ml = calibrate(averaged, held, CONFIG)
+    config = CONFIG.model_copy(update={"margins": margins, "minimum_ml": minimum_ml})
+    return pack(folder, {CONFIG.weights: averaged}, promise(config))
 
 
-def promise() -> dict[str, object]:
+def promise(config: Vista3dConfig) -> dict[str, object]:
     """Return the demonstration package's manifest, without files."""
     return demonstration(
         "VISTA3D",
@@ -112,7 +117,7 @@ def promise() -> dict[str, object]:
         arguments=list(ARGUMENTS),
         labels={label: NAMES[label] for label in LABELS},
         budget={"memory_mb": 900, "seconds": 60},
-        network=CONFIG.model_dump(mode="json"),
+        network=config.model_dump(mode="json"),
     )
 
 
@@ -132,23 +137,32 @@ def prompt_loss(
     target: torch.Tensor,
     weights: torch.Tensor,
 ) -> torch.Tensor:
-    """Return the loss of one patch under all prompts and under a random few.
+    """Return the loss of one patch under all prompts, under one lesion's argument and under a random few.
 
     In use the largest positive logit wins and background is logit 0, which is the argmax of a
     softmax with a fixed background. What is not prompted must lose to background, so each step
-    also asks for a random set and expects everything else to be background.
+    also asks for small sets and expects everything else to be background.
     """
     wanted = target.reshape(-1)
     chosen = torch.from_numpy(_sampled(rng, wanted.numpy()))
     flat, wanted = features[0].reshape(features.shape[1], -1)[:, chosen], wanted[chosen]
     loss = _softmax_loss(network, flat, wanted, weights, LABELS)
-    return loss + _softmax_loss(network, flat, wanted, weights, _some_prompts(rng, wanted))
+    for prompts in (_lesion_prompts(rng, wanted), _some_prompts(rng, wanted)):
+        loss = loss + _softmax_loss(network, flat, wanted, weights, prompts)
+    return loss
 
 
 def _sampled(rng: np.random.Generator, labels: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return which voxels of a patch count this step: all of the lesions and a random part of the rest."""
     part = rng.integers(0, labels.size, _VOXELS_PER_STEP)
     return np.union1d(part, np.flatnonzero(np.isin(labels, LESIONS)))
+
+
+def _lesion_prompts(rng: np.random.Generator, target: torch.Tensor) -> tuple[int, ...]:
+    """Return the prompts of one lesion argument, of one that is in the patch every other time."""
+    present = [name for name, label in ct_labels.LESION_LABELS.items() if bool((target == label).any())]
+    names = present if present and rng.random() < 0.5 else list(ct_labels.LESION_LABELS)
+    return tuple(label for label in prompts_for(str(rng.choice(names))) if label in LABELS)
 
 
 def _some_prompts(rng: np.random.Generator, target: torch.Tensor) -> tuple[int, ...]:
@@ -188,19 +202,12 @@ def _dice_loss(scores: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     return 1 - overlap[1:][present].mean() if present.any() else overlap.sum() * 0
 
 
-def validate(network: torch.nn.Module, cases: list[tuple[NDArray[np.float16], NDArray[np.uint8]]]) -> float:
-    """Return the mean Dice of liver, spleen, kidneys, aorta and heart, windows as in use."""
-    from monai.inferers import sliding_window_inference
-
-    assert isinstance(network, VISTA3D)
+def validate(network: VISTA3D, cases: list[tuple[NDArray[np.float16], NDArray[np.uint8]]]) -> float:
+    """Return the mean Dice of liver, spleen, kidneys, aorta and heart."""
     scores = []
     for image, labels in cases:
-        batch = torch.from_numpy(image.astype(np.float32))[None, None]
-        with torch.inference_mode():
-            features = sliding_window_inference(
-                batch, CONFIG.patch, 1, lambda x: window_features(network, x, bfloat16=True), overlap=0.3
-            )
-            found = running_argmax(features[0], class_vectors(network, LABELS), LABELS, chunk=16)
+        features = network_features(network, image, CONFIG)
+        found = running_argmax(features, class_vectors(network, LABELS), LABELS, chunk=16)
         scores += [dice(found == label, labels == label) for label in _WATCHED]
     return round(float(np.mean(scores)), 4)
 

@@ -40,6 +40,8 @@ class Vista3dConfig(BaseModel):
         bfloat16: run the network under autocast.
         trained_labels: ids the weights were trained on; None means the published 127.
         minimum_ml: label → smaller components are given to their neighbours.
+        margins: label → how far its logit must exceed background and every other label (an operating
+            point, chosen on validation patients; the published network has none).
         prompts_per_chunk: class prompts whose logits exist at one time.
     """
 
@@ -61,6 +63,7 @@ class Vista3dConfig(BaseModel):
     bfloat16: bool = True
     trained_labels: tuple[int, ...] | None = None
     minimum_ml: Mapping[int, float] = {}
+    margins: Mapping[int, float] = {}
     prompts_per_chunk: int = Field(default=16, gt=0)
 
     @property
@@ -130,7 +133,9 @@ class Vista3dExpert:
         with torch.inference_mode():
             features = self._features(image)
             vectors = class_vectors(self.network, prompts)
-            return running_argmax(features, vectors, prompts, chunk=self.config.prompts_per_chunk)
+            return running_argmax(
+                features, vectors, prompts, chunk=self.config.prompts_per_chunk, margins=self.config.margins
+            )
 
     def _features(self, image: torch.Tensor) -> torch.Tensor:
         """Return ``(feature, x, y, z)``: features blended over the windows.
@@ -244,7 +249,12 @@ def class_vectors(network: VISTA3D, prompts: tuple[int, ...]) -> torch.Tensor:
 
 
 def running_argmax(
-    features: torch.Tensor, vectors: torch.Tensor, prompts: tuple[int, ...], *, chunk: int
+    features: torch.Tensor,
+    vectors: torch.Tensor,
+    prompts: tuple[int, ...],
+    *,
+    chunk: int,
+    margins: Mapping[int, float] | None = None,
 ) -> NDArray[np.uint8]:
     """Return the label of the largest positive logit per voxel, 0 where none is positive.
 
@@ -256,7 +266,9 @@ def running_argmax(
         vectors: ``(prompts, feature)``.
         prompts: label ids, ≤ 255.
         chunk: prompts at a time.
+        margins: label id → taken off its logit.
     """
+    handicap = torch.tensor([(margins or {}).get(label, 0.0) for label in prompts], device=features.device)[:, None]
     flat = features.reshape(features.shape[0], -1)
     ids = torch.tensor((0, *prompts), dtype=torch.uint8, device=flat.device)
     labels = torch.zeros(flat.shape[1], dtype=torch.uint8, device=flat.device)
@@ -265,7 +277,8 @@ def running_argmax(
         best = torch.zeros(slab.shape[1], device=flat.device)
         winner = torch.zeros(slab.shape[1], dtype=torch.long, device=flat.device)
         for first in range(0, len(prompts), chunk):
-            logits, place = (vectors[first : first + chunk] @ slab).max(dim=0)
+            some = slice(first, first + chunk)
+            logits, place = (vectors[some] @ slab - handicap[some]).max(dim=0)
             better = logits > best
             best = torch.where(better, logits, best)
             winner = torch.where(better, place + first + 1, winner)
