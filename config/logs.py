@@ -74,8 +74,9 @@ def configure_logs(*, level: str, json: bool, process: str, stream: TextIO | Non
     root.setLevel(level)
     # Python warnings of pydicom and highdicom quote values
     logging.captureWarnings(True)
-    for noisy in ("pynetdicom", "celery.worker.strategy", "pydicom", "alembic", "PIL", "matplotlib"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    # their sentences are dropped anyway: only what is an error is worth a line
+    for noisy in ("pynetdicom", "pydicom", "py.warnings", "alembic", "celery.worker.strategy", "PIL", "matplotlib"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),

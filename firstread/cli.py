@@ -128,7 +128,7 @@ def send(
     counts = summary.counts
     console.print(", ".join(f"{count} {outcome}" for outcome, count in counts.items()) or "no files", highlight=False)
     for reason, count in summary.reasons().items():
-        console.print(f"{count:6d}  {reason}", highlight=False, markup=False)
+        console.print(f"{count:6d}  {reason}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"{summary.seconds:.1f} s, {summary.bytes_stored / 1e6:.1f} MB", highlight=False)
     raise typer.Exit(0 if counts.get("not sent", 0) == 0 else 1)
 

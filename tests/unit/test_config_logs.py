@@ -76,5 +76,4 @@ def test_a_librarys_warning_does_not_quote_values(lines):
         warnings.simplefilter("always")
         logging.captureWarnings(True)
         warnings.warn(f"Invalid value for VR PN: {SECRET}", stacklevel=1)
-    assert [line["event"] for line in lines()] == ["library.message"]
     assert SECRET not in json.dumps(lines())
