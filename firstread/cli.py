@@ -1,6 +1,7 @@
 """The command line: ``firstread VERB``. Heavy libraries load with the verb that needs them."""
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -190,6 +191,9 @@ def node_echo(destination: str) -> None:
 @app.command()
 def worker() -> None:
     """Read Studies until SIGTERM."""
+    # threads that spin at a barrier starve the very thread they wait for when cores are shared; libgomp reads
+    # this when torch loads it
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from worker.main import run_worker
 
     run_worker(start("worker"))

@@ -62,7 +62,10 @@ class Reader:
             # the lease went to another worker, or late images superseded this run: that result stands
             log.warning("reading.lost", seconds=round(time.monotonic() - started, 1))
         except Exception as exc:
-            log.exception("reading.ended", error=type(exc).__name__)
+            if isinstance(exc, RefusedInputError):
+                log.info("reading.refused", error=exc)
+            else:
+                log.exception("reading.ended", error=type(exc).__name__)
             self._end(claim, exc)
         else:
             log.info("reading.drafted", seconds=round(time.monotonic() - started, 1))
