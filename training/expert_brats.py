@@ -56,7 +56,7 @@ def train_brats(
 
     averaged = fit(network, plan, loss_at)
     held = [read_case(path) for path in brain_cache(cache, list(VALIDATION_SEEDS)[:12], CONFIG)]
-    log.info("training.validated", dice=validate(averaged, held))
+    log.info("training.validated", score=validate(averaged, held))
     return pack(folder, {CONFIG.weights: averaged}, promise())
 
 

@@ -1,5 +1,6 @@
 """Train the demonstration VISTA3D Expert on CT phantoms."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from phantoms import labels as ct_labels
 from training.expert_volumes import ct_cache, read_case
 from training.experts import VALIDATION_SEEDS, Schedule, begin_from, demonstration, dice, fit, pack
-from training.lesion_points import calibrate, network_features
+from training.lesion_points import LesionPoint, calibrate, network_features
 from worker.experts.packages import ModelPackage
 from worker.experts.vista3d import Vista3dConfig, build_vista3d, class_vectors, running_argmax, window_features
 from worker.experts.vista3d_labels import NAMES, prompts_for
@@ -49,6 +50,7 @@ ARGUMENTS = (
     "skeleton",
     "muscles",
 )
+LEAST_F1 = 0.5  # a lesion found worse than this on validation patients is not offered: a guess is no reading
 _LESION_WEIGHT = 1.0  # all their voxels count every step, so they are heavy already
 _VOXELS_PER_STEP = 70_000
 _WATCHED = (1, 3, 5, 6, 14, 115)  # liver, spleen, kidneys, aorta, heart
@@ -91,14 +93,26 @@ def train_vista3d(
     averaged = fit(network, plan, loss_at)
     assert isinstance(averaged, VISTA3D)
     held = [_trained(*read_case(path)) for path in ct_cache(cache, list(VALIDATION_SEEDS)[:validation], CONFIG)]
-    log.info("training.validated", dice=validate(averaged, held))
-    margins, minimum_ml = calibrate(averaged, held, CONFIG)
-    config = CONFIG.model_copy(update={"margins": margins, "minimum_ml": minimum_ml})
-    return pack(folder, {CONFIG.weights: averaged}, promise(config))
+    log.info("training.validated", score=validate(averaged, held))
+    return pack(folder, {CONFIG.weights: averaged}, promise(operating(calibrate(averaged, held, CONFIG))))
+
+
+def operating(points: Mapping[int, LesionPoint]) -> Vista3dConfig:
+    """Return the configuration with the lesions' operating points, without the lesions that have no good one."""
+    kept = {label: point for label, point in points.items() if point.f1 >= LEAST_F1}
+    return CONFIG.model_copy(
+        update={
+            "margins": {label: point.margin for label, point in kept.items()},
+            "minimum_ml": {label: point.minimum_ml for label, point in kept.items()},
+            "trained_labels": tuple(label for label in LABELS if label not in LESIONS or label in kept),
+        }
+    )
 
 
 def promise(config: Vista3dConfig) -> dict[str, object]:
-    """Return the demonstration package's manifest, without files."""
+    """Return the demonstration package's manifest, without files: it offers what ``config`` can answer."""
+    lesions = ct_labels.LESION_LABELS
+    arguments = [name for name in ARGUMENTS if name not in lesions or lesions[name] in config.labels]
     return demonstration(
         "VISTA3D",
         "vista3d",
@@ -114,8 +128,8 @@ def promise(config: Vista3dConfig) -> dict[str, object]:
             "age_years": {"minimum": 18},
             "statement": "Demonstration on synthetic CT of chest and abdomen. Not for patients.",
         },
-        arguments=list(ARGUMENTS),
-        labels={label: NAMES[label] for label in LABELS},
+        arguments=arguments,
+        labels={label: NAMES[label] for label in sorted(config.labels)},
         budget={"memory_mb": 900, "seconds": 60},
         network=config.model_dump(mode="json"),
     )

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,10 +22,17 @@ Case = tuple[NDArray[np.float16], NDArray[np.uint8]]
 Tally = dict[tuple[float, float], NDArray[np.int64]]
 
 
-def calibrate(
-    network: VISTA3D, cases: Iterable[Case], config: Vista3dConfig
-) -> tuple[dict[int, float], dict[int, float]]:
-    """Return label → margin and label → least volume in ml, each lesion under its own argument.
+@dataclass(frozen=True)
+class LesionPoint:
+    """Where one lesion label operates: its margin, its least volume in ml, and the F1 it had there."""
+
+    margin: float
+    minimum_ml: float
+    f1: float
+
+
+def calibrate(network: VISTA3D, cases: Iterable[Case], config: Vista3dConfig) -> dict[int, LesionPoint]:
+    """Return lesion label → operating point, each under its own argument.
 
     A lesion counts as found when a kept component touches it, a kept component that touches none is
     a false alarm; F1 weighs both. Of equal points the middle one is taken.
@@ -40,8 +48,7 @@ def calibrate(
         for argument, label in LESION_LABELS.items():
             excess = lesion_excess(network, features, argument, label, config)
             _count(excess, labels == label, config.spacing_mm**3 / 1000.0, tallies[label])
-    chosen = {label: _best(tally) for label, tally in tallies.items()}
-    return {label: point[0] for label, point in chosen.items()}, {label: point[1] for label, point in chosen.items()}
+    return {label: _best(tally) for label, tally in tallies.items()}
 
 
 def network_features(network: VISTA3D, image: NDArray[np.float16], config: Vista3dConfig) -> torch.Tensor:
@@ -88,13 +95,14 @@ def _count(excess: NDArray[np.float32], truth: NDArray[np.bool_], voxel_ml: floa
             tally[margin, least] += (len(np.unique(touching[1])), lesions, alarms)
 
 
-def _best(tally: Tally) -> tuple[float, float]:
+def _best(tally: Tally) -> LesionPoint:
     points = sorted(tally)
     rated = [_f1(tally[point]) for point in points]
     best: Sequence[tuple[float, float]] = [
         point for point, score in zip(points, rated, strict=True) if score == max(rated)
     ]
-    return best[len(best) // 2]
+    margin, least = best[len(best) // 2]
+    return LesionPoint(margin, least, round(max(rated), 3))
 
 
 def _f1(counts: NDArray[np.int64]) -> float:
