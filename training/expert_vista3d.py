@@ -51,6 +51,7 @@ ARGUMENTS = (
     "muscles",
 )
 LEAST_F1 = 0.5  # a lesion found worse than this on validation patients is not offered: a guess is no reading
+LEAST_DICE = 0.5  # the same for a structure
 _LESION_WEIGHT = 1.0  # all their voxels count every step, so they are heavy already
 _VOXELS_PER_STEP = 70_000
 _WATCHED = (1, 3, 5, 6, 14, 115)  # liver, spleen, kidneys, aorta, heart
@@ -93,18 +94,26 @@ def train_vista3d(
     averaged = fit(network, plan, loss_at)
     assert isinstance(averaged, VISTA3D)
     held = [_trained(*read_case(path)) for path in ct_cache(cache, list(VALIDATION_SEEDS)[:validation], CONFIG)]
-    log.info("training.validated", score=validate(averaged, held))
-    return pack(folder, {CONFIG.weights: averaged}, promise(operating(calibrate(averaged, held, CONFIG))))
+    structures = overlaps(averaged, held)
+    log.info("training.validated", score=round(float(np.mean([structures[label] for label in _WATCHED])), 4))
+    config = operating(calibrate(averaged, held, CONFIG), structures)
+    return pack(folder, {CONFIG.weights: averaged}, promise(config))
 
 
-def operating(points: Mapping[int, LesionPoint]) -> Vista3dConfig:
-    """Return the configuration with the lesions' operating points, without the lesions that have no good one."""
+def operating(points: Mapping[int, LesionPoint], structures: Mapping[int, float]) -> Vista3dConfig:
+    """Return the configuration with the lesions' operating points, without the labels read too badly to offer.
+
+    Args:
+        points: lesion label → operating point.
+        structures: label → mean Dice on validation patients.
+    """
     kept = {label: point for label, point in points.items() if point.f1 >= LEAST_F1}
+    good = {label for label in LABELS if label not in LESIONS and structures.get(label, 0.0) >= LEAST_DICE}
     return CONFIG.model_copy(
         update={
             "margins": {label: point.margin for label, point in kept.items()},
             "minimum_ml": {label: point.minimum_ml for label, point in kept.items()},
-            "trained_labels": tuple(label for label in LABELS if label not in LESIONS or label in kept),
+            "trained_labels": tuple(sorted(good | set(kept))),
         }
     )
 
@@ -216,14 +225,15 @@ def _dice_loss(scores: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     return 1 - overlap[1:][present].mean() if present.any() else overlap.sum() * 0
 
 
-def validate(network: VISTA3D, cases: list[tuple[NDArray[np.float16], NDArray[np.uint8]]]) -> float:
-    """Return the mean Dice of liver, spleen, kidneys, aorta and heart."""
-    scores = []
+def overlaps(network: VISTA3D, cases: list[tuple[NDArray[np.float16], NDArray[np.uint8]]]) -> dict[int, float]:
+    """Return label → mean Dice under all prompts, over the cases that show it."""
+    scores: dict[int, list[float]] = {label: [] for label in LABELS}
     for image, labels in cases:
         features = network_features(network, image, CONFIG)
         found = running_argmax(features, class_vectors(network, LABELS), LABELS, chunk=16)
-        scores += [dice(found == label, labels == label) for label in _WATCHED]
-    return round(float(np.mean(scores)), 4)
+        for label in set(np.unique(labels).tolist()) - {0}:
+            scores[label].append(dice(found == label, labels == label))
+    return {label: float(np.mean(values)) for label, values in scores.items() if values}
 
 
 def _trained(image: NDArray[np.float16], labels: NDArray[np.uint8]) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
