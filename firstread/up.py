@@ -15,6 +15,7 @@ from firstread.prepare import needs_demo_model, prepare
 
 log = structlog.get_logger()
 console = Console()
+notices = Console(stderr=True)  # standard output may be somebody's JSON
 
 ARCHIVE_AE = "ARCHIVE"
 
@@ -40,7 +41,7 @@ def ensure_model(settings: Settings) -> None:
     if needs_demo_model(settings):
         from worker.vlm.demo_build import build_demo
 
-        console.print("Building the demonstration model (about a minute, once) …")
+        notices.print("Building the demonstration model (about a minute, once) …")
         build_demo(settings.vlm_dir)
 
 

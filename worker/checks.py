@@ -47,7 +47,7 @@ _TERMS: Mapping[str, str] = {
     "Lung Lesion": r"(?:lung|pulmonary) lesions?",
     "Fracture": r"fractures?",
     "Lung Opacity": r"(?:lung |airspace |pulmonary )?opacit(?:y|ies)",
-    "Enlarged Cardiomediastinum": r"(?:enlarged|widened) (?:cardio)?mediastinum|mediastinal widening",
+    "Enlarged Cardiomediastinum": r"(?:enlarged|widened) (?:cardio)?mediastin(?:um|al silhouette)|mediastinal widening",
     "hepatic tumor": r"(?:hepatic|liver) tumou?rs?",
     "pancreatic tumor": r"pancreatic tumou?rs?",
     "lung tumor": r"(?:lung|pulmonary) tumou?rs?",

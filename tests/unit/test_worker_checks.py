@@ -2,7 +2,8 @@
 
 import pytest
 
-from worker.checks import check_findings, check_numbers, check_sides, check_unfounded, said, sentences
+from worker.checks import _TERMS, check_findings, check_numbers, check_sides, check_unfounded, said, sentences
+from worker.composition import FindingAnswer, compose
 
 
 @pytest.mark.parametrize(
@@ -26,6 +27,14 @@ from worker.checks import check_findings, check_numbers, check_sides, check_unfo
 )
 def test_what_a_text_says_of_a_finding(text, label, expected):
     assert said(text, label) == expected
+
+
+@pytest.mark.parametrize("label", _TERMS)
+@pytest.mark.parametrize(("is_present", "expected"), [(True, "present"), (False, "absent")])
+def test_every_sentence_the_drafts_are_composed_of_is_read_back(label, is_present, expected):
+    others = [FindingAnswer(other, not is_present) for other in ("Effusion", "Mass") if other != label]
+    composed = compose([FindingAnswer(label, is_present), *others])
+    assert said(composed.findings_text, label) == expected
 
 
 def test_a_decimal_point_ends_no_sentence():
