@@ -11,11 +11,15 @@ AppError
 │  ├─ GeometryError           slices that make no Volume
 │  ├─ UndecodablePixelsError  stored, but its pixels cannot be read
 │  └─ OutsideIntendedUseError  a gate refused the study: no draft
+│     └─ UnlicensedModelError     a model whose licence does not allow this use
 ├─ ModelError            a model or its package broke its contract; never retried
 │  ├─ ModelPackageError       missing, surplus or altered files
 │  ├─ TriggerSyntaxError      model text with a malformed or unknown Trigger
+│  ├─ ModelOutputError        numbers that are none, or nothing where something is needed
 │  ├─ ExpertError             an expert failed: listed as "not assessed"
-│  └─ GenerationBudgetError   the model did not stop
+│  │  └─ InputTooLargeError      the study does not fit the expert's memory budget
+│  └─ GenerationBudgetError   the prompt does not fit, or the model did not stop
+│     └─ RepetitionError         the model repeated itself without end
 ├─ LifecycleError        that state change is not allowed, or someone was faster
 ├─ NotAuthorisedError    the Actor may not do this
 ├─ ConfigurationError    settings or rules nobody can work with; the process does not start
@@ -70,6 +74,10 @@ class OutsideIntendedUseError(RefusedInputError):
     """A gate refused the Study: no draft, with this reason."""
 
 
+class UnlicensedModelError(OutsideIntendedUseError):
+    """A model's licence does not allow the use this Study is routed to."""
+
+
 class ModelError(AppError):
     """A model or its package broke its contract; never retried."""
 
@@ -82,12 +90,24 @@ class TriggerSyntaxError(ModelError):
     """Model text holds a Trigger that is malformed or names no available Expert."""
 
 
+class ModelOutputError(ModelError):
+    """A model gave numbers that are none, or nothing where something is needed."""
+
+
 class ExpertError(ModelError):
     """An Expert failed; what it should have assessed is listed as not assessed."""
 
 
+class InputTooLargeError(ExpertError):
+    """The Study does not fit the memory budget of an Expert."""
+
+
 class GenerationBudgetError(ModelError):
     """The prompt does not fit, or the model did not stop within its budget."""
+
+
+class RepetitionError(GenerationBudgetError):
+    """The model repeated itself without end."""
 
 
 class LifecycleError(AppError):

@@ -76,7 +76,18 @@ class WorkerSettings(BaseModel, frozen=True, extra="forbid"):
         default="auto", description="Arithmetic of the vision-language model; auto takes bfloat16 where fast."
     )
     torch_threads: int = Field(default=0, ge=0, description="CPU threads; 0 leaves the choice to torch.")
+    quantization: Literal["none", "8bit", "4bit"] = Field(
+        default="none", description="Weights of the language model as bitsandbytes stores them; less memory, slower."
+    )
+    device_map: str = Field(
+        default="", description="auto spreads the language model over all GPUs; empty keeps it on device."
+    )
     max_new_tokens: int = Field(default=256, ge=1, description="Tokens one answer may have.")
+    max_rounds: int = Field(default=3, ge=1, description="Rounds of Expert feedback in one conversation.")
+    max_triggers: int = Field(default=6, ge=1, description="Experts one answer may ask for; more is a storm.")
+    kv_cache_mb: float = Field(
+        default=2048.0, ge=0, description="Keys and values kept for the next round of a conversation; 0 keeps none."
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> "WorkerSettings":
@@ -108,6 +119,9 @@ class ModelSettings(BaseModel, frozen=True, extra="forbid"):
         description="Checkpoint folder of the vision-language model; the demonstration model when empty.",
     )
     registry: Path = Field(default=ROOT / "config" / "models.yaml", description="List of expert packages.")
+    prompt_style: Literal["", "trained", "demo"] = Field(
+        default="", description="Wording of prompts; the package's own when empty."
+    )
     allow_demonstration: bool = Field(
         default=True, description="Allow DEMONSTRATION packages to draft; off for clinical use."
     )

@@ -44,6 +44,19 @@ class ScriptedVlm:
             raise GenerationBudgetError(f"the model did not stop within {max_new_tokens} tokens")
         return Generation(text=self.first, token_count=5, stopped=True)
 
+    @property
+    def runtime(self):
+        return {"dtype": "none"}
+
+    def generate_batch(self, conversations, *, max_new_tokens):
+        answers = []
+        for one in conversations:
+            try:
+                answers.append(self.generate(one.messages, one.images, max_new_tokens=max_new_tokens))
+            except GenerationBudgetError as exc:
+                answers.append(exc)
+        return answers
+
     def answer_each(self, messages, images, questions):
         said = messages[-1].text
         self.heard.append(said)

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 Said = Literal["present", "absent", "nothing"]
-MarkKind = Literal["omission", "contradiction", "unfounded", "laterality", "number", "trigger", "not_asked"]
+MarkKind = Literal[
+    "omission", "contradiction", "unfounded", "laterality", "number", "trigger", "not_asked", "resources"
+]
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """What an Expert is: a ModelCard that promises, and a run that returns a typed result, never prose."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,9 @@ class ModelCard:
         weights_sha256: hex digests of the weight files by relative name.
         licence: SPDX id or name of the weights' licence.
         demonstration: True for models trained on phantoms only.
+        research_only: the licence of the weights forbids clinical use.
+        code_family: family of ``config/codes.yaml`` in which ``labels`` have their codes; ``""`` for none:
+            such labels are shown to people and never coded.
     """
 
     name: str
@@ -39,6 +42,8 @@ class ModelCard:
     weights_sha256: Mapping[str, str]
     licence: str
     demonstration: bool
+    research_only: bool = False
+    code_family: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,11 @@ class Classification:
         probabilities: label → 0…1, or None where the model has no output for the label.
         threshold: a label is positive at or above this value.
         sop_instance_uid: the Instance that was classified.
+        calibrated: label → calibrated probability, where the package brings a calibration; for people only,
+            the model is shown the uncalibrated calls it was trained on.
+        calibration: id of the calibration; ``""`` when there is none.
+        notes: what had to be done differently (less memory, another device), in words for people.
+        details: what the Expert did, for the provenance record: JSON values only, nothing about the patient.
     """
 
     card: ModelCard
@@ -58,6 +68,10 @@ class Classification:
     probabilities: Mapping[str, float | None]
     threshold: float
     sop_instance_uid: str
+    calibrated: Mapping[str, float] = field(default_factory=dict)
+    calibration: str = ""
+    notes: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -69,6 +83,7 @@ class SegmentationResult:
         labels: ``(slices, rows, columns)`` uint8, same grid as ``volume.array``; 0 is background.
         names: label value → name, for every label that was asked for (present or not).
         volume: the Volume the label map lies on (for BRATS: the T1c Series).
+        notes, details: as on `Classification`.
     """
 
     card: ModelCard
@@ -77,6 +92,8 @@ class SegmentationResult:
     labels: NDArray[np.uint8]
     names: Mapping[int, str]
     volume: Volume
+    notes: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 ExpertResult = Classification | SegmentationResult

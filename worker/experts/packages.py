@@ -14,6 +14,7 @@ from worker.experts.base import ModelCard
 
 MANIFEST = "manifest.yaml"
 _CHUNK = 1 << 20
+_CODE_FAMILY = {"torchxrayvision": "txrv", "vista3d": "vista3d", "brats": "brats"}
 
 
 class _Frozen(BaseModel):
@@ -89,7 +90,7 @@ class Manifest(_Frozen):
     Attributes:
         name: the Trigger's name.
         kind: which class of ours runs it.
-        version, licence, demonstration, task, modality, overview, accuracy: as on the ModelCard.
+        version, licence, demonstration, research_only, task, modality, overview, accuracy: as on the ModelCard.
         intended_use: what it may be used on.
         arguments: valid Trigger arguments in printing order; empty means None.
         labels: label value (or classifier index) → name on the wire; its codes are in ``config/codes.yaml``
@@ -104,6 +105,7 @@ class Manifest(_Frozen):
     version: str
     licence: str
     demonstration: bool
+    research_only: bool = False
     task: Literal["classification", "segmentation"]
     modality: str
     overview: str
@@ -139,6 +141,8 @@ class ModelPackage:
             weights_sha256={entry.path: entry.sha256 for entry in promise.files},
             licence=promise.licence,
             demonstration=promise.demonstration,
+            research_only=promise.research_only,
+            code_family=_CODE_FAMILY[promise.kind],
         )
 
     def path(self, name: str) -> Path:

@@ -1,12 +1,13 @@
 """What the drafting pipeline needs from a vision-language model, whatever runs it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from config.errors import ModelError
 from worker.vlm.prompts import Style
 from worker.vlm.templates import Message
 
@@ -19,11 +20,28 @@ class Generation:
         text: the answer, stripped, without control tokens.
         token_count: tokens generated, the stop token included.
         stopped: the model ended the answer itself. A backend raises instead of returning False.
+        token_ids: what was generated, as ids; empty where a backend is not told.
+        prompt: the prompt as the model read it, fully rendered; for the provenance record.
     """
 
     text: str
     token_count: int
     stopped: bool
+    token_ids: tuple[int, ...] = ()
+    prompt: str = ""
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """One conversation that waits for its next answer.
+
+    Attributes:
+        messages: the turns so far; the last one is a user message.
+        images: one ``(rows, columns, 3)`` uint8 picture per ``<image>``, in order over all messages.
+    """
+
+    messages: tuple[Message, ...]
+    images: tuple[NDArray[np.uint8], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,6 +72,9 @@ class VlmCard:
         intended_use: one sentence for people.
         modalities: prompt words it was made for, for example ``("CXR", "CT", "MRI")``.
         demonstration: True for models trained on phantoms only.
+        research_only: the licence of the weights forbids clinical use.
+        backend: what runs it: ``"vila_m3"``, ``"hf"`` or ``"openai"``.
+        revision: revision of the repository the weights came from, or ``""``.
     """
 
     name: str
@@ -67,6 +88,9 @@ class VlmCard:
     intended_use: str
     modalities: tuple[str, ...]
     demonstration: bool
+    research_only: bool = False
+    backend: str = "vila_m3"
+    revision: str = ""
 
 
 class VisionLanguageModel(Protocol):
@@ -75,6 +99,11 @@ class VisionLanguageModel(Protocol):
     @property
     def card(self) -> VlmCard:
         """The package's promise."""
+        ...
+
+    @property
+    def runtime(self) -> Mapping[str, str]:
+        """How it computes: dtype, device, quantisation, attention kernel …; for the provenance record."""
         ...
 
     def generate(
@@ -89,7 +118,18 @@ class VisionLanguageModel(Protocol):
 
         Raises:
             ModelError: pictures and placeholders do not match.
-            GenerationBudgetError: the prompt does not fit, or the model did not stop within its budget.
+            ModelOutputError: logits that are no numbers.
+            GenerationBudgetError: the prompt does not fit, the model did not stop within its budget, or it
+                repeated itself without end.
+        """
+        ...
+
+    def generate_batch(
+        self, conversations: Sequence[Conversation], *, max_new_tokens: int
+    ) -> list[Generation | ModelError]:
+        """Answer several conversations at once; each answer equals what `generate` gives alone.
+
+        A conversation that fails has its error in its place; the others keep their answers.
         """
         ...
 

@@ -21,6 +21,25 @@ from worker.vlm.templates import template
 
 MANIFEST = "manifest.json"
 BosRule = Literal["published", "lossless"]
+Backend = Literal["vila_m3", "hf", "openai"]
+
+
+class ServerAddress(BaseModel):
+    """An OpenAI-compatible server that runs the model.
+
+    Attributes:
+        url: base address, up to and including ``/v1``.
+        model: the model's name there.
+        api_key_env: environment variable that holds the key; ``""`` for none.
+        timeout_s: longest wait for one answer.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: str = Field(pattern=r"^https?://")
+    model: str = Field(min_length=1)
+    api_key_env: str = ""
+    timeout_s: float = Field(default=120.0, gt=0)
 
 
 class VlmManifest(BaseModel):
@@ -29,8 +48,12 @@ class VlmManifest(BaseModel):
     Attributes:
         kind: always ``"vlm"``.
         name, version, licence, base, demonstration, intended_use, modalities, template, style,
-            published_cards: as on the `VlmCard`.
+            published_cards, research_only, backend, revision: as on the `VlmCard`. ``template`` is empty for
+            backends that bring their own chat template.
         bos_rule: what happens to the text after an image, see `vila_m3.tokenise`.
+        overlay_placeholder: what stands for the overlay in an Expert's feedback; the weights published in 2024
+            may have seen ``<segmentation>``, which their public loader never replaced by an image.
+        server: where the model runs, for backend ``openai``.
         files: path relative to the folder → SHA-256 in hex.
     """
 
@@ -44,10 +67,15 @@ class VlmManifest(BaseModel):
     demonstration: bool
     intended_use: str = Field(min_length=1)
     modalities: tuple[str, ...] = Field(min_length=1)
-    template: str
+    template: str = ""
     style: Style = "trained"
     published_cards: bool = False
+    research_only: bool = False
+    backend: Backend = "vila_m3"
+    revision: str = ""
     bos_rule: BosRule = "published"
+    overlay_placeholder: Literal["<image>", "<segmentation>"] = "<image>"
+    server: ServerAddress | None = None
     files: Mapping[str, str]
 
     def card(self) -> VlmCard:
@@ -64,6 +92,9 @@ class VlmManifest(BaseModel):
             intended_use=self.intended_use,
             modalities=self.modalities,
             demonstration=self.demonstration,
+            research_only=self.research_only,
+            backend=self.backend,
+            revision=self.revision,
         )
 
 
@@ -80,7 +111,10 @@ def open_vlm_package(folder: Path) -> VlmManifest:
         raise ModelPackageError(f"{folder.name}: {MANIFEST} is missing") from exc
     except (OSError, ValueError, ValidationError) as exc:
         raise ModelPackageError(f"{folder.name}: {MANIFEST} is not a manifest: {exc}") from exc
-    template(manifest.template)
+    if manifest.backend == "vila_m3":
+        template(manifest.template)
+    if (manifest.backend == "openai") != (manifest.server is not None):
+        raise ModelPackageError(f"{folder.name}: backend openai, and no other, names a server")
     return manifest
 
 
