@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 from config.errors import ConfigurationError
 
 Action = Literal["draft", "ignore", "hold"]
+Purpose = Literal["clinical", "research"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class StudyFacts:
 class RoutingVerdict:
     """What to do with a Study, and why.
 
-    ``trace`` lists the rules in the order tried: ``{"rule", "matched", "why"}``.
+    ``use`` is what the draft is for: models under a research licence never draft for clinical use. ``trace`` lists
+    the rules in the order tried: ``{"rule", "matched", "why"}``.
     """
 
     action: Action
@@ -39,6 +41,7 @@ class RoutingVerdict:
     rule: str = ""
     reason: str = ""
     trace: list[dict[str, Any]] = field(default_factory=list)
+    use: Purpose = "clinical"
 
 
 class When(BaseModel, frozen=True, extra="forbid"):
@@ -86,6 +89,10 @@ class Rule(BaseModel, frozen=True, extra="forbid"):
     action: Action = Field(default="draft", description="draft, ignore (kept and shown) or hold (a person decides).")
     profile: str = Field(default="", description="Pipeline profile of a drafted Study.")
     priority: Literal["STAT", "URGENT", "ROUTINE"] = Field(default="ROUTINE", description="Reading priority.")
+    use: Purpose = Field(
+        default="clinical",
+        description="What the drafts are for; weights under a research licence draft only where this is research.",
+    )
     reason: str = Field(default="", description="Shown to people for ignore and hold.")
     comment: str = Field(default="", description="For the people who maintain the rules.")
 
@@ -116,6 +123,7 @@ class Rules(BaseModel, frozen=True, extra="forbid"):
                     rule=rule.name,
                     reason=rule.reason,
                     trace=trace,
+                    use=rule.use,
                 )
         return RoutingVerdict(action="ignore", reason="no routing rule matches this study", trace=trace)
 

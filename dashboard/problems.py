@@ -6,13 +6,14 @@ from flask import Blueprint, abort, flash, redirect, render_template, request, u
 from flask.typing import ResponseReturnValue
 
 from config.errors import RefusedInputError
-from config.routing import load_rules
+from config.routing import RoutingVerdict, load_rules
 from dashboard.people import audit_view, sessions, site, work
 from dashboard.permissions import Permission, requires
 from db import lifecycle
 from db.audit import AuditTag
 from db.models import Reading
 from db.queries import problems
+from db.types import Use
 from db.uow import UnitOfWork
 
 bp = Blueprint("problems", __name__, url_prefix="/problems")
@@ -39,7 +40,11 @@ def process_again(reading_id: UUID) -> ResponseReturnValue:
     """Give a reading back to the pipeline; one that was never routed takes the first rule that would draft it."""
     with work() as uow:
         reading = uow.session.get(Reading, reading_id) or abort(404)
-        lifecycle.process_again(uow, reading_id, profile=reading.profile or _profile(uow, reading.study_id))
+        if reading.profile:
+            lifecycle.process_again(uow, reading_id)
+        else:
+            verdict = _verdict(uow, reading.study_id)
+            lifecycle.process_again(uow, reading_id, profile=verdict.profile, use=Use(verdict.use))
     flash("Queued again.", "ok")
     return _back()
 
@@ -54,11 +59,11 @@ def deliver_again(delivery_id: UUID) -> ResponseReturnValue:
     return _back()
 
 
-def _profile(uow: UnitOfWork, study_id: UUID) -> str:
+def _verdict(uow: UnitOfWork, study_id: UUID) -> RoutingVerdict:
     verdict = load_rules(site().routing).judge(lifecycle.study_facts(uow.session, study_id), only_drafting=True)
     if verdict.action != "draft":
         raise RefusedInputError("No routing rule drafts this kind of study: change the rules first.")
-    return verdict.profile
+    return verdict
 
 
 def _back() -> ResponseReturnValue:

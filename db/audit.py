@@ -70,11 +70,21 @@ class AuditTag(StrEnum):
     USER_ACTIVATED = "user:activated"
     USER_DEACTIVATED = "user:deactivated"
     ACCESS_REFUSED = "access:refused"
+    # model packages: how one came, then one per move, then about it
+    MODEL_FETCHED = "model:fetched"
+    MODEL_IMPORTED = "model:imported"
+    MODEL_ACTIVATED = "model:activated"
+    MODEL_DEACTIVATED = "model:deactivated"
+    MODEL_RETIRED = "model:retired"
+    MODEL_VERIFIED = "model:verified"
+    LICENCE_ACCEPTED = "licence:accepted"
+    LICENCE_REFUSED = "licence:refused"
     # looking
     WORKLIST_VIEWED = "worklist:viewed"
     IMAGES_VIEWED = "images:viewed"
     AUDIT_VIEWED = "audit:viewed"
     AUDIT_EXPORTED = "audit:exported"
+    DRAFT_REPRODUCED = "draft:reproduced"
     # the processes themselves
     PROCESS_STARTED = "process:started"
     PROCESS_STOPPED = "process:stopped"

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, MetaData, String, Text, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from db.types import DeliveryState, Priority, ReadingState, UtcDateTime, choice, utcnow
+from db.types import DeliveryState, Priority, ReadingState, Use, UtcDateTime, choice, utcnow
 
 Key = Annotated[UUID, mapped_column(primary_key=True, default=uuid4)]
 Uid = Annotated[str, mapped_column(String(64))]  # VR UI, PS3.5 6.2
@@ -128,6 +128,7 @@ class Reading(Base):
     profile: Mapped[str] = mapped_column(String(64), default="")
     priority: Mapped[Priority] = mapped_column(choice(Priority), default=Priority.ROUTINE)
     rule: Mapped[str] = mapped_column(String(64), default="")
+    use: Mapped[Use] = mapped_column(choice(Use), default=Use.CLINICAL, server_default=Use.CLINICAL.value)
     rule_trace: Mapped[JsonList]  # [{"rule", "matched", "why"}], in order tried
     attempts: Mapped[int] = mapped_column(default=0)
     lease_owner: Mapped[str] = mapped_column(String(64), default="")

@@ -80,6 +80,28 @@ class Priority(StrEnum):
     ROUTINE = "ROUTINE"
 
 
+class Use(StrEnum):
+    """What the drafts of a route are for; weights under a research licence never draft for clinical use."""
+
+    CLINICAL = "clinical"
+    RESEARCH = "research"
+
+
+class PackageKind(StrEnum):
+    """What a model package holds."""
+
+    VLM = "vlm"
+    EXPERT = "expert"
+
+
+class PackageState(StrEnum):
+    """Where a model package of this site stands."""
+
+    IMPORTED = "IMPORTED"
+    ACTIVE = "ACTIVE"
+    RETIRED = "RETIRED"
+
+
 def choice(kind: type[StrEnum]) -> Enum:
     """Return the column type of a closed vocabulary: its values as text, checked by the database."""
     return Enum(

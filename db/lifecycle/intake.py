@@ -19,7 +19,7 @@ from db.lifecycle.queueing import next_reminder
 from db.lifecycle.values import InstanceHeader, Received
 from db.models import Base, Instance, Quarantined, Reading, Series, Study
 from db.report_models import Report
-from db.types import Priority, ReadingState, UtcDateTime, utcnow
+from db.types import Priority, ReadingState, Use, UtcDateTime, utcnow
 from db.uow import UnitOfWork
 
 _STUDY_FIELDS = (
@@ -210,10 +210,11 @@ def complete(uow: UnitOfWork, reading_id: UUID, verdict: RoutingVerdict) -> Read
     reading.rule_trace = list(verdict.trace)
     reading.profile = verdict.profile
     reading.priority = Priority(verdict.priority)
+    reading.use = Use(verdict.use)
     if study.identity_conflict:
         move_reading(uow, reading, ReadingState.HELD, reason=_IDENTITY_REASON)
     elif verdict.action == "draft":
-        move_reading(uow, reading, ReadingState.QUEUED, detail={"profile": verdict.profile})
+        move_reading(uow, reading, ReadingState.QUEUED, detail={"profile": verdict.profile, "use": verdict.use})
         reading.next_attempt_at = next_reminder(reading, utcnow())
     elif verdict.action == "hold":
         move_reading(uow, reading, ReadingState.HELD, reason=verdict.reason)

@@ -8,10 +8,11 @@ from uuid import UUID
 from config.broker import TaskName
 from config.errors import LifecycleError
 from db.audit import AuditTag
-from db.lifecycle.tables import DELIVERY_MOVES, READING_MOVES, REPORT_MOVES
+from db.lifecycle.tables import DELIVERY_MOVES, PACKAGE_MOVES, READING_MOVES, REPORT_MOVES
 from db.models import Base, Delivery, Reading
+from db.package_models import Package
 from db.report_models import Report
-from db.types import DeliveryState, ReadingState, ReportState, utcnow
+from db.types import DeliveryState, PackageState, ReadingState, ReportState, utcnow
 from db.uow import UnitOfWork
 
 Row = TypeVar("Row", bound=Base)
@@ -82,6 +83,19 @@ def move_delivery(
     notes = {"from": delivery.state.value, "to": to.value, "destination": delivery.destination, **(detail or {})}
     delivery.state = to
     uow.audit(tag, study_id=study_id, object_type="delivery", object_id=str(delivery.id), detail=notes)
+
+
+def move_package(uow: UnitOfWork, package: Package, to: PackageState, *, detail: dict[str, Any] | None = None) -> None:
+    """Move a model package; the change is flushed, so that the next one sees the place free.
+
+    Raises:
+        LifecycleError: the table does not list this move.
+    """
+    tag = _allowed(PACKAGE_MOVES, package.state, to, f"model {package.name}")
+    notes = {"from": package.state.value, "to": to.value, "name": package.name, "version": package.version}
+    package.state = to
+    uow.audit(tag, object_type="model", object_id=str(package.id), detail={**notes, **(detail or {})})
+    uow.session.flush()
 
 
 def _allowed(table: Mapping[tuple[S, S], AuditTag], now: S, to: S, what: str) -> AuditTag:

@@ -10,7 +10,7 @@ from config.errors import LifecycleError
 from db.audit import AuditTag
 from db.lifecycle.moves import locked, move_reading
 from db.models import Reading
-from db.types import ReadingState, utcnow
+from db.types import ReadingState, Use, utcnow
 from db.uow import UnitOfWork
 
 REMINDER_S = 60.0  # a QUEUED Reading nobody took for so long gets a second message
@@ -50,8 +50,10 @@ def requeue_due(uow: UnitOfWork, now: datetime) -> int:
     return len(ids)
 
 
-def process_again(uow: UnitOfWork, reading_id: UUID, *, profile: str | None = None) -> None:
+def process_again(uow: UnitOfWork, reading_id: UUID, *, profile: str | None = None, use: Use | None = None) -> None:
     """Queue a HELD, IGNORED, FAILED or NO_DRAFT Reading once more, at a person's wish.
+
+    ``profile`` and ``use`` replace the Reading's own when given.
 
     Raises:
         LifecycleError: it is in another state, or later images superseded it.
@@ -63,6 +65,8 @@ def process_again(uow: UnitOfWork, reading_id: UUID, *, profile: str | None = No
         raise LifecycleError(f"reading {reading_id} is {reading.state.value}: it is being processed already")
     if profile is not None:
         reading.profile = profile
+    if use is not None:
+        reading.use = use
     reading.attempts = 0
     reading.finished_at = None
     queue(uow, reading, utcnow())

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from db.audit import AuditTag
 from db.types import DeliveryState as D
+from db.types import PackageState as M
 from db.types import ReadingState as R
 from db.types import ReportState as P
 
@@ -56,6 +57,14 @@ DELIVERY_MOVES: Mapping[tuple[D, D], AuditTag] = {
     (D.SENDING, D.WITHDRAWN): AuditTag.DELIVERY_WITHDRAWN,
     (D.PENDING, D.WITHDRAWN): AuditTag.DELIVERY_WITHDRAWN,
     (D.FAILED, D.PENDING): AuditTag.DELIVERY_RESUBMITTED,
+}
+
+PACKAGE_MOVES: Mapping[tuple[M, M], AuditTag] = {
+    (M.IMPORTED, M.ACTIVE): AuditTag.MODEL_ACTIVATED,
+    # another package took its place; it may come back
+    (M.ACTIVE, M.IMPORTED): AuditTag.MODEL_DEACTIVATED,
+    (M.IMPORTED, M.RETIRED): AuditTag.MODEL_RETIRED,
+    (M.ACTIVE, M.RETIRED): AuditTag.MODEL_RETIRED,
 }
 
 FINISHED_READINGS = frozenset({R.DRAFTED, R.NO_DRAFT, R.FAILED, R.HELD, R.IGNORED})

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from db.types import Presence, Priority
+from db.types import Presence, Priority, Use
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,8 @@ class Received:
 class Claim:
     """The right to work on one Reading until the lease ends; a newer ``fencing_token`` voids it.
 
-    ``image_set_sha256`` covers every Instance of the Study up to ``revision``; a draft must carry it.
+    ``image_set_sha256`` covers every Instance of the Study up to ``revision``; a draft must carry it. ``use`` is
+    what the routing rule said the draft is for.
     """
 
     reading_id: UUID
@@ -61,6 +62,7 @@ class Claim:
     owner: str
     priority: Priority
     image_set_sha256: str
+    use: Use = Use.CLINICAL
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,7 @@ def claim(uow: UnitOfWork, reading_id: UUID, *, owner: str, lease_s: float) -> C
         owner=reading.lease_owner,
         priority=reading.priority,
         image_set_sha256=image_set_sha256(uow.session, reading.study_id, reading.revision),
+        use=reading.use,
     )
 
 

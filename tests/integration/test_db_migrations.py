@@ -13,9 +13,11 @@ from sqlalchemy.exc import DatabaseError, IntegrityError
 
 from db import models, report_models
 from db.engine import ROOT, alembic_config, make_engine, migrate
-from tests.db_support import decide_all, open_review, person, received, sign
+from db.packages import accept_licence
+from db.uow import unit_of_work
+from tests.db_support import SENDER, decide_all, open_review, person, received, sign
 
-WRITTEN_ONCE = ["audit_event", "draft", "report_revision", "signature"]
+WRITTEN_ONCE = ["audit_event", "draft", "licence_acceptance", "report_revision", "signature"]
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
@@ -85,6 +87,8 @@ def test_alembic_works_by_hand_with_the_environments_database(tmp_path):
 
 @pytest.fixture
 def signed(sessions):
+    with unit_of_work(sessions, SENDER) as uow:
+        accept_licence(uow, package="VISTA3D", licence="NVIDIA", text="for research")
     journey = received(sessions).queued().running().drafted()
     reader = person(sessions)
     sign(journey, reader, decide_all(journey, reader, open_review(journey, reader)))
@@ -98,7 +102,13 @@ def _count(engine: sa.Engine, table: str) -> int:
 
 
 def test_what_is_written_once_is_neither_changed_nor_removed(engine, signed):
-    columns = {"audit_event": "actor", "draft": "sections", "report_revision": "sections", "signature": "meaning"}
+    columns = {
+        "audit_event": "actor",
+        "draft": "sections",
+        "licence_acceptance": "accepted_by",
+        "report_revision": "sections",
+        "signature": "meaning",
+    }
     for table in WRITTEN_ONCE:
         before = _count(engine, table)
         assert before > 0
