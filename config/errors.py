@@ -10,6 +10,7 @@ AppError
 │  ├─ ConflictingInstanceError  same SOP Instance UID, other bytes
 │  ├─ GeometryError           slices that make no Volume
 │  ├─ UndecodablePixelsError  stored, but its pixels cannot be read
+│  ├─ AlteredInstanceError    a kept file is not what was received
 │  └─ OutsideIntendedUseError  a gate refused the study: no draft
 │     └─ UnlicensedModelError     a model whose licence does not allow this use
 ├─ ModelError            a model or its package broke its contract; never retried
@@ -68,6 +69,10 @@ class GeometryError(RefusedInputError):
 
 class UndecodablePixelsError(RefusedInputError):
     """The Instance is kept, but its pixel data cannot be decoded."""
+
+
+class AlteredInstanceError(RefusedInputError):
+    """A kept Instance is gone, or is not what was received."""
 
 
 class OutsideIntendedUseError(RefusedInputError):

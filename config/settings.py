@@ -143,6 +143,9 @@ class Settings(BaseSettings):
         default=None, description="Signs sessions; generated once into data_dir when empty."
     )
     organization: str = Field(default="Firstread demonstration site", description="Institution in signed reports.")
+    image_digest: str = Field(
+        default="", description="Digest of the container image this runs in; goes into every draft's provenance."
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="Log threshold.")
     log_json: bool = Field(default=False, description="One JSON object per log line instead of readable text.")
     routing: Path = Field(default=ROOT / "config" / "routing.yaml", description="Routing rules.")

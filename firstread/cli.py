@@ -6,43 +6,23 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from config.errors import AppError
-from config.logs import configure_logs
-from config.settings import Settings
-from config.settings import settings as read_settings
+from firstread.audit import audit_app
+from firstread.terminal import DataDir, console, refuse, start
 from training.cli import evaluate_app, train_app
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_show_locals=False, help="Every study gets a first read.")
 node_app = typer.Typer(no_args_is_help=True, help="The DICOM node.")
 models_app = typer.Typer(no_args_is_help=True, help="Model packages.")
 users_app = typer.Typer(no_args_is_help=True, help="People who may log in.")
-audit_app = typer.Typer(no_args_is_help=True, help="The audit log.")
 app.add_typer(node_app, name="node")
 app.add_typer(models_app, name="models")
 app.add_typer(users_app, name="users")
 app.add_typer(audit_app, name="audit")
 app.add_typer(train_app, name="train")
 app.add_typer(evaluate_app, name="evaluate")
-
-console = Console()
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Data folder; FIRSTREAD_DATA_DIR when not given.")]
-
-
-def start(process: str, data_dir: Path | None = None) -> Settings:
-    """Read the settings and send the logs through the allow-list; the first step of every verb."""
-    chosen: dict[str, Any] = {"data_dir": data_dir} if data_dir else {}
-    settings = Settings(**chosen) if chosen else read_settings()
-    configure_logs(level=settings.log_level, json=settings.log_json, process=process)
-    return settings
-
-
-def refuse(exc: AppError) -> typer.Exit:
-    """Print an error of ours as one line and return the exit to raise."""
-    console.print(f"[red]error:[/red] {exc}", highlight=False)
-    return typer.Exit(2)
 
 
 # --- the whole system --------------------------------------------------------------------------------------
@@ -282,15 +262,3 @@ def users_list(data_dir: DataDir = None) -> None:
     for row in list_people(start("users", data_dir)):
         table.add_row(*row)
     console.print(table)
-
-
-@audit_app.command("study")
-def audit_study(
-    accession: Annotated[str, typer.Argument(help="Accession Number or Study Instance UID.")],
-    data_dir: DataDir = None,
-) -> None:
-    """Print the events of one Study as JSON lines; the look itself is an event."""
-    from firstread.people import study_events
-
-    for event in study_events(start("audit", data_dir), accession):
-        typer.echo(json.dumps(event, ensure_ascii=False))

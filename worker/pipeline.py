@@ -1,10 +1,10 @@
 """The drafting pipeline of one worker process: models kept warm, Studies in, drafts out."""
 
-import importlib.metadata
-import platform
 import threading
 import time
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -14,24 +14,53 @@ from sqlalchemy.orm import Session, sessionmaker
 from config.errors import GpuBusyError, LifecycleError, OutsideIntendedUseError
 from config.settings import Settings
 from db import queries
+from db.audit import AuditTag
 from db.lifecycle import Claim, NewDraft
+from db.models import Reading
+from db.queries import InstancePath
 from db.types import Priority
+from db.uow import Actor, unit_of_work
 from reports.values import Equipment
 from worker.conversation import Bench
 from worker.drafting import DraftContent, draft_study
 from worker.experts.base import ModelCard
 from worker.experts.registry import ExpertRegistry
 from worker.intake import Intake, gate
-from worker.outputs import Place, identity, models_record, write_outputs
-from worker.profiles import profile
+from worker.integrity import require_unchanged
+from worker.outputs import Place, identity, write_outputs
+from worker.profiles import Profile, profile
+from worker.provenance import PIPELINE_VERSION, job_record, objects_record, provenance_record
 from worker.vlm.backends import VisionLanguageModel, VlmCard
 from worker.vlm.vila_m3 import VilaM3
 
 log = structlog.get_logger()
 
-PIPELINE_VERSION = "0.1.0"
 SUSPECTED_CRITICAL = frozenset({"Pneumothorax"})  # raises priority; only a person communicates it
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass
+class Clock:
+    """Seconds of the steps of one run."""
+
+    laps: dict[str, float] = field(default_factory=dict)
+    _last: float = field(default_factory=time.monotonic)
+
+    def lap(self, step: str) -> None:
+        """Note how long ``step`` took: since the last lap."""
+        now = time.monotonic()
+        self.laps[step] = now - self._last
+        self._last = now
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of the pipeline before anything is written: what was read, what was found, by which model."""
+
+    intake: Intake
+    content: DraftContent
+    vlm: VisionLanguageModel
+    clock: Clock
 
 
 class StudyPipeline:
@@ -61,8 +90,35 @@ class StudyPipeline:
                     device = "cuda" if torch.cuda.is_available() else "cpu"
                 self._experts = ExpertRegistry.open(self._settings.models.registry)
                 self._vlm = VilaM3.load(self._settings.vlm_dir, device=device, dtype=_DTYPES.get(worker.dtype))
-                log.info("model.loaded", model=self._vlm.card.name, version=self._vlm.card.version)
+                self.record_loaded(self._vlm, self._experts)
             return self._vlm, self._experts
+
+    def record_loaded(self, vlm: VisionLanguageModel, experts: ExpertRegistry) -> None:
+        """Say in the audit log which models this process works with from now on."""
+        card = vlm.card
+        log.info("model.loaded", model=card.name, version=card.version)
+        with unit_of_work(self._sessions, Actor("worker", "process")) as uow:
+            uow.audit(
+                AuditTag.MODEL_LOADED,
+                object_type="model",
+                object_id=card.name[:64],
+                detail={
+                    "version": card.version,
+                    "weights_sha256": dict(card.weights_sha256),
+                    "experts": [f"{one.name} {one.version}" for one in experts.cards()],
+                },
+            )
+
+    def models_of(self, recorded: Sequence[Mapping[str, Any]]) -> tuple[VisionLanguageModel, ExpertRegistry]:
+        """Return the models of a provenance record; today's when those weights are not installed any more.
+
+        Whoever compares sees other weights by their hashes.
+
+        Args:
+            recorded: ``models`` of the record.
+        """
+        del recorded
+        return self.models()
 
     def __call__(self, claim: Claim) -> NewDraft:
         """Read one Study: gate, draft, write the objects; the database is only read.
@@ -72,30 +128,55 @@ class StudyPipeline:
             ModelError: a model broke its contract.
             TransientError: another attempt may succeed.
         """
-        started = time.monotonic()
-        chosen = profile(claim.profile)
         with self._sessions() as session:
             held = queries.instance_paths(session, claim.study_id, claim.revision)
             detail = queries.reading_detail(session, claim.reading_id)
         if detail is None or detail.reading.completed_at is None:
             raise LifecycleError("the reading is not complete")
-        intake = gate([self._settings.instances_dir / instance.path for instance in held], chosen)
-        vlm, experts = self.models()
+        run = self.run(held, profile(claim.profile))
+        return self._new_draft(claim, run, detail.reading)
+
+    def run(
+        self, held: Sequence[InstancePath], chosen: Profile, *, recorded: Sequence[Mapping[str, Any]] = ()
+    ) -> Run:
+        """Gate and draft kept Instances; nothing is written.
+
+        Args:
+            held: the Instances of the Study.
+            chosen: the profile to read them with.
+            recorded: models of a provenance record to use instead of the active ones.
+
+        Raises:
+            As `__call__`.
+        """
+        clock = Clock()
+        store = self._settings.instances_dir
+        intake = gate([store / instance.path for instance in held], chosen)
+        require_unchanged(
+            {Path(str(ds.filename)) for headers in intake.headers.values() for ds in headers},
+            {store / instance.path: instance.sha256 for instance in held},
+        )
+        clock.lap("intake")
+        vlm, experts = self.models_of(recorded) if recorded else self.models()
         self._refuse_demonstration(vlm, experts)
+        clock.lap("models")
+        worker = self._settings.worker
         bench = Bench(
             vlm=vlm,
             cards=experts.cards(),
             expert=experts.get,
             study=intake.study,
             modality=chosen.prompt_modality,
-            max_new_tokens=self._settings.worker.max_new_tokens,
+            max_new_tokens=worker.max_new_tokens,
         )
         try:
             content = draft_study(intake, chosen, bench)
         except torch.OutOfMemoryError as exc:
             torch.cuda.empty_cache()
             raise GpuBusyError("no memory left on the device") from exc
-        return self._new_draft(claim, intake, content, vlm, detail.reading.completed_at, time.monotonic() - started)
+        clock.lap("drafting")
+        content.provenance = provenance_record(content, intake, held, vlm, self._settings)
+        return Run(intake, content, vlm, clock)
 
     def _refuse_demonstration(self, vlm: VisionLanguageModel, experts: ExpertRegistry) -> None:
         if self._settings.models.allow_demonstration:
@@ -105,25 +186,19 @@ class StudyPipeline:
         if named:
             raise OutsideIntendedUseError(f"demonstration models may not draft here: {', '.join(named)}")
 
-    def _new_draft(
-        self,
-        claim: Claim,
-        intake: Intake,
-        content: DraftContent,
-        vlm: VisionLanguageModel,
-        completed_at: datetime,
-        seconds: float,
-    ) -> NewDraft:
-        settings = self._settings
-        study_uid = str(intake.first.StudyInstanceUID)
+    def _new_draft(self, claim: Claim, run: Run, reading: Reading) -> NewDraft:
+        settings, content = self._settings, run.content
+        assert reading.completed_at is not None
+        study_uid = str(run.intake.first.StudyInstanceUID)
         place = Place(
             results_dir=settings.results_dir,
             folder=f"{claim.study_id}/{claim.reading_id}",
-            identity=identity(study_uid, str(claim.reading_id), content, completed_at),
+            identity=identity(study_uid, str(claim.reading_id), content, reading.completed_at),
             equipment=Equipment(institution=settings.organization),
         )
-        made = write_outputs(content, intake, vlm.card, place)
-        cards: list[VlmCard | ModelCard] = [vlm.card, *(result.card for result in content.results.values())]
+        made = write_outputs(content, run.intake, run.vlm.card, place)
+        run.clock.lap("objects")
+        cards: list[VlmCard | ModelCard] = [run.vlm.card, *(result.card for result in content.results.values())]
         alarming = any(f.is_present and f.label in SUSPECTED_CRITICAL for f in content.findings)
         return NewDraft(
             sections=content.sections,
@@ -135,24 +210,8 @@ class StudyPipeline:
             not_assessed=content.not_assessed,
             marks=[{"kind": m.kind, "finding": m.finding, "text": m.text} for m in content.marks],
             demonstration=any(card.demonstration for card in cards),
-            provenance=content.provenance | self._environment(intake, content, vlm, seconds),
+            provenance=content.provenance
+            | {"job": job_record(claim, reading, run.clock.laps), "objects": objects_record(made.objects)},
             priority=Priority.URGENT if alarming else None,
             destinations=[d.name for d in settings.destinations if d.drafts],
         )
-
-    def _environment(
-        self, intake: Intake, content: DraftContent, vlm: VisionLanguageModel, seconds: float
-    ) -> dict[str, Any]:
-        """Return the part of the provenance record that is about machines (standards section 5.4)."""
-        packages = ("torch", "transformers", "monai", "torchxrayvision", "highdicom", "pydicom")
-        return {
-            "pipeline_version": PIPELINE_VERSION,
-            "models": models_record(content, vlm.card),
-            "decoding": {"mode": "greedy", "max_new_tokens": self._settings.worker.max_new_tokens},
-            "instances_used": {
-                uid: [str(ds.SOPInstanceUID) for ds in headers] for uid, headers in intake.headers.items()
-            },
-            "packages": {name: importlib.metadata.version(name) for name in packages},
-            "machine": {"python": platform.python_version(), "device": self._settings.worker.device},
-            "seconds": round(seconds, 2),
-        }

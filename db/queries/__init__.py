@@ -17,6 +17,7 @@ from db.queries.details import (
     study_detail,
     tracer,
 )
+from db.queries.provenance import draft, human_side, newest_draft
 from db.queries.record import Problems, ReadingProblem, audit_events, find_studies, problems
 from db.queries.worklist import Tab, Worklist, WorklistRow, worklist, worklist_row
 
@@ -36,9 +37,12 @@ __all__ = [
     "WorklistRow",
     "audit_events",
     "deliveries",
+    "draft",
     "find_studies",
+    "human_side",
     "image_set_sha256",
     "instance_paths",
+    "newest_draft",
     "problems",
     "reading_detail",
     "report_detail",

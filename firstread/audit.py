@@ -1,0 +1,65 @@
+"""The verbs ``firstread audit``: the record's questions from the command line."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from config.errors import AppError
+from firstread.terminal import DataDir, console, refuse, start
+
+audit_app = typer.Typer(no_args_is_help=True, help="The audit log.")
+DraftName = Annotated[
+    str, typer.Argument(help="Draft id, Accession Number or Study Instance UID; of a study, its newest draft.")
+]
+
+
+@audit_app.command("study")
+def audit_study(
+    accession: Annotated[str, typer.Argument(help="Accession Number or Study Instance UID.")],
+    data_dir: DataDir = None,
+) -> None:
+    """Print the events of one Study as JSON lines; the look itself is an event."""
+    from firstread.record import study_events
+
+    for event in study_events(start("audit", data_dir), accession):
+        typer.echo(json.dumps(event, ensure_ascii=False))
+
+
+@audit_app.command("provenance")
+def audit_provenance(draft: DraftName, data_dir: DataDir = None) -> None:
+    """Print what a draft was made from, by what and where, and what people made of it, as JSON."""
+    from firstread.record import draft_record
+
+    try:
+        record = draft_record(start("audit", data_dir), draft)
+    except AppError as exc:
+        raise refuse(exc) from exc
+    typer.echo(json.dumps(record, indent=1, ensure_ascii=False, default=str))
+
+
+@audit_app.command("reproduce")
+def audit_reproduce(
+    draft: DraftName,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    out: Annotated[Path | None, typer.Option(help="File for the second run's whole record.")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Run a draft's attempt again from its kept inputs: identical, same findings, or differs (exit 1)."""
+    from firstread.record import reproduce_draft
+
+    try:
+        result = reproduce_draft(start("audit", data_dir), draft)
+    except AppError as exc:
+        raise refuse(exc) from exc
+    if out is not None:
+        out.write_text(json.dumps(result.record, indent=1, ensure_ascii=False), encoding="utf-8")
+    if as_json:
+        said = {"verdict": result.verdict, "differences": result.differences, "circumstances": result.circumstances}
+        typer.echo(json.dumps(said, indent=1, ensure_ascii=False))
+    else:
+        console.print(result.verdict, highlight=False)
+        for line in (*result.differences, *(f"changed since: {one}" for one in result.circumstances)):
+            console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+    raise typer.Exit(1 if result.verdict == "differs" else 0)

@@ -1,0 +1,29 @@
+"""What every verb of the command line shares: the console, the start, and how an error of ours is said."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from config.errors import AppError
+from config.logs import configure_logs
+from config.settings import Settings
+from config.settings import settings as read_settings
+
+console = Console()
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Data folder; FIRSTREAD_DATA_DIR when not given.")]
+
+
+def start(process: str, data_dir: Path | None = None) -> Settings:
+    """Read the settings and send the logs through the allow-list; the first step of every verb."""
+    chosen: dict[str, Any] = {"data_dir": data_dir} if data_dir else {}
+    settings = Settings(**chosen) if chosen else read_settings()
+    configure_logs(level=settings.log_level, json=settings.log_json, process=process)
+    return settings
+
+
+def refuse(exc: AppError) -> typer.Exit:
+    """Print an error of ours as one line and return the exit to raise."""
+    console.print(f"[red]error:[/red] {exc}", highlight=False)
+    return typer.Exit(2)
