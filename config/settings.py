@@ -63,6 +63,12 @@ class WorkerSettings(BaseModel, frozen=True, extra="forbid"):
     """Drafting workers."""
 
     concurrency: int = Field(default=1, ge=1, description="Worker processes; one per GPU.")
+    together: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Readings one process does side by side, their answers generated in one batch; for GPUs.",
+    )
     lease_s: float = Field(
         default=120.0, gt=0, description="A Reading whose heartbeat is older is given to another worker."
     )

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from worker.outputs import Place, identity, write_outputs
 from worker.profiles import Profile, profile
 from worker.provenance import PIPELINE_VERSION, job_record, objects_record, provenance_record
 from worker.vlm.backends import VisionLanguageModel, VlmCard
+from worker.vlm.gathering import GatheringVlm
 from worker.vlm.vila_m3 import VilaM3
 
 log = structlog.get_logger()
@@ -170,7 +172,8 @@ class StudyPipeline:
             max_new_tokens=worker.max_new_tokens,
         )
         try:
-            content = draft_study(intake, chosen, bench)
+            with vlm.reading() if isinstance(vlm, GatheringVlm) else nullcontext():
+                content = draft_study(intake, chosen, bench)
         except torch.OutOfMemoryError as exc:
             torch.cuda.empty_cache()
             raise GpuBusyError("no memory left on the device") from exc

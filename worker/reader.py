@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from uuid import UUID
 
@@ -20,7 +21,7 @@ from config.errors import (
     UndecodablePixelsError,
 )
 from config.settings import Settings
-from db import lifecycle
+from db import lifecycle, queries
 from db.lifecycle import Claim, NewDraft
 from db.uow import Actor, UnitOfWork, unit_of_work
 
@@ -69,6 +70,26 @@ class Reader:
             self._end(claim, exc)
         else:
             log.info("reading.drafted", seconds=round(time.monotonic() - started, 1))
+
+    def read_with_others(self, reading_id: UUID) -> None:
+        """Read one Study and, side by side, as many waiting ones as one batch of the model takes.
+
+        The others' own messages come later and find nothing to do.
+        """
+        if self._settings.together == 1:
+            # in this thread, so that the task's soft time limit reaches the pipeline
+            self.read(reading_id)
+            return
+        with self._sessions() as session:
+            waiting = queries.waiting_readings(session, self._settings.together)
+        company = [reading_id, *(one for one in waiting if one != reading_id)][: self._settings.together]
+        with ThreadPoolExecutor(len(company), thread_name_prefix="reading") as pool:
+            list(pool.map(self._read_bound, company))
+
+    def _read_bound(self, reading_id: UUID) -> None:
+        # a thread starts without the task's log context
+        with structlog.contextvars.bound_contextvars(process="worker", reading_id=str(reading_id)):
+            self.read(reading_id)
 
     def _end(self, claim: Claim, error: Exception) -> None:
         """Make the move that an error of the pipeline leads to; every end is visible, with its reason.

@@ -12,8 +12,8 @@ from config.broker import TaskName
 class Reads(Protocol):
     """What a task hands over to."""
 
-    def read(self, reading_id: UUID) -> None:
-        """Bring one Reading to an end a person can see; do nothing a second time."""
+    def read_with_others(self, reading_id: UUID) -> None:
+        """Bring one Reading, and others that wait, to an end a person can see; do nothing a second time."""
         ...
 
 
@@ -26,6 +26,6 @@ def register(app: Celery, reader: Reads) -> None:
     @app.task(name=TaskName.READ_STUDY, shared=False, acks_late=True)  # type: ignore[untyped-decorator]
     def read_study(*, reading_id: str) -> None:
         with structlog.contextvars.bound_contextvars(reading_id=reading_id, task=TaskName.READ_STUDY):
-            reader.read(UUID(reading_id))
+            reader.read_with_others(UUID(reading_id))
 
     del read_study

@@ -16,6 +16,7 @@ from db.queries.details import (
     report_detail,
     study_detail,
     tracer,
+    waiting_readings,
 )
 from db.queries.provenance import draft, human_side, newest_draft
 from db.queries.record import Problems, ReadingProblem, audit_events, find_studies, problems
@@ -48,6 +49,7 @@ __all__ = [
     "report_detail",
     "study_detail",
     "tracer",
+    "waiting_readings",
     "worklist",
     "worklist_row",
 ]

@@ -5,11 +5,12 @@ from datetime import datetime
 from typing import TypeVar
 from uuid import UUID
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, case, func, select
 from sqlalchemy.orm import Session
 
 from db.models import AuditEvent, Delivery, Instance, Quarantined, Reading, ResultObject, Series, Study
 from db.report_models import Draft, Evidence, Finding, Report, ReportRevision, Signature, UserAccount
+from db.types import Priority, ReadingState
 
 T = TypeVar("T")
 
@@ -116,6 +117,18 @@ class Tracer:
     revisions: list[ReportRevision]
     evidence: list[Evidence]
     events: list[AuditEvent]
+
+
+def waiting_readings(session: Session, limit: int) -> list[UUID]:
+    """Return the Readings a worker could take now, most urgent and oldest first."""
+    urgency = case({Priority.STAT: 0, Priority.URGENT: 1}, value=Reading.priority, else_=2)
+    query = (
+        select(Reading.id)
+        .where(Reading.state == ReadingState.QUEUED, Reading.superseded.is_(False))
+        .order_by(urgency, Reading.completed_at, Reading.id)
+        .limit(limit)
+    )
+    return list(session.scalars(query))
 
 
 def instance_paths(session: Session, study_id: UUID, revision: int | None = None) -> list[InstancePath]:

@@ -1,5 +1,7 @@
 """A study comes in over DICOM, a signed report goes out: the whole journey through DIMSE and HTTP only."""
 
+import json
+import os
 import re
 import subprocess
 import sys
@@ -181,6 +183,38 @@ def test_the_auditor_sees_every_step_of_a_study(installation, sent):
     page = auditor.get(link) if link else found
     for tag in ("study:received", "reading:queued", "reading:drafted", "report:signed_final", "delivery:delivered"):
         assert tag in page.text, f"{tag} is missing"
+
+
+def firstread(installation, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a verb against the installation, in another process as an auditor would."""
+    environment = os.environ | {
+        "FIRSTREAD_DATA_DIR": str(installation.settings.data_dir),
+        "FIRSTREAD_MODELS__VLM": str(installation.settings.vlm_dir),
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
+    command = [sys.executable, "-m", "firstread", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
+
+
+@pytest.mark.parametrize("name", ["cxr-effusion-cardiomegaly", "ct-hepatic-tumor", "mr-glioma"])
+def test_an_auditor_runs_a_drafts_attempt_again_and_it_is_identical(installation, sent, pages, name):
+    assert pages
+    run = firstread(installation, "audit", "reproduce", sent[name].study_uid, "--json")
+    assert run.returncode == 0, run.stderr
+    said = json.loads(run.stdout)
+    assert said == {"verdict": "identical", "differences": [], "circumstances": []}
+
+
+def test_the_record_of_a_signed_draft_has_its_human_side(installation, sent, pages):
+    assert pages
+    run = firstread(installation, "audit", "provenance", sent["ct-hepatic-tumor"].study_uid)
+    record = json.loads(run.stdout)
+    human = record["human"]
+    assert human["report_state"] == "FINAL"
+    assert any("Edited by the radiologist" in e["changed"]["impression"]["after"] for e in human["edits"])
+    assert [s["state"] for s in human["signatures"]] == ["FINAL"]
+    assert {o["kind"] for o in human["objects"]} >= {"SEG", "FINDINGS_SR", "DRAFT_SR", "SIGNED_SR"}
+    assert {m["role"] for m in record["models"]} == {"VLM", "VISTA3D"}
 
 
 def test_no_log_holds_a_patients_name(installation, sent):

@@ -22,6 +22,7 @@ from phantoms.patients import make_patient
 from tests.fakes import FixedClassifier, ScriptedVlm, reads_feedback
 from worker.pipeline import StudyPipeline
 from worker.reader import Reader
+from worker.vlm.gathering import GatheringVlm
 
 SWEEPER = Actor("sweeper", "process")
 TRIGGER = "This looks like an chest x-ray. Let me first trigger <CXR()>."
@@ -193,3 +194,50 @@ def test_a_demonstration_model_may_not_draft_where_it_is_not_allowed(installatio
     assert "demonstration models may not draft here" in reading.reason
     with sessions() as session:
         assert session.scalars(select(Delivery)).all() == []
+
+
+def test_waiting_studies_are_read_side_by_side_and_each_once(installation, tmp_path):
+    settings, sessions, reading_id = installation
+    settings = settings.model_copy(update={"worker": settings.worker.model_copy(update={"together": 8})})
+    node = start_node(settings, sessions, deliver=False)
+    for seed in (32, 33, 34):
+        xray = make_chest_xray(seed, findings=frozenset({"Effusion"}), size=256)
+        folder = tmp_path / f"sent{seed}"
+        patient = make_patient(seed)
+        write_radiograph(xray.pixels, patient, folder, view=xray.view, pixel_spacing_mm=xray.pixel_spacing_mm)
+        send_folder(folder, "127.0.0.1", node.port, "FIRSTREAD")
+    node.stop()
+    rules = load_rules(ROOT / "config" / "routing.yaml")
+    assert complete_quiet_studies(sessions, rules, utcnow() + timedelta(seconds=30)) == 3
+    inner = ScriptedVlm(TRIGGER, reads_feedback)
+    together = GatheringVlm(inner, wait_s=5)
+
+    class Together(ScriptedPipeline):
+        def models(self):
+            return together, OneExpert(FixedClassifier({"Effusion": 0.8}))
+
+    reader = Reader(sessions, settings, Together(sessions, settings))
+    reader.read_with_others(reading_id)
+    reader.read_with_others(reading_id)
+    with sessions() as session:
+        states = session.scalars(select(Reading.state)).all()
+        drafts = session.scalars(select(Draft.study_id)).all()
+    assert states == [ReadingState.DRAFTED] * 4
+    assert len(set(drafts)) == len(drafts) == 4
+
+
+def test_the_most_urgent_and_oldest_waits_first(installation):
+    _, sessions, reading_id = installation
+    with unit_of_work(sessions, SWEEPER) as uow:
+        first = uow.session.get_one(Reading, reading_id)
+        for priority, minutes in ((Priority.STAT, 1), (Priority.ROUTINE, -5)):
+            other = Reading(
+                study_id=first.study_id, revision=first.revision, pipeline_version=str(minutes), priority=priority,
+                state=ReadingState.QUEUED, completed_at=first.completed_at + timedelta(minutes=minutes),
+            )  # fmt: skip
+            uow.session.add(other)
+    with sessions() as session:
+        order = queries.waiting_readings(session, 3)
+        versions = [session.get_one(Reading, one).pipeline_version for one in order]
+        assert queries.waiting_readings(session, 1) == order[:1]
+    assert versions == ["1", "-5", ""]
