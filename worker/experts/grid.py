@@ -1,20 +1,18 @@
 """Grids: bring a Volume onto the grid a network was trained on, and a label map back, exactly."""
 
+import itertools
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
+from nibabel.orientations import axcodes2ornt, io_orientation
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.optimize import linear_sum_assignment
 
 T = TypeVar("T", bound=np.generic)
 
-# Unit vectors in LPS towards which the first, second and third network axis must increase.
-ORIENTATIONS = {
-    "RAS": np.diag([-1.0, -1.0, 1.0]),
-    "LPS": np.eye(3),
-}
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+SAME_SPACING_MM = 1e-3  # closer than this is the same spacing (monai.data.utils.AFFINE_TOL)
 
 
 @dataclass(frozen=True)
@@ -42,23 +40,45 @@ class AxisOrder:
 def axis_order(affine: NDArray[np.float64], orientation: str) -> AxisOrder:
     """Find the axis order nearest to ``orientation`` for a grid; an oblique grid stays oblique.
 
+    The nearest order is nibabel's, which the published networks were trained behind.
+
     Args:
         affine: ``(4, 4)`` index → mm, LPS.
         orientation: ``"RAS"`` or ``"LPS"``, as nibabel uses the words: the way an axis increases.
     """
-    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    along = ORIENTATIONS[orientation] @ directions  # [network axis, source axis]
-    _, columns = linear_sum_assignment(-np.abs(along))
-    flips = tuple(axis for axis in range(3) if along[axis, columns[axis]] < 0)
-    return AxisOrder(order=(int(columns[0]), int(columns[1]), int(columns[2])), flips=flips)
+    # per source axis: patient axis, sign
+    found: NDArray[np.float64] = io_orientation(_LPS_TO_RAS @ affine)  # type: ignore[no-untyped-call]
+    wanted: NDArray[np.float64] = axcodes2ornt(tuple(orientation))  # type: ignore[no-untyped-call]
+    a, b, c = (int(np.flatnonzero(found[:, 0] == axis)[0]) for axis, _ in wanted)
+    flips = tuple(axis for axis, source in enumerate((a, b, c)) if found[source, 1] != wanted[axis, 1])
+    return AxisOrder(order=(a, b, c), flips=flips)
+
+
+def reached_spacing(spacing_mm: tuple[float, ...], target_mm: float) -> tuple[float, float, float]:
+    """Return the spacing per axis after resampling to ``target_mm``: an axis that has it already keeps its own."""
+    a, b, c = (own if abs(own - target_mm) <= SAME_SPACING_MM else target_mm for own in spacing_mm)
+    return a, b, c
 
 
 def resampled_shape(
     shape: tuple[int, ...], spacing_mm: tuple[float, ...], target_mm: tuple[float, ...]
 ) -> tuple[int, ...]:
-    """Return how many voxels of ``target_mm`` span the same centres (first centre shared)."""
+    """Return how many voxels of ``target_mm`` span the same centres (first centre shared).
+
+    Halves round to even, as in ``monai.data.utils.compute_shape_offset``.
+    """
     spans = zip(shape, spacing_mm, target_mm, strict=True)
-    return tuple(int(np.floor((count - 1) * old / new + 0.5)) + 1 for count, old, new in spans)
+    return tuple(int(np.rint((count - 1) * (old / new) + 1.0)) for count, old, new in spans)
+
+
+def resampling_voxels(shape: tuple[int, ...], new_shape: tuple[int, ...]) -> int:
+    """Return the largest number of voxels that `resample` holds at one time beside its input."""
+    sizes = [0]
+    current = list(shape)
+    for axis in _axes_by_shrinkage(shape, new_shape):
+        current[axis] = new_shape[axis]
+        sizes.append(int(np.prod(current, dtype=np.int64)))
+    return max(before + 2 * after for before, after in itertools.pairwise(sizes))
 
 
 def resample(
@@ -78,15 +98,14 @@ def resample(
         antialias: widen the triangle to the new spacing when coarser, so noise is averaged.
     """
     result = array.astype(np.float32, copy=False)
-    shrinkage = [shape[axis] / array.shape[axis] for axis in range(3)]
-    for axis in sorted(range(3), key=shrinkage.__getitem__):
+    for axis in _axes_by_shrinkage(array.shape, shape):
         if shape[axis] == array.shape[axis] and np.isclose(spacing_mm[axis], target_mm[axis]):
             continue
         ratio = target_mm[axis] / spacing_mm[axis]
-        weights = _triangle_weights(array.shape[axis], shape[axis], ratio, antialias=antialias)
-        moved = np.moveaxis(result, axis, 0)
-        flat = weights @ moved.reshape(moved.shape[0], -1)
-        result = np.moveaxis(flat.reshape(shape[axis], *moved.shape[1:]), 0, axis)
+        if antialias:
+            result = _weighted(result, axis, _triangle_weights(array.shape[axis], shape[axis], ratio))
+        else:
+            result = _interpolated(result, axis, ratio, shape[axis])
     return np.ascontiguousarray(result)
 
 
@@ -145,9 +164,37 @@ def drop_small_components(labels: NDArray[np.uint8], minimum_voxels: dict[int, f
     return cleaned
 
 
-def _triangle_weights(count: int, new_count: int, ratio: float, *, antialias: bool) -> NDArray[np.float32]:
-    """Return ``(new_count, count)`` linear interpolation weights; rows sum to 1."""
-    width = max(1.0, ratio) if antialias else 1.0
+def _axes_by_shrinkage(shape: tuple[int, ...], new_shape: tuple[int, ...]) -> list[int]:
+    """Return the axes in the order they are resampled: the one that shrinks most first, to keep arrays small."""
+    return sorted(range(3), key=lambda axis: new_shape[axis] / shape[axis])
+
+
+def _interpolated(array: NDArray[np.float32], axis: int, ratio: float, count: int) -> NDArray[np.float32]:
+    """Return ``array`` linearly interpolated along one axis at ``count`` places, ``ratio`` voxels apart."""
+    places = np.clip(np.arange(count) * ratio, 0, array.shape[axis] - 1)
+    below = np.floor(places).astype(np.intp)
+    above = np.minimum(below + 1, array.shape[axis] - 1)
+    share = (places - below).astype(np.float32).reshape([-1 if k == axis else 1 for k in range(3)])
+    result: NDArray[np.float32] = np.take(array, below, axis=axis)
+    result *= 1 - share
+    upper = np.take(array, above, axis=axis)
+    upper *= share
+    result += upper
+    return result
+
+
+def _weighted(array: NDArray[np.float32], axis: int, weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return ``weights`` ``(new, old)`` applied along one axis, without copying the array."""
+    if axis == 0:
+        flat: NDArray[np.float32] = weights @ array.reshape(len(array), -1)
+        return flat.reshape(-1, *array.shape[1:])
+    result: NDArray[np.float32] = weights @ array if axis == 1 else array @ weights.T
+    return result
+
+
+def _triangle_weights(count: int, new_count: int, ratio: float) -> NDArray[np.float32]:
+    """Return ``(new_count, count)`` weights of a triangle as wide as the coarser spacing; rows sum to 1."""
+    width = max(1.0, ratio)
     centres = np.clip(np.arange(new_count) * ratio, 0, count - 1)
     distance = np.abs(centres[:, None] - np.arange(count)[None, :])
     weights = np.maximum(0.0, 1.0 - distance / width)

@@ -1,85 +1,55 @@
 """Expert VISTA3D: class-prompted CT segmentation, MONAI's network on a Volume of any grid."""
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Self
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Self
 
+import monai
 import numpy as np
 import torch
-from monai.inferers import sliding_window_inference
-from monai.networks.nets import SegResNetDS2
-from monai.networks.nets.vista3d import VISTA3D, ClassMappingClassify, PointMappingSAM
+from monai.networks.nets.vista3d import VISTA3D
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from config.errors import ExpertError, ModelPackageError
 from worker.experts import grid
 from worker.experts.base import ExpertInput, ModelCard, SegmentationResult
+from worker.experts.footprint import FeatureStore, Footprint, footprint, require_room
 from worker.experts.packages import ModelPackage
 from worker.experts.vista3d_labels import GROUPS, NAMES, SUPPORTED, prompts_for
+from worker.experts.vista3d_network import (
+    Vista3dConfig,
+    autocast_name,
+    build_vista3d,
+    class_vectors,
+    running_argmax,
+    window_features,
+)
 from worker.experts.weights import load_network, read_state
+from worker.experts.windows import WindowPlan, blended
 from worker.volume import Volume
 
-# The range the published network was trained on (bundle vista3d 0.5.4, ScaleIntensityRange).
-PUBLISHED_HU_RANGE = (-963.8247715525971, 1053.678477684517)
-_SLAB_VOXELS = 1 << 21  # logits of one chunk of prompts never exceed chunk × this many floats
-
-
-class Vista3dConfig(BaseModel):
-    """Network and input of a VISTA3D package; the defaults are the published bundle's.
-
-    Attributes:
-        weights: the weight file.
-        init_filters, feature_size, blocks_down, classes, last_supported: of the network.
-        spacing_mm: isotropic grid the network sees.
-        patch: sliding window, voxels; overlap: of neighbouring windows.
-        hu_range: mapped to 0…1, clipped.
-        crop_above_hu, crop_margin: the Volume is cropped to voxels above, with a margin in voxels.
-        antialias: average when resampling to a coarser grid (the published network: no).
-        bfloat16: run the network under autocast.
-        trained_labels: ids the weights were trained on; None means the published 127.
-        minimum_ml: label → smaller components are given to their neighbours.
-        margins: label → how far its logit must exceed background and every other label (an operating
-            point, chosen on validation patients; the published network has none).
-        prompts_per_chunk: class prompts whose logits exist at one time.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    weights: str
-    init_filters: int = 48
-    feature_size: int = 48
-    blocks_down: tuple[int, ...] = (1, 2, 2, 4, 4)
-    classes: int = 512
-    last_supported: int = 132
-    spacing_mm: float = Field(default=1.5, gt=0)
-    patch: tuple[int, int, int] = (128, 128, 128)
-    overlap: float = Field(default=0.25, ge=0, lt=1)
-    hu_range: tuple[float, float] = PUBLISHED_HU_RANGE
-    crop_above_hu: float = 0.0
-    crop_margin: int = 10
-    antialias: bool = False
-    bfloat16: bool = True
-    trained_labels: tuple[int, ...] | None = None
-    minimum_ml: Mapping[int, float] = {}
-    margins: Mapping[int, float] = {}
-    prompts_per_chunk: int = Field(default=16, gt=0)
-
-    @property
-    def labels(self) -> frozenset[int]:
-        """Label ids the weights can answer for."""
-        return SUPPORTED if self.trained_labels is None else frozenset(self.trained_labels)
+__all__ = [
+    "Encoded", "Prepared", "Vista3dConfig", "Vista3dExpert", "build_vista3d", "class_vectors", "prepared",
+    "restored", "running_argmax", "vista3d_config", "window_features",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Vista3dExpert:
-    """The network, loaded."""
+    """The network, loaded.
+
+    The features of the last Volume are kept while they fit ``memory_mb`` and the Volume is alive: a CT is
+    asked several arguments, and only the class head differs between them.
+    """
 
     card: ModelCard
     config: Vista3dConfig
     network: VISTA3D
+    memory_mb: float
     device: str = "cpu"
+    kept: FeatureStore["Encoded"] = field(default_factory=FeatureStore)
 
     @classmethod
     def load(cls, package: ModelPackage, *, device: str = "cpu") -> Self:
@@ -92,13 +62,15 @@ class Vista3dExpert:
         network = build_vista3d(config)
         state = read_state(package.path(config.weights))
         load_network(network, state, source=f"{package.folder.name}: {config.weights}")
-        return cls(card=package.card, config=config, network=network.to(device), device=device)
+        memory_mb = package.manifest.budget.memory_mb
+        return cls(card=package.card, config=config, network=network.to(device), memory_mb=memory_mb, device=device)
 
     def run(self, study: ExpertInput, argument: str) -> SegmentationResult:
         """Segment what ``argument`` names; empty means ``everything``.
 
         Raises:
             ExpertError: no CT Volume, an argument that is not on the card, or an output that is no number.
+            InputTooLargeError: the Volume does not fit the package's memory budget.
         """
         wanted = argument or "everything"
         if study.volume is None:
@@ -107,7 +79,8 @@ class Vista3dExpert:
             raise ExpertError(f"{wanted!r} is no argument; valid: {', '.join(self.card.arguments)}")
         started = time.perf_counter()
         prompts = tuple(label for label in prompts_for(wanted) if label in self.config.labels)
-        labels = self.segment(study.volume, prompts)
+        encoded, reused = self._encoded(study.volume)
+        labels = self._labels(study.volume, encoded, prompts)
         return SegmentationResult(
             card=self.card,
             argument=wanted,
@@ -115,48 +88,106 @@ class Vista3dExpert:
             labels=labels,
             names={label: NAMES[label] for label in sorted(prompts)},
             volume=study.volume,
+            notes=encoded.notes,
+            details=self._details(encoded, prompts, reused=reused),
         )
 
     def segment(self, volume: Volume, prompts: tuple[int, ...]) -> NDArray[np.uint8]:
         """Return the label map of ``prompts`` on the grid of ``volume``: values in {0} | prompts."""
+        encoded, _ = self._encoded(volume)
+        return self._labels(volume, encoded, prompts)
+
+    def _encoded(self, volume: Volume) -> tuple["Encoded", bool]:
+        """Return the Volume ready for the class head, and whether it was kept from an earlier argument."""
+        kept = self.kept.of(volume.array, volume.affine)
+        if kept is not None:
+            return kept, True
+        self.kept.clear()  # before anything is allocated for the next one
+        require_volume(volume)
+        spacing = grid.reached_spacing(volume.spacing_mm, self.config.spacing_mm)
+        shape = grid.resampled_shape(volume.array.shape, volume.spacing_mm, spacing)
+        require_room(grid.resampling_voxels(volume.array.shape, shape) * 4, self.memory_mb, step="resampling it")
         ready = prepared(volume, self.config)
-        image = torch.from_numpy(ready.image)[None, None].to(self.device)
-        labels = np.zeros(ready.shape, dtype=np.uint8)
-        labels[ready.box] = ready.axes.undo(self._label(image, prompts))
-        voxel_ml = self.config.spacing_mm**3 / 1000.0
-        minimum = {label: ml / voxel_ml for label, ml in self.config.minimum_ml.items()}
-        labels = grid.drop_small_components(labels, minimum)
-        target = (self.config.spacing_mm,) * 3
-        return grid.back_to_source(labels, target, volume.spacing_mm, shape=volume.array.shape)
-
-    def _label(self, image: torch.Tensor, prompts: tuple[int, ...]) -> NDArray[np.uint8]:
-        with torch.inference_mode():
-            features = self._features(image)
-            vectors = class_vectors(self.network, prompts)
-            return running_argmax(
-                features, vectors, prompts, chunk=self.config.prompts_per_chunk, margins=self.config.margins
+        plan = WindowPlan.of(ready.size, self.config.patch, self.config.overlap)
+        need = self._footprint(plan, shape)
+        if not need.whole_fits(self.memory_mb):
+            need.require_slabs_fit(self.memory_mb)
+            note = (
+                f"{self.card.name}: features of the whole volume need {need.whole_mb:.0f} MB of "
+                f"{self.memory_mb:.0f} MB, so it was read in slabs"
             )
+            return Encoded(ready, plan, need, None, (note,)), False
+        encoded = Encoded(ready, plan, need, self._whole(ready, plan), ())
+        self.kept.keep(volume.array, volume.affine, encoded)
+        return encoded, False
 
-    def _features(self, image: torch.Tensor) -> torch.Tensor:
-        """Return ``(feature, x, y, z)``: features blended over the windows.
+    def _footprint(self, plan: WindowPlan, shape: tuple[int, ...]) -> Footprint:
+        weights = sum(tensor.numel() * tensor.element_size() for tensor in self.network.state_dict().values())
+        return footprint(
+            plan,
+            grid_voxels=int(np.prod(shape, dtype=np.int64)),
+            features=self.config.feature_size,
+            widest=max(self.config.init_filters, self.config.feature_size),
+            autocast=self.config.bfloat16,
+            weights_bytes=weights,
+        )
+
+    def _whole(self, ready: "Prepared", plan: WindowPlan) -> torch.Tensor:
+        with torch.inference_mode():
+            ((_, features),) = self._blended(ready, plan, whole=True)
+        return features
+
+    def _blended(self, ready: "Prepared", plan: WindowPlan, *, whole: bool) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Yield z range and ``(feature, z, x, y)``: features blended over the windows.
 
         Logits are linear in these features, so blending features once equals blending the logits
         of every prompt, and memory does not grow with the number of prompts.
         """
-        features: torch.Tensor = sliding_window_inference(
-            image,
-            roi_size=self.config.patch,
-            sw_batch_size=1,
-            predictor=self._window_features,
-            overlap=self.config.overlap,
-            mode="constant",
+        image = torch.from_numpy(ready.image)[None, None].to(self.device)
+        return blended(image, plan, self._window_features, whole=whole)
+
+    def _window_features(self, window: torch.Tensor) -> torch.Tensor:
+        features = window_features(
+            self.network, window, bfloat16=self.config.bfloat16, cuda_float16=self.config.cuda_float16
         )
         if not torch.isfinite(features).all():
             raise ExpertError(f"{self.card.name}: the network gave an output that is no number")
-        return features[0]
+        return features
 
-    def _window_features(self, window: torch.Tensor) -> torch.Tensor:
-        return window_features(self.network, window, bfloat16=self.config.bfloat16)
+    def _labels(self, volume: Volume, encoded: "Encoded", prompts: tuple[int, ...]) -> NDArray[np.uint8]:
+        config, plan, ready = self.config, encoded.plan, encoded.ready
+        seen = np.zeros(plan.padded, dtype=np.uint8)
+        with torch.inference_mode():
+            vectors = class_vectors(self.network, prompts)
+            whole = slice(0, plan.padded[2])
+            kept = None if encoded.features is None else ((whole, encoded.features),)
+            for z, features in kept or self._blended(ready, plan, whole=False):
+                labels = running_argmax(
+                    features, vectors, prompts, chunk=config.prompts_per_chunk, margins=config.margins
+                )
+                seen[:, :, z] = labels.transpose(1, 2, 0)
+        return restored(seen[plan.inside()], ready, volume, config)
+
+    def _details(self, encoded: "Encoded", prompts: tuple[int, ...], *, reused: bool) -> dict[str, Any]:
+        ready, plan = encoded.ready, encoded.plan
+        runs = 0 if reused else plan.count
+        return {
+            "spacing_mm": list(ready.spacing_mm),
+            "resampled_shape": list(ready.shape),
+            "network_shape": list(ready.size),
+            "patch": list(plan.patch),
+            "overlap": self.config.overlap,
+            "windows": runs,
+            "features_reused": reused,
+            "read": "whole" if encoded.features is not None else "slabs",
+            "prompts": len(prompts),
+            "prompts_per_chunk": self.config.prompts_per_chunk,
+            "dtype": "float32",
+            "autocast": autocast_name(self.config, torch.device(self.device).type),
+            "device": self.device,
+            "estimated_mb": round(encoded.need.whole_mb if encoded.features is not None else encoded.need.slabs_mb),
+            "versions": {"monai": str(monai.__version__), "torch": str(torch.__version__)},
+        }
 
 
 @dataclass(frozen=True)
@@ -168,32 +199,79 @@ class Prepared:
         shape: of the isotropic grid along the axes of the Volume.
         box: the part of that grid that ``image`` shows.
         axes: grid axes → network axes.
+        spacing_mm: of the isotropic grid along the axes of the Volume.
     """
 
     image: NDArray[np.float32]
     shape: tuple[int, ...]
     box: tuple[slice, slice, slice]
     axes: grid.AxisOrder
+    spacing_mm: tuple[float, float, float]
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """``(x, y, z)`` of ``image``."""
+        x, y, z = self.image.shape
+        return x, y, z
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A Volume ready for the class head.
+
+    Attributes:
+        ready: the image and the way back.
+        plan: the windows over it.
+        need: memory it takes.
+        features: ``(feature, z, x, y)`` of the padded image, or None when it is to be read in slabs.
+        notes: why it is, in words for people.
+    """
+
+    ready: Prepared
+    plan: WindowPlan
+    need: Footprint
+    features: torch.Tensor | None
+    notes: tuple[str, ...]
+
+
+def require_volume(volume: Volume) -> None:
+    """Refuse an array that is none.
+
+    Raises:
+        ExpertError: no three axes, or values that are no numbers.
+    """
+    array = volume.array
+    if array.ndim != 3 or min(array.shape) == 0:
+        raise ExpertError(f"a Volume is (slices, rows, columns), this is {array.shape}")
+    if not (np.isfinite(array.min()) and np.isfinite(array.max())):
+        raise ExpertError("the Volume holds values that are no numbers")
 
 
 def prepared(volume: Volume, config: Vista3dConfig) -> Prepared:
     """Resample a CT Volume, crop it to the body and scale its intensities, in the bundle's order.
 
     Raises:
-        ExpertError: no three axes, or values that are no numbers.
+        ExpertError: see `require_volume`.
     """
-    if volume.array.ndim != 3 or min(volume.array.shape) == 0:
-        raise ExpertError(f"a Volume is (slices, rows, columns), this is {volume.array.shape}")
-    if not np.isfinite(volume.array).all():
-        raise ExpertError("the Volume holds values that are no numbers")
-    spacing, target = volume.spacing_mm, (config.spacing_mm,) * 3
-    shape = grid.resampled_shape(volume.array.shape, spacing, target)
-    coarse = grid.resample(volume.array, spacing, target, shape=shape, antialias=config.antialias)
+    require_volume(volume)
+    array = volume.array
+    spacing = grid.reached_spacing(volume.spacing_mm, config.spacing_mm)
+    shape = grid.resampled_shape(array.shape, volume.spacing_mm, spacing)
+    coarse = grid.resample(array, volume.spacing_mm, spacing, shape=shape, antialias=config.antialias)
     box = grid.foreground_box(coarse > config.crop_above_hu, config.crop_margin)
     axes = grid.axis_order(volume.affine, "RAS")
     low, high = config.hu_range
     unit = np.clip((axes.apply(coarse[box]) - low) / (high - low), 0.0, 1.0)
-    return Prepared(np.ascontiguousarray(unit, dtype=np.float32), shape, box, axes)
+    return Prepared(np.ascontiguousarray(unit, dtype=np.float32), shape, box, axes, spacing)
+
+
+def restored(seen: NDArray[np.uint8], ready: Prepared, volume: Volume, config: Vista3dConfig) -> NDArray[np.uint8]:
+    """Return a label map of the network's image on the grid of ``volume``: turned back, uncropped, nearest voxel."""
+    labels = np.zeros(ready.shape, dtype=np.uint8)
+    labels[ready.box] = ready.axes.undo(seen)
+    voxel_ml = float(np.prod(ready.spacing_mm)) / 1000.0
+    labels = grid.drop_small_components(labels, {label: ml / voxel_ml for label, ml in config.minimum_ml.items()})
+    return grid.back_to_source(labels, ready.spacing_mm, volume.spacing_mm, shape=volume.array.shape)
 
 
 def vista3d_config(package: ModelPackage) -> Vista3dConfig:
@@ -213,74 +291,3 @@ def vista3d_config(package: ModelPackage) -> Vista3dConfig:
         if argument not in GROUPS or not config.labels & set(prompts_for(argument)):
             raise ModelPackageError(f"{name}: argument {argument!r} has no label in this package")
     return config
-
-
-def build_vista3d(config: Vista3dConfig) -> VISTA3D:
-    """Build the network without weights; with the defaults this is ``vista3d132``, layer for layer."""
-    encoder = SegResNetDS2(
-        in_channels=1,
-        blocks_down=config.blocks_down,
-        norm="instance",
-        out_channels=config.feature_size,
-        init_filters=config.init_filters,
-        dsdepth=1,
-    )
-    points = PointMappingSAM(
-        feature_size=config.feature_size, n_classes=config.classes, last_supported=config.last_supported
-    )
-    classes = ClassMappingClassify(n_classes=config.classes, feature_size=config.feature_size, use_mlp=True)
-    return VISTA3D(image_encoder=encoder, class_head=classes, point_head=points)
-
-
-def window_features(network: VISTA3D, window: torch.Tensor, *, bfloat16: bool) -> torch.Tensor:
-    """Return ``(1, feature, x, y, z)``: what the class head multiplies with a class vector."""
-    with torch.autocast(window.device.type, dtype=torch.bfloat16, enabled=bfloat16):
-        _, encoded = network.image_encoder(window, with_point=False, with_label=True)
-        features: torch.Tensor = network.class_head.image_post_mapping(encoded)
-    return features.float()
-
-
-def class_vectors(network: VISTA3D, prompts: tuple[int, ...]) -> torch.Tensor:
-    """Return ``(prompts, feature)``: the class head's vector of each label id."""
-    head = network.class_head
-    ids = torch.tensor(prompts, device=head.class_embeddings.weight.device)[:, None]
-    vectors: torch.Tensor = head.mlp(head.class_embeddings(ids))
-    return vectors[:, 0]
-
-
-def running_argmax(
-    features: torch.Tensor,
-    vectors: torch.Tensor,
-    prompts: tuple[int, ...],
-    *,
-    chunk: int,
-    margins: Mapping[int, float] | None = None,
-) -> NDArray[np.uint8]:
-    """Return the label of the largest positive logit per voxel, 0 where none is positive.
-
-    Prompts are taken ``chunk`` at a time and voxels slab by slab: only the best logit and its
-    label are kept. The first of equal prompts wins, as with one argmax over all of them.
-
-    Args:
-        features: ``(feature, x, y, z)``.
-        vectors: ``(prompts, feature)``.
-        prompts: label ids, ≤ 255.
-        chunk: prompts at a time.
-        margins: label id → taken off its logit.
-    """
-    handicap = torch.tensor([(margins or {}).get(label, 0.0) for label in prompts], device=features.device)[:, None]
-    flat = features.reshape(features.shape[0], -1)
-    ids = torch.tensor((0, *prompts), dtype=torch.uint8, device=flat.device)
-    labels = torch.zeros(flat.shape[1], dtype=torch.uint8, device=flat.device)
-    for start in range(0, flat.shape[1], _SLAB_VOXELS):
-        slab = flat[:, start : start + _SLAB_VOXELS]
-        best = torch.zeros(slab.shape[1], device=flat.device)
-        winner = torch.zeros(slab.shape[1], dtype=torch.long, device=flat.device)
-        for first in range(0, len(prompts), chunk):
-            some = slice(first, first + chunk)
-            logits, place = (vectors[some] @ slab - handicap[some]).max(dim=0)
-            better = logits > best
-            best = torch.where(better, logits, best)
-            winner = torch.where(better, place + first + 1, winner)
-        labels[start : start + _SLAB_VOXELS] = ids[winner]
-    return labels.reshape(features.shape[1:]).cpu().numpy()
