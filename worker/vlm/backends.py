@@ -22,6 +22,7 @@ class Generation:
         stopped: the model ended the answer itself. A backend raises instead of returning False.
         token_ids: what was generated, as ids; empty where a backend is not told.
         prompt: the prompt as the model read it, fully rendered; for the provenance record.
+        dropped_exchanges: how many of the oldest exchanges were left out so that the prompt fits.
     """
 
     text: str
@@ -29,6 +30,7 @@ class Generation:
     stopped: bool
     token_ids: tuple[int, ...] = ()
     prompt: str = ""
+    dropped_exchanges: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class VlmCard:
         research_only: the licence of the weights forbids clinical use.
         backend: what runs it: ``"vila_m3"``, ``"hf"`` or ``"openai"``.
         revision: revision of the repository the weights came from, or ``""``.
+        overlay_placeholder: what stands for an Expert's overlay; the picture is shown only for ``<image>``.
     """
 
     name: str
@@ -91,6 +94,7 @@ class VlmCard:
     research_only: bool = False
     backend: str = "vila_m3"
     revision: str = ""
+    overlay_placeholder: str = "<image>"
 
 
 class VisionLanguageModel(Protocol):
