@@ -1,113 +1,39 @@
 """The registry of Experts: what is really available, checked by hash, kept warm within a memory budget."""
 
 import threading
-from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Self
 
 import structlog
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from config.errors import ConfigurationError, ModelPackageError
+from config.errors import ConfigurationError, ModelPackageError, PeerUnavailableError
 from worker.experts.base import Expert, ModelCard
-from worker.experts.packages import IntendedUse, ModelPackage, open_package
+from worker.experts.contract import check_card
+from worker.experts.memory import GuardedExpert, MemoryBudget
+from worker.experts.packages import IntendedUse, open_package
+from worker.experts.sources import (
+    ExpertSource,
+    PackageSource,
+    RemoteEntry,
+    installed_sources,
+    origin,
+    read_models_file,
+)
 
 log = structlog.get_logger()
 
-ENTRY_POINT_GROUP = "firstread.experts"
-
-
-class ExpertSource(Protocol):
-    """Where one Expert comes from; what a ``firstread.experts`` entry point's callable returns."""
-
-    @property
-    def card(self) -> ModelCard:
-        """The promise, readable without loading weights."""
-        ...
-
-    @property
-    def intended_use(self) -> IntendedUse:
-        """What it may be used on."""
-        ...
-
-    @property
-    def memory_mb(self) -> float:
-        """Memory it holds while loaded and running."""
-        ...
-
-    def load(self, device: str) -> Expert:
-        """Build the Expert on ``device``; checks every file first."""
-        ...
+_ASK_AGAIN_S = 60.0  # a machine that is down is not asked at every Study
 
 
 @dataclass(frozen=True)
-class PackageSource:
-    """An Expert that lives in a model package."""
+class Unavailable:
+    """A configured Expert that cannot be offered now, and why."""
 
-    package: ModelPackage
-
-    @property
-    def card(self) -> ModelCard:
-        """The promise of the manifest."""
-        return self.package.card
-
-    @property
-    def intended_use(self) -> IntendedUse:
-        """The manifest's intended use."""
-        return self.package.manifest.intended_use
-
-    @property
-    def memory_mb(self) -> float:
-        """The manifest's memory budget."""
-        return self.package.manifest.budget.memory_mb
-
-    def load(self, device: str) -> Expert:
-        """Check every hash and build the Expert.
-
-        Raises:
-            ModelPackageError: files or weights are not what the manifest says.
-        """
-        self.package.verify()
-        return _build(self.package, device)
-
-
-def _build(package: ModelPackage, device: str) -> Expert:
-    # torch, monai and torchxrayvision take seconds to import: only the class that is needed is.
-    match package.manifest.kind:
-        case "torchxrayvision":
-            from worker.experts.cxr import ChestXrayExpert
-
-            return ChestXrayExpert.load(package, device=device)
-        case "vista3d":
-            from worker.experts.vista3d import Vista3dExpert
-
-            return Vista3dExpert.load(package, device=device)
-        case "brats":
-            from worker.experts.brats import BratsExpert
-
-            return BratsExpert.load(package, device=device)
-
-
-class ModelsFile(BaseModel):
-    """``config/models.yaml``: which packages this site uses.
-
-    Attributes:
-        experts: package folders, absolute or relative to the file.
-        accepted_licences: licences of weights the site has accepted; a package with another is refused.
-        memory_mb: how much memory loaded Experts may hold together.
-        device: torch device they run on.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    experts: tuple[str, ...] = ()
-    accepted_licences: tuple[str, ...] = ()
-    memory_mb: float = Field(default=8192, gt=0)
-    device: str = "cpu"
+    entry: RemoteEntry
+    why: str
 
 
 class ExpertRegistry:
@@ -124,51 +50,67 @@ class ExpertRegistry:
         memory_mb: float,
         accepted_licences: Iterable[str],
         device: str = "cpu",
+        reserved_mb: float = 0.0,
+        remotes: Iterable[RemoteEntry] = (),
     ) -> None:
-        """Take the sources; none is loaded yet.
+        """Take the sources, none is loaded yet, and ask the remotes for their cards.
+
+        Args:
+            sources: packages and plug-ins.
+            memory_mb: what ``device`` gives to all models together.
+            accepted_licences: licences of weights the site has accepted.
+            device: torch device of the Experts.
+            reserved_mb: what the vision-language model holds of ``memory_mb``.
+            remotes: Experts on other machines; one that does not answer is listed as unavailable.
 
         Raises:
             ConfigurationError: two sources of one name, or one larger than the whole budget.
-            ModelPackageError: a licence nobody accepted.
+            ModelPackageError: a licence nobody accepted, or a card no Trigger could name.
         """
-        self._sources: dict[str, ExpertSource] = {}
-        self._loaded: OrderedDict[str, Expert] = OrderedDict()
-        self._memory_mb = memory_mb
-        self._device = device
+        self._budget = MemoryBudget(device, memory_mb, reserved_mb=reserved_mb)
+        self._accepted = frozenset(accepted_licences)
         self._lock = threading.Lock()
-        accepted = frozenset(accepted_licences)
-        for source in sources:
-            self._add(source, accepted)
+        self._sources = self._checked(sources)
+        self._unavailable = tuple(Unavailable(entry, "was not asked yet") for entry in remotes)
+        self._asked = 0.0
+        self._ask_unavailable()
 
     @classmethod
-    def open(cls, models_file: Path, *, plugins: bool = True) -> Self:
-        """Open the packages ``models_file`` lists and the installed plug-ins, checking every hash.
+    def open(cls, models_file: Path, *, plugins: bool = True, remotes: bool = True, reserved_mb: float = 0.0) -> Self:
+        """Open the packages ``models_file`` lists, the installed plug-ins and the remotes, checking every hash.
 
         Args:
             models_file: ``config/models.yaml``.
             plugins: whether installed ``firstread.experts`` entry points join.
+            remotes: whether Experts on other machines join.
+            reserved_mb: what the vision-language model holds of the device's memory.
 
         Raises:
             ConfigurationError: the file is missing or is no models file.
-            ModelPackageError: a package has missing, altered or surplus files, or no accepted licence.
+            ModelPackageError: a package has missing, altered or surplus files, or no accepted licence;
+                a plug-in is broken.
         """
         listed = read_models_file(models_file)
-        packages = [open_package(models_file.parent / folder) for folder in listed.experts]
-        for package in packages:
-            package.verify()
-        sources: list[ExpertSource] = [PackageSource(package) for package in packages]
-        if plugins:
-            sources += installed_sources()
         return cls(
-            sources,
+            package_sources([models_file.parent / folder for folder in listed.experts], plugins=plugins),
             memory_mb=listed.memory_mb,
             accepted_licences=listed.accepted_licences,
             device=listed.device,
+            reserved_mb=reserved_mb,
+            remotes=listed.remotes if remotes else (),
         )
 
     def cards(self) -> tuple[ModelCard, ...]:
         """Return the ModelCards of every available Expert, in configuration order."""
         return tuple(source.card for source in self._sources.values())
+
+    def sources(self) -> tuple[ExpertSource, ...]:
+        """Return where every available Expert comes from, in configuration order."""
+        return tuple(self._sources.values())
+
+    def unavailable(self) -> tuple[Unavailable, ...]:
+        """Return the remotes that are not offered because they did not answer."""
+        return self._unavailable
 
     def intended_use(self, name: str) -> IntendedUse:
         """Return what the Expert ``name`` may be used on.
@@ -179,64 +121,120 @@ class ExpertRegistry:
         return self._source(name).intended_use
 
     def get(self, name: str) -> Expert:
-        """Return the Expert ``name``, loaded and warm.
+        """Return the Expert ``name``; it loads when it runs and stays warm while there is room.
+
+        Its ``run`` checks what it returns and falls back when memory is short, see `GuardedExpert`.
 
         Raises:
-            ModelPackageError: no such Expert, or its files are not what the manifest says.
+            ModelPackageError: no such Expert.
         """
-        source = self._source(name)
-        with self._lock:
-            if name not in self._loaded:
-                self._make_room(source.memory_mb)
-                self._loaded[name] = source.load(self._device)
-                log.info("expert.loaded", expert=name)
-            self._loaded.move_to_end(name)
-            return self._loaded[name]
+        return GuardedExpert(self._source(name), self._budget)
 
     def warm(self) -> tuple[str, ...]:
         """Return the names of loaded Experts, least recently used first."""
+        return self._budget.warm()
+
+    def reserve(self, reserved_mb: float) -> None:
+        """Set what the vision-language model holds of the device's memory.
+
+        Raises:
+            ConfigurationError: an Expert no longer fits beside it.
+        """
         with self._lock:
-            return tuple(self._loaded)
+            before = self._budget.reserved_mb
+            self._budget.reserve(reserved_mb)
+            try:
+                for source in self._sources.values():
+                    self._budget.require_fits(source)
+            except ConfigurationError:
+                self._budget.reserve(before)
+                raise
+
+    def replace(self, sources: Iterable[ExpertSource], *, accepted_licences: Iterable[str] | None = None) -> None:
+        """Offer these packages and plug-ins from now on; remotes stay. Nothing changes when one is refused.
+
+        An Expert whose source is equal to what was there stays warm; a run that is under way ends on the
+        weights it began with.
+
+        Args:
+            sources: packages and plug-ins, as for the constructor.
+            accepted_licences: the licences accepted by now; as before when None.
+
+        Raises:
+            ConfigurationError, ModelPackageError: as for the constructor.
+        """
+        with self._lock:
+            before, accepted = self._sources, self._accepted
+            remote = [source for source in before.values() if is_remote(source)]
+            if accepted_licences is not None:
+                self._accepted = frozenset(accepted_licences)
+            try:
+                found = self._checked([*sources, *remote])
+            except (ConfigurationError, ModelPackageError):
+                self._accepted = accepted
+                raise
+            # an equal source keeps its loaded weights
+            self._sources = {name: old if (old := before.get(name)) == new else new for name, new in found.items()}
+            for name, old in before.items():
+                if self._sources.get(name) is not old:
+                    self._budget.retire(old)
+
+    def ask_unavailable(self) -> None:
+        """Ask remotes that did not answer again, at most once a minute; one that does is offered from now on."""
+        with self._lock:
+            if self._unavailable and time.monotonic() - self._asked >= _ASK_AGAIN_S:
+                self._ask_unavailable()
+
+    def _ask_unavailable(self) -> None:
+        from worker.experts.remote import RemoteSource
+
+        self._asked = time.monotonic()
+        silent: list[Unavailable] = []
+        for entry in (one.entry for one in self._unavailable):
+            try:
+                source = RemoteSource.open(entry)
+            except PeerUnavailableError as exc:
+                log.warning("expert.unavailable", expert=entry.name, error=exc)
+                silent.append(Unavailable(entry, str(exc)))
+            else:
+                self._sources = self._checked([*self._sources.values(), source])
+        self._unavailable = tuple(silent)
 
     def _source(self, name: str) -> ExpertSource:
         if name not in self._sources:
             raise ModelPackageError(f"no expert {name}; available: {', '.join(self._sources) or 'none'}")
         return self._sources[name]
 
-    def _add(self, source: ExpertSource, accepted: frozenset[str]) -> None:
-        card = source.card
-        if card.name in self._sources:
-            raise ConfigurationError(f"expert {card.name} is configured twice")
-        if card.licence not in accepted:
-            raise ModelPackageError(f"expert {card.name}: licence {card.licence} is not accepted by this site")
-        if source.memory_mb > self._memory_mb:
-            raise ConfigurationError(
-                f"expert {card.name} needs {source.memory_mb:g} MB, the budget is {self._memory_mb:g} MB"
-            )
-        self._sources[card.name] = source
-
-    def _make_room(self, needed_mb: float) -> None:
-        used = {name: self._sources[name].memory_mb for name in self._loaded}
-        while used and sum(used.values()) + needed_mb > self._memory_mb:
-            oldest = next(iter(self._loaded))
-            del self._loaded[oldest], used[oldest]
-            log.info("expert.unloaded", expert=oldest)
+    def _checked(self, sources: Iterable[ExpertSource]) -> dict[str, ExpertSource]:
+        """Return the sources by name, each one that this site may use and a Trigger can name."""
+        found: dict[str, ExpertSource] = {}
+        for source in sources:
+            card = source.card
+            check_card(card)
+            if card.name in found:
+                where = f"{origin(found[card.name])} and {origin(source)}"
+                raise ConfigurationError(f"expert {card.name} is configured twice: {where}")
+            if card.licence not in self._accepted:
+                raise ModelPackageError(f"expert {card.name}: licence {card.licence} is not accepted by this site")
+            self._budget.require_fits(source)
+            found[card.name] = source
+        return found
 
 
-def read_models_file(path: Path) -> ModelsFile:
-    """Read ``config/models.yaml``.
+def package_sources(folders: Iterable[Path], *, plugins: bool = True) -> list[ExpertSource]:
+    """Return the packages in ``folders``, every file checked, and the installed plug-ins.
 
     Raises:
-        ConfigurationError: it is missing or is no models file.
+        ModelPackageError: a package has missing, altered or surplus files, or a plug-in is broken.
     """
-    try:
-        content: Mapping[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return ModelsFile.model_validate(content)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError) as exc:
-        raise ConfigurationError(f"{path.name} is no models file: {exc}") from exc
+    packages = [open_package(folder) for folder in folders]
+    for package in packages:
+        package.verify()
+    return [*(PackageSource(package) for package in packages), *(installed_sources() if plugins else ())]
 
 
-def installed_sources() -> list[ExpertSource]:
-    """Return what the installed ``firstread.experts`` entry points offer, by entry point name."""
-    found = sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name)
-    return [point.load()() for point in found]
+def is_remote(source: ExpertSource) -> bool:
+    """Return whether an Expert runs on another machine."""
+    from worker.experts.remote import RemoteSource
+
+    return isinstance(source, RemoteSource)
