@@ -32,6 +32,7 @@ class ServerAddress(BaseModel):
         model: the model's name there.
         api_key_env: environment variable that holds the key; ``""`` for none.
         timeout_s: longest wait for one answer.
+        allow_plain_http: pictures of patients may travel unencrypted, on a network the site vouches for.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,6 +41,7 @@ class ServerAddress(BaseModel):
     model: str = Field(min_length=1)
     api_key_env: str = ""
     timeout_s: float = Field(default=120.0, gt=0)
+    allow_plain_http: bool = False
 
 
 class VlmManifest(BaseModel):
@@ -95,6 +97,7 @@ class VlmManifest(BaseModel):
             research_only=self.research_only,
             backend=self.backend,
             revision=self.revision,
+            overlay_placeholder=self.overlay_placeholder,
         )
 
 
