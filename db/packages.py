@@ -52,6 +52,11 @@ class ActivePackage:
     demonstration: bool
 
 
+def expert_place(name: str) -> str:
+    """Return the place of the Expert a Trigger calls by this name."""
+    return f"expert:{name}"
+
+
 def text_sha256(text: str) -> str:
     """Return the SHA-256 of a licence text in hex."""
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
@@ -93,7 +98,7 @@ def add_package(uow: UnitOfWork, new: NewPackage, tag: AuditTag, *, source: str)
     if uow.session.scalar(select(Package.id).where(Package.folder == new.folder)) is not None:
         raise LifecycleError(f"{new.folder} is in the store already")
     key = uuid4()
-    place = VLM_PLACE if new.kind is PackageKind.VLM else f"expert:{new.name}"
+    place = VLM_PLACE if new.kind is PackageKind.VLM else expert_place(new.name)
     uow.session.add(Package(id=key, place=place, imported_by=uow.actor.name[:64], **vars(new)))
     uow.audit(
         tag,

