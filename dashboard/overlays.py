@@ -28,21 +28,27 @@ class LabelMap:
         sop_instance_uids: one per slice, in array order; a multi-frame UID repeats.
         names: label value → name, of the labels that have a voxel.
         origins_mm: per slice, LPS position of its first voxel's centre: its Image Position (Patient).
+        frame_numbers: one per slice, 1-based frame of its Instance; empty when the file does not say.
     """
 
     labels: NDArray[np.uint8]
     sop_instance_uids: tuple[str, ...]
     names: dict[int, str]
     origins_mm: tuple[tuple[float, float, float], ...]
+    frame_numbers: tuple[int, ...] = ()
 
-    def plane(self, sop_instance_uid: str, origin_mm: tuple[float, float, float] | None) -> NDArray[np.uint8] | None:
+    def plane(
+        self, sop_instance_uid: str, frame_number: int, origin_mm: tuple[float, float, float] | None
+    ) -> NDArray[np.uint8] | None:
         """Return the ``(rows, columns)`` labels of a slice, or None when the map does not cover it.
 
-        Frames of a multi-frame Instance share its UID, so they are told apart by position: an overlay on
-        the wrong frame would lie.
+        Frames of a multi-frame Instance share its UID, and time points or echoes share positions too: an
+        overlay on the wrong frame would lie. Without frame numbers the position must decide.
         """
         found = [i for i, uid in enumerate(self.sop_instance_uids) if uid == sop_instance_uid]
-        if len(found) > 1:
+        if self.frame_numbers:
+            found = [i for i in found if self.frame_numbers[i] == frame_number]
+        elif len(found) > 1:
             found = [i for i in found if distance_mm(self.origins_mm[i], origin_mm) <= _SAME_PLACE_MM]
         return self.labels[found[0]] if found else None
 
@@ -60,9 +66,10 @@ def load_label_map(path: Path) -> LabelMap:
             uids = tuple(str(uid) for uid in stored["sop_instance_uids"])
             labels = np.asarray(stored["labels"], dtype=np.uint8)
             affine = np.asarray(stored["affine"], dtype=np.float64).reshape(4, 4)
+            frames = tuple(int(n) for n in stored["frame_numbers"]) if "frame_numbers" in stored else ()
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as exc:
         raise UndecodablePixelsError(f"label map cannot be read ({type(exc).__name__})") from exc
-    if labels.ndim != 3 or len(uids) != labels.shape[0]:
+    if labels.ndim != 3 or len(uids) != labels.shape[0] or len(frames) not in (0, len(uids)):
         raise UndecodablePixelsError(f"label map is {labels.shape} for {len(uids)} slices")
     counts = np.bincount(labels.ravel(), minlength=256)
     origins = (affine[:3, 3] + affine[:3, 0] * index for index in range(len(uids)))
@@ -71,6 +78,7 @@ def load_label_map(path: Path) -> LabelMap:
         uids,
         {value: name for value, name in names.items() if 0 < value < 256 and counts[value]},
         tuple((float(x), float(y), float(z)) for x, y, z in origins),
+        frames,
     )
 
 

@@ -13,6 +13,8 @@ from pydicom.errors import InvalidDicomError
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, pixel_array
 
 from config.errors import UndecodablePixelsError
+from config.jpeg_extended import decode_jpeg_extended
+from reports.geometry import functional_group
 
 _MOST_PIXELS = 100_000_000  # a frame that claims more is refused before it is decoded
 # what decoders and readers raise on bytes that are not what their tags say
@@ -75,24 +77,13 @@ class Frame:
         return self.values.ndim == 3
 
 
-def functional_group(ds: Dataset, frame: int, keyword: str) -> Dataset:
-    """Return the functional group ``keyword`` of ``frame`` (0-based): its own, else the shared one, else ``ds``."""
-    per_frame = ds.get("PerFrameFunctionalGroupsSequence") or []
-    candidates = [per_frame[frame]] if frame < len(per_frame) else []
-    for holder in (*candidates, *(ds.get("SharedFunctionalGroupsSequence") or [])[:1]):
-        items = holder.get(keyword)
-        if items:
-            item: Dataset = items[0]
-            return item
-    return ds
-
-
 def read_frame(path: Path, frame: int) -> Frame:
     """Decode frame ``frame`` (0-based) of the Instance at ``path``.
 
     Raises:
         UndecodablePixelsError: the file is missing, or its pixels cannot be decoded here; the text names no patient.
     """
+    decode_jpeg_extended()
     try:
         ds = dcmread(path, force=True)
         _check_size(ds)

@@ -124,7 +124,7 @@ class SliceServer:
             image = render(frame, window)
             for overlay in overlays:
                 one = stack.slices[index]
-                plane = self.label_map(overlay.label_map_path).plane(one.sop_instance_uid, one.origin_mm)
+                plane = self.label_map(overlay.label_map_path).plane(one.sop_instance_uid, one.frame + 1, one.origin_mm)
                 if plane is not None:
                     image = paint(image, plane, overlay.labels)
         except UndecodablePixelsError as exc:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 
-from dashboard.pixels import DECODE_ERRORS, functional_group
+from dashboard.pixels import DECODE_ERRORS
+from reports.geometry import functional_group
 
 _HEADER = [
     "SOPInstanceUID", "SOPClassUID", "InstanceNumber", "AcquisitionNumber", "NumberOfFrames", "Rows", "Columns",
@@ -46,16 +47,13 @@ class Stack:
 
     slices: tuple[Slice, ...]
 
-    def index_of(self, sop_instance_uid: str, origin_mm: tuple[float, float, float] | None = None) -> int | None:
-        """Return where an Instance is in the stack, or None when it is not part of it.
-
-        Of a multi-frame Instance the frame nearest to ``origin_mm`` counts, or its first.
-        """
-        found = [i for i, one in enumerate(self.slices) if one.sop_instance_uid == sop_instance_uid]
-        if len(found) > 1 and origin_mm is not None:
-            target = origin_mm
-            return min(found, key=lambda i: distance_mm(self.slices[i].origin_mm, target))
-        return found[0] if found else None
+    def index_of(self, sop_instance_uid: str, frame_number: int | None = None) -> int | None:
+        """Return where an Instance, or one 1-based frame of it, is in the stack; None when it is not part of it."""
+        wanted = None if frame_number is None else frame_number - 1
+        for index, one in enumerate(self.slices):
+            if one.sop_instance_uid == sop_instance_uid and wanted in (None, one.frame):
+                return index
+        return None
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,8 @@ class Lightbox:
         if series is None:
             return None
         stack = self._server.stack(series.id, series.paths)
-        index = stack.index_of(sop_instance_uid, self._origin(finding))
+        frame_number = finding.key_slice.get("frame_number")
+        index = stack.index_of(sop_instance_uid, frame_number if isinstance(frame_number, int) else None)
         if index is None:
             return None
         label = self._label(finding)
@@ -191,18 +192,6 @@ class Lightbox:
         if evidence is None or not evidence.label_map_path or finding.segment_label is None:
             return ""
         return f"{evidence.id}:{finding.segment_label}"
-
-    def _origin(self, finding: Finding) -> tuple[float, float, float] | None:
-        """Return where the key slice lies, from its index in the label map; tells frames of one Instance apart."""
-        index = finding.key_slice.get("index")
-        path = self._images.label_maps.get(finding.evidence_id) if finding.evidence_id else None
-        if path is None or not isinstance(index, int):
-            return None
-        try:
-            origins = self._server.label_map(path).origins_mm
-        except UndecodablePixelsError:
-            return None
-        return origins[index] if 0 <= index < len(origins) else None
 
 
 def _bounded(one_based: int | None, default: int, count: int) -> int:

@@ -49,7 +49,7 @@ def require_one_grid(source: Sequence[Dataset]) -> None:
     first = source[0]
     if len(source) == 1 and "PerFrameFunctionalGroupsSequence" in first:
         _require_frame_of_reference(source)
-        return  # share_frame_geometry compares the frames
+        return  # take_frames and share_frame_geometry look at the frames
     if len(source) == 1 and "ImagePositionPatient" not in first:
         if frame_count(source) > 1:
             raise GeometryError(f"the source has {frame_count(source)} frames but no functional groups to place them")
@@ -85,23 +85,63 @@ def _numbers(ds: Dataset, keyword: str, count: int) -> list[float]:
     return [float(number) for number in value]
 
 
+def functional_group(ds: Dataset, index: int, keyword: str) -> Dataset:
+    """Return the functional group ``keyword`` of a frame: its own, else the shared one, else ``ds`` itself.
+
+    So a classic Instance and a frame of a multi-frame one are asked alike (PS3.3 C.7.6.16.1.1).
+
+    Args:
+        ds: a classic or multi-frame Instance.
+        index: 0-based frame.
+        keyword: of the functional group's sequence.
+    """
+    per_frame = ds.get("PerFrameFunctionalGroupsSequence") or []
+    holders = [per_frame[index]] if index < len(per_frame) else []
+    for holder in (*holders, *(ds.get("SharedFunctionalGroupsSequence") or [])[:1]):
+        items = holder.get(keyword)
+        if items:
+            item: Dataset = items[0]
+            return item
+    return ds
+
+
+def take_frames(header: Dataset, frame_numbers: Sequence[int]) -> None:
+    """Leave only some frames of a multi-frame header, in the order given. Changes ``header`` in place.
+
+    Args:
+        header: of one multi-frame Instance, without pixels.
+        frame_numbers: 1-based, each once.
+
+    Raises:
+        GeometryError: the object has no such frames, or no functional groups.
+    """
+    groups = header.get("PerFrameFunctionalGroupsSequence") or []
+    if len(set(frame_numbers)) != len(frame_numbers) or not all(0 < n <= len(groups) for n in frame_numbers):
+        raise GeometryError(f"frames {min(frame_numbers)}…{max(frame_numbers)} of an object with {len(groups)} frames")
+    header.PerFrameFunctionalGroupsSequence = [groups[n - 1] for n in frame_numbers]
+    header.NumberOfFrames = len(frame_numbers)
+
+
 def share_frame_geometry(header: Dataset) -> None:
     """Move pixel measures and orientation that a multi-frame sender repeats per frame to the shared groups.
 
     Both places are legal (PS3.3 C.7.6.16.1.1); highdicom reads the shared one only. Changes ``header`` in place.
 
     Raises:
-        GeometryError: they differ between frames, or are missing.
+        GeometryError: they differ between frames by more than rounding, or are missing.
     """
     frames = header.get("PerFrameFunctionalGroupsSequence")
     if not frames:
         return
     shared = next(iter(header.get("SharedFunctionalGroupsSequence") or [Dataset()]))
-    for keyword in ("PixelMeasuresSequence", "PlaneOrientationSequence"):
-        if keyword in shared:
+    for group, keyword, count, tolerance in (
+        ("PixelMeasuresSequence", "PixelSpacing", 2, 1e-4),
+        ("PlaneOrientationSequence", "ImageOrientationPatient", 6, 1e-3),
+    ):
+        if group in shared:
             continue
-        values = [frame.get(keyword) for frame in frames]
-        if values[0] is None or any(value != values[0] for value in values):
-            raise GeometryError(f"{keyword} is missing, or differs between {len(values)} frames")
-        setattr(shared, keyword, values[0])
+        values = np.array([_numbers(functional_group(header, k, group), keyword, count) for k in range(len(frames))])
+        if np.abs(values - values[0]).max() > tolerance:
+            raise GeometryError(f"{keyword} differs between {len(values)} frames")
+        setattr(shared, group, frames[0].get(group))
     header.SharedFunctionalGroupsSequence = [shared]

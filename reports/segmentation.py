@@ -22,7 +22,7 @@ from reports.equipment import (
     segment_algorithm,
     stamp,
 )
-from reports.geometry import frame_count, require_one_grid, require_one_series, share_frame_geometry
+from reports.geometry import frame_count, require_one_grid, require_one_series, share_frame_geometry, take_frames
 from reports.source import study_header
 from reports.text import one_line
 from reports.values import SERIES_NUMBERS, DraftIdentity, Equipment, SegmentSpec
@@ -36,6 +36,7 @@ def build_segmentation(
     identity: DraftIdentity,
     equipment: Equipment,
     instance_number: int = 1,
+    frame_numbers: Sequence[int] | None = None,
 ) -> Dataset:
     """Return a finished Segmentation of ``source``, holding the segments that have at least one voxel.
 
@@ -48,6 +49,8 @@ def build_segmentation(
         identity: fixes UIDs and times.
         equipment: our product.
         instance_number: 1, 2, … for several Segmentations of one run, which share a Series.
+        frame_numbers: of a multi-frame ``source``, the 1-based frame of each slice of ``labels``; None for every
+            frame in order. A classic Series has none.
 
     Returns:
         A BINARY Segmentation Storage Instance with file meta information, ready to write.
@@ -57,10 +60,13 @@ def build_segmentation(
         RefusedInputError: nothing to write, a label value nobody described, or no valid object results.
     """
     require_one_series(source)
-    _require_shape(source, labels)
+    numbers = _frames_used(source, frame_numbers)
+    _require_shape((len(numbers), int(source[0].Rows), int(source[0].Columns)), labels)
     require_one_grid(source)
     header = study_header(source[0])
-    share_frame_geometry(header)
+    if "PerFrameFunctionalGroupsSequence" in header:
+        take_frames(header, numbers)
+        share_frame_geometry(header)
     mask, kept = _compact(labels, segments)
     algorithms = distinct([spec.algorithm for spec in kept])
     description = draft_description(algorithms)
@@ -82,6 +88,7 @@ def build_segmentation(
             contributing_equipment=contributing_equipment(algorithms, local_time(identity.created_at, header)),
             **equipment_arguments(equipment),
         )
+    _name_frames(seg, numbers)
     _fix_dimension_uid(seg, identity.other_uid("dimension", str(instance_number)))
     copy_image_context(seg, header)
     stamp(seg, header, identity=identity, equipment=equipment, algorithms=algorithms)
@@ -153,8 +160,26 @@ def _add_side(description: hd.seg.SegmentDescription, side: CodedConcept) -> Non
         description.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [side]
 
 
-def _require_shape(source: Sequence[Dataset], labels: NDArray[np.uint8]) -> None:
-    expected = (frame_count(source), int(source[0].Rows), int(source[0].Columns))
+def _frames_used(source: Sequence[Dataset], frame_numbers: Sequence[int] | None) -> list[int]:
+    """Return the frame of the source behind each slice of the labels; a classic Instance has only frame 1."""
+    count = frame_count(source)
+    if frame_numbers is None or len(source) > 1:
+        if any(number != 1 for number in frame_numbers or ()):
+            raise GeometryError("a Series of classic Instances has no frame numbers")
+        return list(range(1, count + 1))
+    return list(frame_numbers)
+
+
+def _name_frames(seg: Dataset, numbers: Sequence[int]) -> None:
+    """Write the source's own frame numbers, where highdicom counted the frames it was given."""
+    for frame in seg.PerFrameFunctionalGroupsSequence:
+        for derivation in frame.get("DerivationImageSequence", []):
+            for image in derivation.SourceImageSequence:
+                if "ReferencedFrameNumber" in image:
+                    image.ReferencedFrameNumber = numbers[int(image.ReferencedFrameNumber) - 1]
+
+
+def _require_shape(expected: tuple[int, int, int], labels: NDArray[np.uint8]) -> None:
     if labels.ndim not in (3, 4) or labels.shape[:3] != expected:
         raise GeometryError(f"mask is {labels.shape}, source is {expected} (slices, rows, columns)")
     if labels.dtype != np.uint8:

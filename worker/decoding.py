@@ -1,6 +1,7 @@
 """From kept bytes to arrays: headers without pixels, and pixel data through the registered decoders."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,11 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.errors import InvalidDicomError
-from pydicom.pixels import apply_rescale, apply_voi_lut
+from pydicom.pixels import apply_rescale, apply_voi_lut, iter_pixels
+from pydicom.uid import UID
 
 from config.errors import RefusedInputError, UndecodablePixelsError
+from config.jpeg_extended import decode_jpeg_extended
 from worker.radiograph import Radiograph
 
 # what pydicom and its decoder plugins raise for damaged or unsupported pixel data
@@ -42,30 +45,79 @@ def decode(path: Path) -> tuple[Dataset, NDArray[np.generic]]:
     """Read one Instance with its decoded pixels, ``([frames,] rows, columns[, samples])``, stored values.
 
     Raises:
-        UndecodablePixelsError: no decoder, or pixel data that contradict the header.
+        UndecodablePixelsError: no decoder, or pixel data that contradict the header; the text names the syntax.
     """
+    decode_jpeg_extended()
     try:
         ds = pydicom.dcmread(path, force=True)
         pixels: NDArray[np.generic] = ds.pixel_array
     except _DECODER_FAILURES as exc:
-        raise UndecodablePixelsError(f"pixel data cannot be decoded ({type(exc).__name__})") from exc
+        raise _undecodable(path, exc) from exc
     return ds, pixels
 
 
-def decode_rescaled(path: Path, shape: tuple[int, int]) -> NDArray[np.float32]:
-    """Return one single-frame image as float32 modality values (HU for CT).
+def decode_frames(path: Path, numbers: Sequence[int], *, shape: tuple[int, int]) -> Iterator[NDArray[np.generic]]:
+    """Decode frames of one Instance one at a time: neither the others nor all of them are held at once.
+
+    Args:
+        path: a classic or multi-frame Instance.
+        numbers: 1-based frames, in the order wanted.
+        shape: rows and columns, as the header says.
+
+    Yields:
+        ``(rows, columns)`` stored values.
 
     Raises:
-        UndecodablePixelsError: see :func:`decode`, or pixels of another shape than the header's.
+        UndecodablePixelsError: no decoder, too few or damaged frames, or another shape; the text names the syntax.
     """
-    ds, stored = decode(path)
-    if stored.shape != shape:
-        raise UndecodablePixelsError(f"pixel data are {stored.shape}, the header says {shape}")
-    # a failed rescale (a Modality LUT of the wrong size) is pixel data that cannot be read
+    decode_jpeg_extended()
+    frames = iter_pixels(path, indices=[number - 1 for number in numbers])
+    for number in numbers:
+        try:
+            stored = next(frames)
+        except StopIteration as exc:
+            raise UndecodablePixelsError(f"pixel data have no frame {number}") from exc
+        except _DECODER_FAILURES as exc:
+            raise _undecodable(path, exc) from exc
+        if stored.shape != shape:
+            raise UndecodablePixelsError(f"pixel data are {stored.shape}, the header says {shape}")
+        yield stored
+
+
+def rescaled(stored: NDArray[np.generic], transform: Dataset) -> NDArray[np.float32]:
+    """Return stored values as float32 modality values (HU for CT).
+
+    Args:
+        stored: from :func:`decode_frames`.
+        transform: holds Rescale Slope and Intercept or a Modality LUT; without them the values stay.
+
+    Raises:
+        UndecodablePixelsError: the Modality LUT does not fit.
+    """
     try:
-        return np.asarray(apply_rescale(stored, ds), dtype=np.float32)
+        return np.asarray(apply_rescale(stored, transform), dtype=np.float32)
     except (ValueError, IndexError, TypeError) as exc:
         raise UndecodablePixelsError(f"the modality LUT cannot be applied ({type(exc).__name__})") from exc
+
+
+def pixel_digest(path: Path, number: int) -> bytes:
+    """Return the SHA-256 of one decoded frame; equal for copies whatever their transfer syntax.
+
+    Raises:
+        UndecodablePixelsError: see :func:`decode`.
+    """
+    _, pixels = decode(path)
+    frame = pixels[number - 1] if pixels.ndim == 3 else pixels
+    return hashlib.sha256(np.ascontiguousarray(frame.astype(np.int64)).tobytes()).digest()
+
+
+def _undecodable(path: Path, cause: BaseException) -> UndecodablePixelsError:
+    try:
+        meta = pydicom.dcmread(path, force=True, specific_tags=["SOPClassUID"], stop_before_pixels=True).file_meta
+        syntax = UID(str(meta.get("TransferSyntaxUID") or "")).name or "an unknown transfer syntax"
+    except _DECODER_FAILURES:
+        syntax = "an unknown transfer syntax"
+    return UndecodablePixelsError(f"pixel data in {syntax} cannot be decoded ({type(cause).__name__})")
 
 
 def load_radiograph(path: Path) -> Radiograph:

@@ -5,21 +5,22 @@ A gate that fails ends in "no draft: reason", never in a weak draft (design sect
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from pydicom import Dataset
-from pydicom.uid import CTImageStorage, MRImageStorage
+from pydicom.uid import UID
 
 from config.errors import GeometryError, OutsideIntendedUseError, UndecodablePixelsError
+from worker.ct_stacks import ct_refusal, preference
 from worker.decoding import load_radiograph, read_headers
 from worker.experts.base import ExpertInput
+from worker.frames import SLICE_CLASSES
 from worker.mr_roles import assign_roles
 from worker.profiles import Profile
-from worker.stacking import load_volume, sort_slices
+from worker.stacking import Stack, load_stack, load_volume, read_stack
 
-_SOP_CLASS = {"CT": CTImageStorage, "MR": MRImageStorage}
 _FRONTAL = {"PA", "AP"}
 
 
@@ -29,7 +30,8 @@ class Intake:
 
     Attributes:
         study: arrays for the Experts.
-        headers: Series Instance UID → headers of the Instances used, in array order.
+        headers: Series Instance UID → headers of the Instances used, each once, in array order: one per slice, or
+            the one multi-frame object whose frames the Volume names.
         excluded: (Series Instance UID, reason) of what was not read.
         unchecked: gates that could not be applied, in words for a person.
     """
@@ -58,11 +60,42 @@ def gate(paths: Sequence[Path], profile: Profile) -> Intake:
         raise OutsideIntendedUseError(f"no {' or '.join(sorted(profile.modalities))} image in the study")
     unchecked = _check_patient(images, profile)
     if profile.name == "chest-xray":
-        return _gate_radiograph(images, unchecked)
-    series = _image_series(images, profile)
+        return _complete(_gate_radiograph(images, unchecked), headers, [])
+    series, dropped = _image_series(images, profile)
     if profile.name == "brain-mr":
-        return _gate_brain(series, profile, unchecked)
-    return _gate_ct(series, profile, unchecked)
+        return _complete(_gate_brain(series, profile, unchecked), headers, dropped)
+    return _complete(_gate_ct(series, profile, unchecked), headers, dropped)
+
+
+def _complete(intake: Intake, headers: Sequence[Dataset], dropped: Sequence[tuple[str, str]]) -> Intake:
+    """Account for every Series of the Study, and say what must be known of the images that are read."""
+    excluded = [*intake.excluded, *dropped]
+    known = {uid for uid, _ in excluded} | set(intake.headers)
+    for ds in headers:
+        uid = str(ds.get("SeriesInstanceUID", ""))
+        if uid not in known:
+            known.add(uid)
+            excluded.append((uid, f"{_class_name(ds)} is not read for this kind of study"))
+    unchecked = [*intake.unchecked, *_lossy([ds for used in intake.headers.values() for ds in used])]
+    return replace(intake, excluded=list(dict.fromkeys(excluded)), unchecked=unchecked)
+
+
+def _class_name(ds: Dataset) -> str:
+    return UID(str(ds.get("SOPClassUID") or "")).name or "an object without SOP Class"
+
+
+def _lossy(used: Sequence[Dataset]) -> list[str]:
+    """Return a note when images were ever lossily compressed (PS3.3 C.7.6.1.1.5); no gate can judge the loss."""
+    ratios = []
+    for ds in used:
+        if str(ds.get("LossyImageCompression") or "") == "01":
+            stated = ds.get("LossyImageCompressionRatio")
+            values = [stated] if isinstance(stated, float | int) else list(stated or [])
+            ratios.append(max((float(v) for v in values), default=0.0))
+    if not ratios:
+        return []
+    ratio = f"ratio {max(ratios):.1f}" if max(ratios) > 0 else "ratio unknown"
+    return [f"{len(ratios)} of {len(used)} images were lossily compressed ({ratio})"]
 
 
 def _check_patient(images: Sequence[Dataset], profile: Profile) -> list[str]:
@@ -125,53 +158,93 @@ def _radiograph_refusal(ds: Dataset) -> str:
     return ""
 
 
-def _image_series(images: Sequence[Dataset], profile: Profile) -> dict[str, list[Dataset]]:
-    """Group classic single-frame images by Series; anything else is no slice of a Volume."""
-    wanted = {_SOP_CLASS[m] for m in profile.modalities}
+def _image_series(
+    images: Sequence[Dataset], profile: Profile
+) -> tuple[dict[str, list[Dataset]], list[tuple[str, str]]]:
+    """Group slices and multi-frame objects by Series; return what is neither with the reason."""
     grouped: dict[str, list[Dataset]] = {}
+    dropped: list[tuple[str, str]] = []
     for ds in images:
-        is_slice = ds.get("SOPClassUID") in wanted and int(ds.get("NumberOfFrames", 1) or 1) == 1
-        if is_slice and "LOCALIZER" not in str(ds.get("ImageType", "")):
-            grouped.setdefault(str(ds.SeriesInstanceUID), []).append(ds)
+        uid = str(ds.SeriesInstanceUID)
+        reason = _slice_refusal(ds)
+        if reason:
+            dropped.append((uid, reason))
+        else:
+            grouped.setdefault(uid, []).append(ds)
     if not grouped:
-        raise OutsideIntendedUseError(
-            "no series of single-frame slices (enhanced multi-frame objects are not read yet)"
-        )
-    return grouped
+        reasons = "; ".join(sorted({reason for _, reason in dropped}))
+        raise OutsideIntendedUseError(f"no series of {' or '.join(sorted(profile.modalities))} slices: {reasons}")
+    return grouped, dropped
 
 
-def _check_stack(headers: Sequence[Dataset], profile: Profile) -> list[Dataset]:
-    """Return the sorted slices of a Series that can be read as a Volume."""
-    if len(headers) < profile.minimum_slices:
-        raise OutsideIntendedUseError(f"{len(headers)} slices, at least {profile.minimum_slices} are needed")
-    ordered, affine = sort_slices(headers)
-    step_mm = float(np.linalg.norm(affine[:3, 0]))
+def _slice_refusal(ds: Dataset) -> str:
+    """Return why an image is no slice of a Volume, or an empty string."""
+    kind = {str(value).upper() for value in ds.get("ImageType") or []}
+    if ds.get("SOPClassUID") not in SLICE_CLASSES.get(str(ds.Modality), frozenset()):
+        return f"{_class_name(ds)} holds no slices of a volume"
+    if "LOCALIZER" in kind:
+        return "image is a localizer"
+    if "MOSAIC" in kind:
+        return "image is a mosaic of slices"
+    if int(ds.get("SamplesPerPixel", 1)) != 1:
+        return "colour images are not slices of a volume"
+    return ""
+
+
+def _read_stack(headers: Sequence[Dataset], profile: Profile) -> Stack:
+    """Return the stack of a Series, if a Volume of this profile can be made of it."""
+    try:
+        stack = read_stack(headers)
+    except GeometryError:
+        # three slices are a survey, and no matter of geometry
+        count = sum(int(ds.get("NumberOfFrames") or 1) for ds in headers)
+        if count < profile.minimum_slices:
+            raise _too_few(count, profile) from None
+        raise
+    if len(stack.frames) < profile.minimum_slices:
+        raise _too_few(len(stack.frames), profile, stack.left_out)
+    step_mm = float(np.linalg.norm(stack.affine[:3, 0]))
     if step_mm > profile.maximum_slice_mm:
         raise OutsideIntendedUseError(
             f"slices {step_mm:.1f} mm apart, at most {profile.maximum_slice_mm:.0f} mm is read"
         )
-    if any(int(ds.get("SamplesPerPixel", 1)) != 1 for ds in ordered):
-        raise OutsideIntendedUseError("colour images are not slices of a volume")
-    return ordered
+    return stack
+
+
+def _too_few(count: int, profile: Profile, left_out: Sequence[str] = ()) -> OutsideIntendedUseError:
+    rest = f" ({'; '.join(left_out)})" if left_out else ""
+    return OutsideIntendedUseError(f"{count} slices, at least {profile.minimum_slices} are needed{rest}")
+
+
+def _check_stack(headers: Sequence[Dataset], profile: Profile) -> list[Dataset]:
+    """Return the Instances of the stack that is read of a Series, in array order."""
+    return _read_stack(headers, profile).headers
 
 
 def _gate_ct(series: dict[str, list[Dataset]], profile: Profile, unchecked: list[str]) -> Intake:
-    """Read the Series with the most axial slices."""
+    """Read one Series: axial before others, original before derived, then the one with most slices."""
     excluded: list[tuple[str, str]] = []
-    stacks: dict[str, list[Dataset]] = {}
+    stacks: dict[str, Stack] = {}
     for uid, headers in series.items():
         try:
-            stacks[uid] = _check_stack(headers, profile)
+            stack = _read_stack(headers, profile)
         except (GeometryError, OutsideIntendedUseError) as exc:
             excluded.append((uid, str(exc)))
+            continue
+        reason = ct_refusal(stack)
+        if reason:
+            excluded.append((uid, reason))
+        else:
+            stacks[uid] = stack
     if not stacks:
         raise OutsideIntendedUseError(f"no series can be read as a volume: {'; '.join(r for _, r in excluded)}")
-    chosen = max(stacks, key=lambda uid: (len(stacks[uid]), uid))
-    excluded += [(uid, "a series with more slices was read") for uid in stacks if uid != chosen]
-    volume = load_volume(stacks[chosen])
+    chosen = max(stacks, key=lambda uid: (*preference(stacks[uid]), uid))
+    excluded += [(uid, "a series better suited was read") for uid in stacks if uid != chosen]
+    excluded += [(chosen, reason) for reason in stacks[chosen].left_out]
+    volume = load_stack(stacks[chosen])
     if float(np.mean(volume.array > -300)) < 0.05 or float(volume.array.max()) < 50:
         raise OutsideIntendedUseError("the image holds no body in Hounsfield units")
-    return Intake(ExpertInput(volume=volume), {chosen: stacks[chosen]}, excluded, unchecked)
+    return Intake(ExpertInput(volume=volume), {chosen: stacks[chosen].headers}, excluded, unchecked)
 
 
 def _gate_brain(series: dict[str, list[Dataset]], profile: Profile, unchecked: list[str]) -> Intake:

@@ -10,9 +10,10 @@ from pydicom.dataset import Dataset
 
 from config.errors import RefusedInputError
 from dashboard.overlays import LabelMap, paint
-from dashboard.pixels import Frame, Window, apply_window, functional_group, render, square_pixels
+from dashboard.pixels import Frame, Window, apply_window, render, square_pixels
 from dashboard.slices import LruCache, parse_window
 from dashboard.stacks import Slice, Stack, _edges_from_tag, reading_direction
+from reports.geometry import functional_group
 
 
 def frame(values: Any, **changes: Any) -> Frame:
@@ -109,21 +110,35 @@ def test_a_radiographs_edges_come_from_patient_orientation() -> None:
     assert _edges_from_tag(Dataset()) == ("", "", "", "")
 
 
-def test_a_frame_of_a_multi_frame_instance_is_found_by_its_place() -> None:
-    stack = Stack(tuple(Slice(Path("x"), f, "1.2", None, ("", "", "", ""), (0, 0, 5.0 * f)) for f in range(4)))
-    assert stack.index_of("1.2", (0, 0, 10.0)) == 2
+def test_a_frame_of_a_multi_frame_instance_is_found_by_its_number() -> None:
+    # read from the head: the last frame comes first
+    stack = Stack(tuple(Slice(Path("x"), f, "1.2", None, ("", "", "", "")) for f in (3, 2, 1, 0)))
+    assert stack.index_of("1.2", 3) == 1
     assert stack.index_of("1.2") == 0
+    assert stack.index_of("1.2", 5) is None
     assert stack.index_of("9.9") is None
 
 
+PLANES = np.stack([np.full((2, 2), value, dtype=np.uint8) for value in (1, 2)])
+
+
 def test_an_overlay_goes_on_its_own_frame_or_on_none() -> None:
-    planes = np.stack([np.full((2, 2), value, dtype=np.uint8) for value in (1, 2)])
-    maps = LabelMap(planes, ("1.2", "1.2"), {1: "a", 2: "b"}, ((0, 0, 0), (0, 0, 5)))
-    found = maps.plane("1.2", (0, 0, 5.0))
+    # two echoes at one position: the label map was made of frames 4 and 2, frame 3 lies where frame 4 does
+    maps = LabelMap(PLANES, ("1.2", "1.2"), {1: "a", 2: "b"}, ((0, 0, 0), (0, 0, 5)), (4, 2))
+    found = maps.plane("1.2", 2, (0, 0, 5.0))
     assert found is not None
     assert found.tolist() == [[2, 2], [2, 2]]
-    assert maps.plane("1.2", (0, 0, 2.5)) is None
-    assert maps.plane("1.2", None) is None
+    assert maps.plane("1.2", 3, (0, 0, 0)) is None
+    assert maps.plane("9.9", 4, (0, 0, 0)) is None
+
+
+def test_without_frame_numbers_the_position_decides() -> None:
+    maps = LabelMap(PLANES, ("1.2", "1.2"), {1: "a", 2: "b"}, ((0, 0, 0), (0, 0, 5)))
+    found = maps.plane("1.2", 1, (0, 0, 5.0))
+    assert found is not None
+    assert found.tolist() == [[2, 2], [2, 2]]
+    assert maps.plane("1.2", 1, (0, 0, 2.5)) is None
+    assert maps.plane("1.2", 1, None) is None
 
 
 def test_only_the_chosen_labels_are_painted_and_only_on_the_same_grid() -> None:
