@@ -11,7 +11,14 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, LlavaForConditionalGeneration, Qwen2VLForConditionalGeneration
 
-from config.errors import GenerationBudgetError, ModelError, ModelOutputError, ModelPackageError, RepetitionError
+from config.errors import (
+    GenerationBudgetError,
+    GpuBusyError,
+    ModelError,
+    ModelOutputError,
+    ModelPackageError,
+    RepetitionError,
+)
 from tests.fakes import card
 from tests.tiny_vlms import edit_json, reseal, write_llava, write_qwen
 from tests.vlm_checkpoint import write_checkpoint
@@ -224,6 +231,35 @@ def test_logits_that_are_no_numbers_are_an_error_of_that_conversation_alone(fold
         vlm.generate(talks[1].messages, talks[1].images, max_new_tokens=8)
     with pytest.raises(ModelOutputError, match="no numbers"):
         vlm.answer_each(user("<image>\n"), [picture(1)], ["A?", "#?"])
+
+
+class Cramped:
+    """A model whose device holds two conversations."""
+
+    def __init__(self, model, room):
+        self._model, self._room, self.ran = model, room, []
+
+    def __getattr__(self, name):
+        return getattr(self._model, name)
+
+    def generate(self, **inputs):
+        rows = len(inputs["input_ids"])
+        if rows > self._room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        self.ran.append(rows)
+        return self._model.generate(**inputs)
+
+
+def test_without_memory_for_a_batch_it_runs_by_halves(folders):
+    vlm = TransformersVlm.load(folders["qwen"], dtype=torch.float32)
+    talks = [Conversation(tuple(user(f"<image>\n{i}")), (picture(i),)) for i in range(5)]
+    wanted = vlm.generate_batch(talks, max_new_tokens=BUDGET)
+    vlm.model = Cramped(vlm.model, room=2)
+    assert list(map(repr, vlm.generate_batch(talks, max_new_tokens=BUDGET))) == list(map(repr, wanted))
+    assert vlm.model.ran == [2, 1, 2]
+    vlm.model = Cramped(vlm.model, room=0)
+    with pytest.raises(GpuBusyError):
+        vlm.answer_each(user("<image>\n"), [picture(1)], ["Q"])
 
 
 # --- text from people and DICOM ----------------------------------------------------------------------------

@@ -48,19 +48,19 @@ def load_parts(
         ConfigurationError: quantization is asked for and bitsandbytes cannot work here.
     """
     dtype = dtype or natural_dtype(device)
-    placing = _placing(device, dtype, quantization, device_map)
+    placing = place(device, dtype, quantization, device_map)
     try:
         settings = _settings(folder)
         tokenizer = AutoTokenizer.from_pretrained(folder / "llm", local_files_only=True)
         check_shards(folder / "llm")
-        llm = _load_model(LlamaForCausalLM, folder / "llm", dtype, placing)
-        tower = _load_model(SiglipVisionModel, folder / "vision_tower", dtype, {})
+        llm = load_strictly(LlamaForCausalLM, folder / "llm", dtype, placing)
+        tower = load_strictly(SiglipVisionModel, folder / "vision_tower", dtype, {})
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as exc:
         raise ModelPackageError(f"{folder.name}: checkpoint cannot be read: {exc}") from exc
     _check_vocabulary(tokenizer, llm)
     projector = load_projector(folder / "mm_projector", tower.config.hidden_size, llm.config.hidden_size)
     settings["context_tokens"] = min(settings["context_tokens"], int(llm.config.max_position_embeddings))
-    settings["runtime"] = _runtime(quantization, device_map)
+    settings["runtime"] = libraries(quantization, device_map)
     parts = (tokenizer, llm if placing else llm.to(device), tower.to(device), projector.to(device, dtype))
     return parts, settings
 
@@ -112,8 +112,12 @@ def check_shards(folder: Path) -> None:
             )
 
 
-def _placing(device: str, dtype: torch.dtype, quantization: Quantization, device_map: str) -> dict[str, Any]:
-    """Return what ``from_pretrained`` is told about places and quantisation; empty when the caller moves the model."""
+def place(device: str, dtype: torch.dtype, quantization: Quantization, device_map: str) -> dict[str, Any]:
+    """Return what ``from_pretrained`` is told about places and quantisation; empty when the caller moves the model.
+
+    Raises:
+        ConfigurationError: quantization is asked for and bitsandbytes cannot work here.
+    """
     placing: dict[str, Any] = {}
     if device_map:
         placing["device_map"] = device_map
@@ -134,7 +138,18 @@ def _placing(device: str, dtype: torch.dtype, quantization: Quantization, device
     return placing
 
 
-def _load_model(kind: Any, folder: Path, dtype: torch.dtype, placing: Mapping[str, Any]) -> Any:
+def load_strictly(kind: Any, folder: Path, dtype: torch.dtype, options: Mapping[str, Any]) -> Any:
+    """Load a model of class ``kind`` from safetensors, in evaluation mode, without its gradients.
+
+    Args:
+        kind: class with ``from_pretrained``.
+        folder: of this model alone.
+        dtype: of the weights.
+        options: what else ``from_pretrained`` is told, see `place`.
+
+    Raises:
+        ModelPackageError: tensors are missing, surplus or of another shape.
+    """
     model, report = kind.from_pretrained(
         folder,
         dtype=dtype,
@@ -142,7 +157,7 @@ def _load_model(kind: Any, folder: Path, dtype: torch.dtype, placing: Mapping[st
         use_safetensors=True,
         ignore_mismatched_sizes=True,  # so that they are reported by name, and refused below
         output_loading_info=True,
-        **placing,
+        **options,
     )
     for fault in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         names = sorted(key if isinstance(key, str) else _shapes(*key) for key in report.get(fault) or ())
@@ -185,7 +200,8 @@ def _settings(folder: Path) -> dict[str, Any]:
     }
 
 
-def _runtime(quantization: Quantization, device_map: str) -> dict[str, str]:
+def libraries(quantization: Quantization, device_map: str) -> dict[str, str]:
+    """Return quantisation and library versions, for the provenance record."""
     made = {"quantization": quantization, "torch": torch.__version__, "transformers": metadata.version("transformers")}
     if device_map:
         made["device_map"] = device_map

@@ -5,10 +5,13 @@ stop an answer. No code from the folder is ever run. What its generation config 
 penalties is not used: answers are greedy, so that the same input gives the same answer.
 """
 
+import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import structlog
@@ -24,10 +27,17 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from config.errors import GenerationBudgetError, ModelError, ModelOutputError, ModelPackageError, RepetitionError
+from config.errors import (
+    GenerationBudgetError,
+    GpuBusyError,
+    ModelError,
+    ModelOutputError,
+    ModelPackageError,
+    RepetitionError,
+)
 from worker.vlm import answers, chat
 from worker.vlm.backends import Answer, Conversation, Generation, VlmCard
-from worker.vlm.checkpoint import natural_dtype
+from worker.vlm.checkpoint import Quantization, libraries, natural_dtype, place
 from worker.vlm.generation import RepetitionWatch
 from worker.vlm.hf_package import chat_template, context_tokens, load_model, load_processor, stop_ids
 from worker.vlm.package import VlmManifest, verify_vlm_package
@@ -40,17 +50,33 @@ BATCH = 8
 """Conversations run at once."""
 
 
-class TransformersVlm:
-    """A loaded image-text-to-text model; greedy, no state between calls."""
+T = TypeVar("T")
 
-    def __init__(self, manifest: VlmManifest, processor: Any, model: Any, *, device_map: str = "") -> None:
+
+@dataclass(frozen=True)
+class _Asked:
+    """A conversation as the processor takes it."""
+
+    prompt: str
+    pictures: tuple[Image.Image, ...]
+
+
+class TransformersVlm:
+    """A loaded image-text-to-text model; greedy, no state between calls.
+
+    Safe to call from several threads: one computes at a time.
+    """
+
+    def __init__(
+        self, manifest: VlmManifest, processor: Any, model: Any, *, runtime: Mapping[str, str] | None = None
+    ) -> None:
         """Assemble loaded parts; use `load` for a package folder.
 
         Args:
             manifest: the package's promise.
             processor: the model's processor, with a chat template.
             model: decoder-only image-text-to-text model, in evaluation mode.
-            device_map: how its layers were spread, for the provenance record.
+            runtime: what `load` knows of how it computes.
 
         Raises:
             ModelPackageError: the chat template is missing or has no place for images, or no token ends an answer.
@@ -60,7 +86,8 @@ class TransformersVlm:
         self.tokenizer = processor.tokenizer
         self.model = model
         self.context_tokens = context_tokens(model, self.tokenizer)
-        self._device_map = device_map
+        self._runtime = dict(runtime or {})
+        self._lock = threading.RLock()
         self._stop_ids = stop_ids(model, self.tokenizer)
         # generate() fills whatever a call leaves open from this one: sampling, penalties, forced tokens
         self.model.generation_config = GenerationConfig(
@@ -81,7 +108,7 @@ class TransformersVlm:
         *,
         device: str = "cpu",
         dtype: torch.dtype | None = None,
-        quantization: str = "none",
+        quantization: Quantization = "none",
         device_map: str = "",
         style: Style | None = None,
     ) -> Self:
@@ -91,20 +118,22 @@ class TransformersVlm:
             folder: model, processor and tokenizer files beside the manifest.
             device: torch device.
             dtype: None takes bfloat16 where the hardware multiplies in it, else float32.
-            quantization: ``"none"``, ``"8bit"`` or ``"4bit"``, by bitsandbytes.
-            device_map: ``"auto"`` spreads the model over all GPUs; ``""`` keeps it on ``device``.
+            quantization: how bitsandbytes stores the weights.
+            device_map: ``"auto"`` spreads the model over all devices; ``""`` keeps it on ``device``.
             style: wording of prompts; None takes the package's.
 
         Raises:
             ModelPackageError: files or tensors are missing, altered or surplus, or it is no such model.
+            ConfigurationError: quantization is asked for and bitsandbytes cannot work here.
         """
         manifest = verify_vlm_package(folder)
         if style:
             manifest = manifest.model_copy(update={"style": style})
-        processor = load_processor(folder)
-        placing = {"device_map": device_map or (device if quantization != "none" else None)}
-        model = load_model(folder, dtype or natural_dtype(device), placing, quantization)
-        return cls(manifest, processor, model if placing["device_map"] else model.to(device), device_map=device_map)
+        dtype = dtype or natural_dtype(device)
+        placing = place(device, dtype, quantization, device_map)
+        processor, model = load_processor(folder), load_model(folder, dtype, placing)
+        runtime = libraries(quantization, device_map)
+        return cls(manifest, processor, model if placing else model.to(device), runtime=runtime)
 
     @property
     def card(self) -> VlmCard:
@@ -114,16 +143,15 @@ class TransformersVlm:
     @property
     def runtime(self) -> Mapping[str, str]:
         """How it computes; for the provenance record."""
-        quantization = getattr(self.model.config, "quantization_config", None)
         return {
-            "backend": "hf",
             "architecture": type(self.model).__name__,
             "processor": type(self.processor).__name__,
             "dtype": str(self.model.dtype).removeprefix("torch."),
-            "device": self._device_map or str(self.model.device),
-            "quantization": str(quantization.quant_method) if quantization else "none",
+            "device": str(self.model.device),
             "attention": str(self.model.config._attn_implementation),
+            "torch_threads": str(torch.get_num_threads()),
             "yes_no_request": answers.ONE_WORD.strip(),
+            **self._runtime,
         }
 
     def generate(
@@ -141,15 +169,15 @@ class TransformersVlm:
     ) -> list[Generation | ModelError]:
         """See `worker.vlm.backends.VisionLanguageModel.generate_batch`."""
         outcomes: dict[int, Generation | ModelError] = {}
-        prompts: dict[int, str] = {}
+        asked: dict[int, _Asked] = {}
         for index, conversation in enumerate(conversations):
             try:
-                prompts[index] = self._prompt(conversation)
+                asked[index] = self._ask(conversation)
             except ModelError as exc:
                 outcomes[index] = exc
-        for batch in _batches(conversations, prompts):
-            answered = self._answer(conversations, prompts, batch, max_new_tokens)
-            outcomes |= dict(zip(batch, answered, strict=True))
+        for indices in _batches(asked):
+            batch = [asked[index] for index in indices]
+            outcomes |= dict(zip(indices, self._run(partial(self._answer, max_new_tokens), batch), strict=True))
         return [outcomes[index] for index in range(len(conversations))]
 
     def answer_each(
@@ -160,45 +188,65 @@ class TransformersVlm:
         The questions run as conversations of their own, several at once. Each asks for one word, which this
         model was not trained to answer with.
         """
-        yes, no = answers.word_ids(self.tokenizer, "yes"), answers.word_ids(self.tokenizer, "no")
-        asked = [chat.with_question(messages, question + answers.ONE_WORD) for question in questions]
-        conversations = [Conversation(one, tuple(images)) for one in asked]
-        prompts = {index: self._prompt(conversation) for index, conversation in enumerate(conversations)}
-        chosen: list[Answer] = []
-        for batch in _batches(conversations, prompts):
-            inputs = self._inputs([conversations[i] for i in batch], [prompts[i] for i in batch])
-            for length in inputs["attention_mask"].sum(1).tolist():
-                self._check_fits(length + 1)
-            chosen += [answers.choice(row, yes, no) for row in self._next_logits(inputs)]
-        return chosen
+        asked = {
+            index: self._ask(Conversation(chat.with_question(messages, question + answers.ONE_WORD), tuple(images)))
+            for index, question in enumerate(questions)
+        }
+        batches = [[asked[index] for index in indices] for indices in _batches(asked)]
+        return [answer for batch in batches for answer in self._run(self._choose, batch)]
 
-    def _answer(
-        self, conversations: Sequence[Conversation], prompts: Mapping[int, str], batch: Sequence[int], budget: int
-    ) -> list[Generation | ModelError]:
+    def _run(self, work: Callable[[Sequence[_Asked]], list[T]], batch: Sequence[_Asked]) -> list[T]:
+        """Run a batch, one at a time; one that does not fit the device's memory is run by halves.
+
+        Raises:
+            GpuBusyError: not even one conversation fits.
+        """
+        with self._lock, torch.inference_mode():
+            try:
+                return work(batch)
+            except torch.OutOfMemoryError as exc:
+                if len(batch) == 1:
+                    raise GpuBusyError("no memory for one conversation") from exc
+        torch.cuda.empty_cache()
+        half = len(batch) // 2
+        log.warning("batch.halved", count=half)
+        return self._run(work, batch[:half]) + self._run(work, batch[half:])
+
+    def _answer(self, max_new_tokens: int, batch: Sequence[_Asked]) -> list[Generation | ModelError]:
         """Answer one batch; what does not fit the context is left out of the run."""
-        inputs = self._inputs([conversations[i] for i in batch], [prompts[i] for i in batch])
-        lengths = inputs["attention_mask"].sum(1).tolist()
-        too_long = {i: n + budget for i, n in zip(batch, lengths, strict=True) if n + budget > self.context_tokens}
-        if too_long:
-            fitting = [index for index in batch if index not in too_long]
-            rest = iter(self._answer(conversations, prompts, fitting, budget) if fitting else ())
-            return [self._does_not_fit(too_long[i]) if i in too_long else next(rest) for i in batch]
+        inputs, lengths = self._inputs(batch)
+        fits = [length + max_new_tokens <= self.context_tokens for length in lengths]
+        if not all(fits):
+            fitting = [one for one, does in zip(batch, fits, strict=True) if does]
+            rest = iter(self._answer(max_new_tokens, fitting) if fitting else ())
+            return [
+                next(rest) if does else self._does_not_fit(length + max_new_tokens)
+                for does, length in zip(fits, lengths, strict=True)
+            ]
         guard = _FiniteLogits(min(self._stop_ids))
         halt = _EndlessRepetition(len(batch), self._stop_ids)
-        with torch.inference_mode():
-            produced = self.model.generate(
-                **inputs,
-                max_new_tokens=budget,
-                logits_processor=LogitsProcessorList([guard]),
-                stopping_criteria=StoppingCriteriaList([halt]),
-            )
+        produced = self.model.generate(
+            **inputs,
+            max_new_tokens=max_new_tokens,
+            logits_processor=LogitsProcessorList([guard]),
+            stopping_criteria=StoppingCriteriaList([halt]),
+        )
         rows = produced[:, inputs["input_ids"].shape[1] :].tolist()
         return [
             ModelOutputError("the model gave logits that are no numbers")
             if row in guard.broken
-            else self._generation(ids, prompts[index], repeated=row in halt.repeated)
-            for row, (index, ids) in enumerate(zip(batch, rows, strict=True))
+            else self._generation(ids, one.prompt, repeated=row in halt.repeated)
+            for row, (one, ids) in enumerate(zip(batch, rows, strict=True))
         ]
+
+    def _choose(self, batch: Sequence[_Asked]) -> list[Answer]:
+        """Return yes or no by the first token each answer would begin with."""
+        inputs, lengths = self._inputs(batch)
+        if max(lengths) + 1 > self.context_tokens:
+            raise self._does_not_fit(max(lengths) + 1)
+        step = self.model.generate(**inputs, max_new_tokens=1, output_logits=True, return_dict_in_generate=True)
+        yes, no = answers.word_ids(self.tokenizer, "yes"), answers.word_ids(self.tokenizer, "no")
+        return [answers.choice(row, yes, no) for row in step.logits[0]]
 
     def _generation(self, ids: list[int], prompt: str, *, repeated: bool) -> Generation | ModelError:
         end = next((place for place, token in enumerate(ids) if token in self._stop_ids), None)
@@ -209,15 +257,8 @@ class TransformersVlm:
         text = self.tokenizer.decode(ids[:end], skip_special_tokens=True).strip()
         return Generation(text, token_count=end + 1, stopped=True, token_ids=tuple(ids[: end + 1]), prompt=prompt)
 
-    def _next_logits(self, inputs: Any) -> torch.Tensor:
-        """Return ``(batch, vocabulary)`` logits of the first token of each answer."""
-        with torch.inference_mode():
-            step = self.model.generate(**inputs, max_new_tokens=1, output_logits=True, return_dict_in_generate=True)
-        logits: torch.Tensor = step.logits[0]
-        return logits
-
-    def _prompt(self, conversation: Conversation) -> str:
-        """Return the rendered prompt, with one of the model's own image marks per picture.
+    def _ask(self, conversation: Conversation) -> _Asked:
+        """Return the conversation with its rendered prompt, in which the model's own mark stands for each picture.
 
         Raises:
             ModelError: pictures and placeholders do not match, or the text of a message reached the model's
@@ -229,7 +270,7 @@ class TransformersVlm:
         blank = self._render([(role, [part and "x" for part in parts]) for role, parts in turns])
         if self._controls_in(prompt) != self._controls_in(blank):
             raise ModelError("text of the conversation turned into control tokens of the model")
-        return prompt
+        return _Asked(prompt, tuple(Image.fromarray(picture) for picture in conversation.images))
 
     def _render(self, turns: Sequence[tuple[str, Sequence[str | None]]]) -> str:
         messages = [
@@ -249,23 +290,19 @@ class TransformersVlm:
         ids = self.tokenizer(prompt, add_special_tokens=False).input_ids
         return Counter(token for token in ids if token in self._control_ids)
 
-    def _inputs(self, conversations: Sequence[Conversation], prompts: Sequence[str]) -> Any:
-        """Return what the model takes, padded on the left, on its device, in its dtype."""
-        pictures = [[Image.fromarray(picture) for picture in one.images] for one in conversations]
+    def _inputs(self, batch: Sequence[_Asked]) -> tuple[Any, list[int]]:
+        """Return what the model takes, padded on the left, on its device, in its dtype; and the prompts' lengths."""
         bos = self.tokenizer.bos_token
         inputs = self.processor(
-            text=list(prompts),
-            images=pictures if any(pictures) else None,
+            text=[one.prompt for one in batch],
+            images=[list(one.pictures) for one in batch] if batch[0].pictures else None,
             padding=True,
             padding_side="left",
-            add_special_tokens=not (bos and prompts[0].startswith(bos)),
+            add_special_tokens=not (bos and batch[0].prompt.startswith(bos)),
             return_tensors="pt",
         )
-        return inputs.to(self.model.device, dtype=self.model.dtype)
-
-    def _check_fits(self, tokens: int) -> None:
-        if tokens > self.context_tokens:
-            raise self._does_not_fit(tokens)
+        lengths = [int(length) for length in inputs["attention_mask"].sum(1)]
+        return inputs.to(self.model.device, dtype=self.model.dtype), lengths
 
     def _does_not_fit(self, tokens: int) -> GenerationBudgetError:
         return GenerationBudgetError(f"{tokens} tokens do not fit the context of {self.context_tokens}")
@@ -319,9 +356,9 @@ class _EndlessRepetition(StoppingCriteria):  # type: ignore[misc]
         return torch.tensor([row in self.repeated for row in range(len(input_ids))], device=input_ids.device)
 
 
-def _batches(conversations: Sequence[Conversation], prompts: Mapping[int, str]) -> Iterator[list[int]]:
-    """Yield indices of conversations to run together; those without images go by themselves."""
-    for has_images in (True, False):
-        chosen = [index for index in prompts if bool(conversations[index].images) == has_images]
+def _batches(asked: Mapping[int, _Asked]) -> Iterator[list[int]]:
+    """Yield keys of conversations to run together; those without pictures go by themselves."""
+    for has_pictures in (True, False):
+        chosen = [index for index, one in asked.items() if bool(one.pictures) == has_pictures]
         for start in range(0, len(chosen), BATCH):
             yield chosen[start : start + BATCH]

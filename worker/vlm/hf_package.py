@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from config.errors import ModelPackageError
+from worker.vlm.checkpoint import check_shards, load_strictly
 
 
 def load_processor(folder: Path) -> Any:
@@ -29,40 +30,25 @@ def load_processor(folder: Path) -> Any:
     return processor
 
 
-def load_model(folder: Path, dtype: torch.dtype, placing: Mapping[str, Any], quantization: str) -> Any:
+def load_model(folder: Path, dtype: torch.dtype, placing: Mapping[str, Any]) -> Any:
     """Load a decoder-only image-text-to-text model, in evaluation mode.
 
     Args:
         folder: the package.
         dtype: of the weights.
-        placing: ``device_map``, or None in it to load on the CPU.
-        quantization: ``"none"``, ``"8bit"`` or ``"4bit"``, by bitsandbytes.
+        placing: see `worker.vlm.checkpoint.place`.
 
     Raises:
         ModelPackageError: it cannot be read, needs code of its own, or tensors are missing or surplus.
     """
-    extra: dict[str, Any] = {}
-    if quantization != "none":
-        from transformers import BitsAndBytesConfig
-
-        in_4bit = quantization == "4bit"
-        extra["quantization_config"] = BitsAndBytesConfig(
-            load_in_8bit=not in_4bit, load_in_4bit=in_4bit, bnb_4bit_compute_dtype=dtype
-        )
     try:
-        model, report = AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, trust_remote_code=False, use_safetensors=True,
-            output_loading_info=True, **placing, **extra,
-        )  # fmt: skip
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as exc:
+        check_shards(folder)
+        model = load_strictly(AutoModelForImageTextToText, folder, dtype, {**placing, "trust_remote_code": False})
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as exc:
         raise ModelPackageError(f"{folder.name}: the model cannot be loaded: {exc}") from exc
-    for fault in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if names := sorted(str(name) for name in report.get(fault) or ()):
-            raise ModelPackageError(f"{folder.name}: {fault.replace('_', ' ')}: {', '.join(names[:5])}")
     if model.config.is_encoder_decoder:
         raise ModelPackageError(f"{folder.name}: {type(model).__name__} does not continue a conversation")
-    model.requires_grad_(False)
-    return model.eval()
+    return model
 
 
 def chat_template(processor: Any, name: str) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from worker.vlm.backends import VisionLanguageModel
+from worker.vlm.checkpoint import Quantization
 from worker.vlm.hf import TransformersVlm
 from worker.vlm.openai_server import ServedVlm
 from worker.vlm.package import open_vlm_package
@@ -17,10 +18,10 @@ def open_vlm(
     *,
     device: str = "cpu",
     dtype: torch.dtype | None = None,
-    quantization: str = "none",
+    quantization: Quantization = "none",
     device_map: str = "",
     style: Style | None = None,
-    kv_cache_mb: float = 0.0,
+    kv_cache_mb: float = 2048.0,
 ) -> VisionLanguageModel:
     """Load the vision-language model of a package folder by the backend its manifest names.
 
@@ -31,14 +32,15 @@ def open_vlm(
         folder: the package.
         device: torch device.
         dtype: None takes bfloat16 where the hardware multiplies in it, else float32.
-        quantization: ``"none"``, ``"8bit"`` or ``"4bit"``.
-        device_map: ``"auto"`` spreads the model over all GPUs; ``""`` keeps it on ``device``.
+        quantization: how bitsandbytes stores the weights.
+        device_map: ``"auto"`` spreads the model over all devices; ``""`` keeps it on ``device``.
         style: wording of prompts; None takes the package's.
-        kv_cache_mb: keys and values kept for the next round of a conversation (backend ``vila_m3``).
+        kv_cache_mb: keys and values kept for later rounds, in MiB; only backend ``vila_m3`` keeps any.
 
     Raises:
         ModelPackageError: files or tensors are missing, altered or surplus.
-        ConfigurationError: a server that would be sent pictures unencrypted, or whose key is not set.
+        ConfigurationError: a server that would be sent pictures unencrypted, or whose key is not set; or quantization
+            without bitsandbytes.
     """
     backend = open_vlm_package(folder).backend
     if backend == "openai":
@@ -47,4 +49,12 @@ def open_vlm(
         return TransformersVlm.load(
             folder, device=device, dtype=dtype, quantization=quantization, device_map=device_map, style=style
         )
-    return VilaM3.load(folder, device=device, dtype=dtype)
+    return VilaM3.load(
+        folder,
+        device=device,
+        dtype=dtype,
+        quantization=quantization,
+        device_map=device_map,
+        style=style,
+        kv_cache_mb=kv_cache_mb,
+    )
