@@ -140,6 +140,7 @@ def test_a_tumour_label_map_has_the_grid_of_t1c(brats, name):
     assert result.names[4] == "enhancing tumor"
 
 
-def test_an_empty_head_gives_a_label_map(brats):
+def test_an_empty_head_is_refused(brats):
     dark = dataclasses.replace(body(GRIDS["axial"], "MR"), array=np.zeros((14, 40, 36), np.float32))
-    assert brats.run(ExpertInput(brain_mr=dict.fromkeys(CHANNELS, dark)), "").labels.shape == (14, 40, 36)
+    with pytest.raises(ExpertError, match="T1c is empty"):
+        brats.run(ExpertInput(brain_mr=dict.fromkeys(CHANNELS, dark)), "")

@@ -10,11 +10,11 @@ from worker.experts.brats import (
     BratsConfig,
     _by_role,
     drop_small_tumours,
-    foreground,
     label_map,
     prepared,
     z_score,
 )
+from worker.experts.brain_mask import foreground
 from worker.volume import Volume
 
 
@@ -35,7 +35,7 @@ def head(shape=(12, 14, 16), **fields):
      (0.0, 0.5, 0.0, 2), (0.0, 0.0, 0.5, 4), (0.49, 0.49, 0.49, 0)],
 )  # fmt: skip
 def test_enhancing_wins_over_core_and_core_over_whole(core, whole, enhancing, label):
-    got = label_map(np.array([core, whole, enhancing], np.float32).reshape(3, 1, 1, 1))
+    got = label_map(np.array([core, whole, enhancing], np.float32).reshape(3, 1, 1, 1) >= 0.5)
     assert got.item() == label
     assert got.dtype == np.uint8
 
@@ -63,9 +63,11 @@ def test_no_brain_mr_at_all_names_all_four():
         _by_role(ExpertInput(), "BRATS")
 
 
-def test_contrasts_of_different_frames_of_reference_are_refused():
-    study = head() | {"T2": volume(np.ones((12, 14, 16)), frame="9.9.9")}
-    with pytest.raises(ExpertError, match="frame of reference"):
+@pytest.mark.parametrize("role", CHANNELS)
+@pytest.mark.parametrize("value", [0.0, 700.0])
+def test_an_empty_contrast_is_named(role, value):
+    study = head() | {role: volume(np.full((12, 14, 16), value))}
+    with pytest.raises(ExpertError, match=f"^{role} is empty"):
         _by_role(ExpertInput(brain_mr=study), "BRATS")
 
 

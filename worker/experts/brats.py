@@ -1,23 +1,30 @@
-"""Expert BRATS: brain tumour subregions from four MR contrasts, MONAI's SegResNet on any grids."""
+"""Expert BRATS: brain tumour subregions from four MR contrasts, MONAI's SegResNet on any grids.
 
+The order of operations is that of the BraTS data the network was trained on: register to T1c, bring to
+one isotropic grid, take the skull away, z-score; the label map returns to the voxels of T1c.
+"""
+
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Self
 
 import numpy as np
+import SimpleITK
 import torch
 from monai.inferers import sliding_window_inference
 from monai.networks.nets import SegResNet
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from scipy import ndimage
-from skimage.filters import threshold_otsu
 
-from config.errors import ExpertError, ModelPackageError
+from config.errors import ExpertError, InputTooLargeError, ModelPackageError
 from worker.experts import grid
 from worker.experts.base import ExpertInput, ModelCard, SegmentationResult
+from worker.experts.brain_mask import BrainExtractor, brain_ml, foreground
 from worker.experts.packages import ModelPackage
+from worker.experts.registration import Contrast, Registration, register, with_spacing
 from worker.experts.weights import load_network, read_state
 from worker.volume import Volume
 
@@ -25,6 +32,8 @@ CHANNELS = ("T1c", "T1", "T2", "FLAIR")
 # What the voxels of each value are. Tumor core is 1 and 4 together, whole tumor all three.
 NAMES: Mapping[int, str] = {1: "non-enhancing tumor core", 2: "peritumoral edema", 4: "enhancing tumor"}
 _LEAST_OVERLAP = 0.5  # of the T1c field of view that each other Volume must cover
+_EXTRACTION_MB = 750.0  # deepbet at its fixed 256 x 256 x 256, measured
+_ACTIVATIONS = 8.0  # full-resolution feature maps SegResNet holds at once, measured in float32
 
 
 class BratsConfig(BaseModel):
@@ -35,9 +44,10 @@ class BratsConfig(BaseModel):
         init_filters, blocks_down, blocks_up, dropout: of the network.
         spacing_mm: isotropic grid the network sees.
         roi: sliding window, voxels, axes x, y, z; overlap: of neighbouring windows.
-        brain_mask: ``"none"``: the Volumes are taken as they come (the published network was trained
-            on skull-stripped brains, so a site strips first); ``"foreground"``: air around the head
-            is set to zero so that its noise stays out of the z-score; the skull stays.
+        brain_mask: ``"deepbet"``: everything outside the brain that deepbet finds in T1c is set to zero,
+            as in the BraTS data the published network was trained on; ``"foreground"``: air around the
+            head is set to zero so that its noise stays out of the z-score, the skull stays;
+            ``"none"``: the Volumes come skull-stripped.
         antialias: average when resampling to a coarser grid.
         bfloat16: run the network under autocast.
         minimum_ml: smaller components of whole tumour are dropped.
@@ -53,7 +63,7 @@ class BratsConfig(BaseModel):
     spacing_mm: float = Field(default=1.0, gt=0)
     roi: tuple[int, int, int] = (240, 240, 160)
     overlap: float = Field(default=0.5, ge=0, lt=1)
-    brain_mask: Literal["none", "foreground"] = "none"
+    brain_mask: Literal["none", "foreground", "deepbet"] = "deepbet"
     antialias: bool = False
     bfloat16: bool = True
     minimum_ml: float = Field(default=0.0, ge=0)
@@ -61,11 +71,22 @@ class BratsConfig(BaseModel):
 
 @dataclass(frozen=True)
 class BratsExpert:
-    """The network, loaded. ``run`` ignores the argument, as the published system does."""
+    """The network, loaded. ``run`` ignores the argument, as the published system does.
+
+    Attributes:
+        card: what it promises.
+        config: of the network and its input.
+        network: on ``device``.
+        memory_mb: a Study that would need more is refused before anything is allocated.
+        extractor: finds the brain, when the configuration asks for it.
+        device: torch device.
+    """
 
     card: ModelCard
     config: BratsConfig
     network: SegResNet
+    memory_mb: float = math.inf
+    extractor: BrainExtractor | None = None
     device: str = "cpu"
 
     @classmethod
@@ -82,41 +103,99 @@ class BratsExpert:
         network = build_brats(config)
         state = read_state(package.path(config.weights))
         load_network(network, state, source=f"{package.folder.name}: {config.weights}")
-        return cls(card=package.card, config=config, network=network.to(device), device=device)
+        return cls(
+            card=package.card,
+            config=config,
+            network=network.to(device),
+            memory_mb=package.manifest.budget.memory_mb,
+            extractor=BrainExtractor.load(device=device) if config.brain_mask == "deepbet" else None,
+            device=device,
+        )
 
     def run(self, study: ExpertInput, argument: str) -> SegmentationResult:
         """Segment non-enhancing core (1), oedema (2) and enhancing tumour (4) on the T1c grid.
 
         Raises:
-            ExpertError: a role is missing, the Volumes do not share a frame of reference or a field
-                of view, or the output is no number.
+            ExpertError: a role is missing or empty, a contrast cannot be registered to T1c, no plausible
+                brain is found, or the output is no number.
+            InputTooLargeError: the Study needs more memory than the package may use.
         """
-        volumes = _by_role(study, self.card.name)
         started = time.perf_counter()
-        labels = self.segment(volumes)
+        volumes = _by_role(study, self.card.name)
+        self._require_room(volumes)
+        masks = self._brains(volumes)
+        outlined = time.perf_counter()
+        registrations = {role: _registration(volumes, masks, role) for role in CHANNELS[1:]}
+        registered = {role: found.moved(volumes[role], volumes["T1c"]) for role, found in registrations.items()}
+        aligned = time.perf_counter()
+        labels = self.segment({**volumes, **registered}, masks.get("T1c"))
+        finished = time.perf_counter()
         return SegmentationResult(
             card=self.card,
             argument=argument,
-            seconds=time.perf_counter() - started,
+            seconds=finished - started,
             labels=labels,
             names=NAMES,
             volume=volumes["T1c"],
+            notes=tuple(_movement(role, found) for role, found in registrations.items() if found.applied),
+            details={
+                "registration": {role: found.record() for role, found in registrations.items()},
+                "brain_mask": self.config.brain_mask,
+                "brain_ml": round(brain_ml(masks["T1c"], volumes["T1c"]), 1) if masks else None,
+                "spacing_mm": self.config.spacing_mm,
+                "versions": self._versions(),
+                "seconds": {
+                    "brain_mask": round(outlined - started, 3),
+                    "registration": round(aligned - outlined, 3),
+                    "network": round(finished - aligned, 3),
+                },
+            },
         )
 
-    def segment(self, volumes: Mapping[str, Volume]) -> NDArray[np.uint8]:
-        """Return the label map on the grid of ``volumes["T1c"]``: values 0, 1, 2, 4."""
+    def segment(self, volumes: Mapping[str, Volume], brain: NDArray[np.bool_] | None = None) -> NDArray[np.uint8]:
+        """Return the label map on the grid of ``volumes["T1c"]``: values 0, 1, 2, 4; 0 outside ``brain``.
+
+        Args:
+            volumes: the four contrasts, registered.
+            brain: on the grid of T1c; None leaves the skull.
+        """
         reference = volumes["T1c"]
         target = (self.config.spacing_mm,) * 3
-        ready = prepared(volumes, self.config)
-        probabilities = self._probabilities(ready.image)
-        source = []
-        for channel in probabilities:
+        ready = prepared(volumes, self.config, brain)
+        regions = []
+        for channel in self._probabilities(ready.image):
             on_grid = np.zeros(ready.shape, dtype=np.float32)
             on_grid[ready.box] = ready.axes.undo(channel)
             back = grid.resample(on_grid, target, reference.spacing_mm, shape=reference.array.shape, antialias=False)
-            source.append(back)
-        labels = label_map(np.stack(source))
+            regions.append(back >= 0.5)
+        labels = label_map(np.stack(regions))
+        if brain is not None:
+            labels[~brain] = 0
         return drop_small_tumours(labels, self.config.minimum_ml / reference.voxel_volume_ml)
+
+    def _brains(self, volumes: Mapping[str, Volume]) -> dict[str, NDArray[np.bool_]]:
+        """Return role → brain on its own grid; nothing when the skull is not taken away here."""
+        if self.extractor is None:
+            return {}
+        masks = {}
+        for role in CHANNELS:
+            try:
+                masks[role] = self.extractor.mask(volumes[role])
+            except ExpertError as exc:
+                raise ExpertError(f"{role}: {exc}") from exc
+        brain_ml(masks["T1c"], volumes["T1c"])
+        return masks
+
+    def _require_room(self, volumes: Mapping[str, Volume]) -> None:
+        needed = needed_mb(volumes, self.config)
+        if needed > self.memory_mb:
+            raise InputTooLargeError(
+                f"{self.card.name} would need {needed:.0f} MB for this study, {self.memory_mb:.0f} MB is its budget"
+            )
+
+    def _versions(self) -> dict[str, str]:
+        versions = {"SimpleITK": SimpleITK.Version_VersionString(), "torch": str(torch.__version__)}
+        return versions | ({"deepbet": self.extractor.version} if self.extractor else {})
 
     def _probabilities(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return ``(3, x, y, z)`` probabilities of core, whole and enhancing tumour."""
@@ -153,8 +232,13 @@ class Prepared:
     axes: grid.AxisOrder
 
 
-def prepared(volumes: Mapping[str, Volume], config: BratsConfig) -> Prepared:
+def prepared(volumes: Mapping[str, Volume], config: BratsConfig, brain: NDArray[np.bool_] | None = None) -> Prepared:
     """Bring the four Volumes onto one isotropic grid along the axes of T1c, cropped and z-scored.
+
+    Args:
+        volumes: role → Volume, registered.
+        config: spacing and treatment of the background.
+        brain: on the grid of T1c; everything outside becomes zero.
 
     Raises:
         ExpertError: a contrast covers too little of the T1c field of view.
@@ -162,6 +246,10 @@ def prepared(volumes: Mapping[str, Volume], config: BratsConfig) -> Prepared:
     reference = volumes["T1c"]
     shape = grid.resampled_shape(reference.array.shape, reference.spacing_mm, (config.spacing_mm,) * 3)
     channels = [_on_grid(volumes[role], reference, shape, config) for role in CHANNELS]
+    if brain is not None:
+        target = (config.spacing_mm,) * 3
+        soft = grid.resample(brain.astype(np.float32), reference.spacing_mm, target, shape=shape, antialias=False)
+        channels = [np.where(soft >= 0.5, channel, 0).astype(np.float32) for channel in channels]
     box = grid.foreground_box(_any_signal(channels), margin=2)
     axes = grid.axis_order(reference.affine, "LPS")
     image = np.stack([axes.apply(z_score(channel[box])) for channel in channels])
@@ -175,7 +263,7 @@ def _on_grid(volume: Volume, reference: Volume, shape: tuple[int, ...], config: 
     own = grid.resample(volume.array, volume.spacing_mm, target, shape=own_shape, antialias=config.antialias)
     if config.brain_mask == "foreground":
         own = np.where(foreground(own), own, 0).astype(np.float32)
-    to_own = np.linalg.inv(_with_spacing(volume, target)) @ _with_spacing(reference, target)
+    to_own = np.linalg.inv(with_spacing(volume, target)) @ with_spacing(reference, target)
     if own_shape == shape and np.allclose(to_own, np.eye(4), atol=1e-3):
         return own
     inside = np.ones(own_shape, dtype=np.float32)
@@ -208,26 +296,9 @@ def z_score(channel: NDArray[np.float32]) -> NDArray[np.float32]:
     return scaled.astype(np.float32)
 
 
-def foreground(array: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Return the head: the largest component above Otsu's threshold of the logarithm, holes filled."""
-    positive = np.maximum(array, 0)
-    if positive.max() == positive.min():
-        return np.ones(array.shape, dtype=bool)
-    logarithm = np.log1p(positive / positive.mean() * 10)
-    components, count = ndimage.label(logarithm > threshold_otsu(logarithm))
-    if count == 0:
-        return np.ones(array.shape, dtype=bool)
-    sizes = np.bincount(components.ravel())
-    sizes[0] = 0
-    head: NDArray[np.bool_] = components == sizes.argmax()
-    for plane in head:
-        ndimage.binary_fill_holes(plane, output=plane)
-    return head
-
-
-def label_map(probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Return the BraTS label map of ``(3, …)`` TC, WT, ET probabilities: ET 4, else TC 1, else WT 2."""
-    core, whole, enhancing = probabilities >= 0.5
+def label_map(regions: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Return the BraTS label map of ``(3, …)`` masks of TC, WT and ET: ET 4, else TC 1, else WT 2."""
+    core, whole, enhancing = regions
     return np.where(enhancing, 4, np.where(core, 1, np.where(whole, 2, 0))).astype(np.uint8)
 
 
@@ -240,6 +311,19 @@ def drop_small_tumours(labels: NDArray[np.uint8], minimum_voxels: float) -> NDAr
     return np.where(small[components], 0, labels).astype(np.uint8)
 
 
+def needed_mb(volumes: Mapping[str, Volume], config: BratsConfig) -> float:
+    """Estimate the memory one run takes beside the Volumes and the loaded network, from shapes alone."""
+    reference = volumes["T1c"]
+    shape = grid.resampled_shape(reference.array.shape, reference.spacing_mm, (config.spacing_mm,) * 3)
+    window = math.prod(config.roi)
+    on_grid = 15 * math.prod(shape)  # float32: four contrasts twice, what is being made, three outputs
+    in_window = window * (_ACTIVATIONS * config.init_filters + 8)
+    on_source = 3 * reference.array.size  # one output in float32 and its copy, three masks, the label map
+    others = 2 * max(volume.array.size for volume in volumes.values())
+    extraction = _EXTRACTION_MB if config.brain_mask == "deepbet" else 0.0
+    return max(extraction, 4 * (on_grid + in_window + on_source + others) / 1e6)
+
+
 def _by_role(study: ExpertInput, name: str) -> Mapping[str, Volume]:
     offered = study.brain_mr or {}
     missing = [role for role in CHANNELS if role not in offered]
@@ -249,16 +333,25 @@ def _by_role(study: ExpertInput, name: str) -> Mapping[str, Volume]:
         array = offered[role].array
         if array.ndim != 3 or min(array.shape) == 0 or not np.isfinite(array).all():
             raise ExpertError(f"{role} is no Volume of finite (slices, rows, columns)")
-    frames = {offered[role].frame_of_reference_uid for role in CHANNELS} - {""}
-    if len(frames) > 1:
-        raise ExpertError("the four contrasts do not share one frame of reference: they are not registered")
+        if array.min() == array.max():
+            raise ExpertError(f"{role} is empty: every voxel has the same value")
     return offered
 
 
-def _with_spacing(volume: Volume, target_mm: tuple[float, float, float]) -> NDArray[np.float64]:
-    affine = volume.affine.copy()
-    affine[:3, :3] *= np.array(target_mm) / np.array(volume.spacing_mm)
-    return affine
+def _registration(volumes: Mapping[str, Volume], masks: Mapping[str, NDArray[np.bool_]], role: str) -> Registration:
+    """Register one contrast to T1c by their brains, or by their heads where there are no masks."""
+    reference, moving = (Contrast.of(volumes[name], masks.get(name)) for name in ("T1c", role))
+    try:
+        return register(reference, moving)
+    except ExpertError as exc:
+        raise ExpertError(f"{role} is {exc}") from exc
+
+
+def _movement(role: str, found: Registration) -> str:
+    return (
+        f"{role} was registered to T1c: turned by {found.rotation_deg:.1f} degrees, "
+        f"{found.displacement_mm:.1f} mm on average"
+    )
 
 
 def _any_signal(channels: list[NDArray[np.float32]]) -> NDArray[np.bool_]:
