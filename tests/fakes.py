@@ -76,6 +76,9 @@ def reads_feedback(said: str, question: str) -> bool:
     )
 
 
+FAMILIES = {"CXR": "txrv", "VISTA3D": "vista3d", "BRATS": "brats"}
+
+
 def card(name: str, modality: str, *, arguments: Sequence[str] = (), labels: Mapping[int, str] | None = None):
     return ModelCard(
         name=name,
@@ -89,6 +92,7 @@ def card(name: str, modality: str, *, arguments: Sequence[str] = (), labels: Map
         weights_sha256={"w": "1" * 64},
         licence="Apache-2.0",
         demonstration=True,
+        code_family=FAMILIES.get(name, ""),
     )
 
 

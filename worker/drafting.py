@@ -9,34 +9,23 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
-
-from config.errors import ExpertError, GenerationBudgetError, OutsideIntendedUseError
+from config.errors import ExpertError, GenerationBudgetError, ModelOutputError, OutsideIntendedUseError
+from reports.codes import code_table
 from worker import checks
 from worker.composition import ROUTE, FindingAnswer, compose
-from worker.conversation import Bench, Picture, ask
+from worker.conversation import Bench, Dialogue, Question, open_dialogues
 from worker.experts.base import Classification, ExpertResult, SegmentationResult
 from worker.intake import Intake
-from worker.measuring import LesionMeasure, measure
+from worker.measuring import LesionMeasure, label_counts, measure
+from worker.pictures import first_pictures
 from worker.profiles import LesionQuestion, Profile
-from worker.rendering import (
-    axial,
-    ct_grey,
-    mr_grey,
-    overlay,
-    radiograph_image,
-    volume_slice,
-    widest_slice,
-)
-from worker.vlm.prompts import (
-    MR_ROLES,
-    classification_feedback,
-    finding_question,
-    predictions,
-    segmentation_feedback,
-)
-from worker.vlm.triggers import Trigger
-from worker.volume import Volume
+from worker.rounds import answer_on_slice, explore, overlay_slices, settle
+from worker.vlm.backends import Answer
+from worker.vlm.prompts import finding_question, predictions
+from worker.vlm.templates import plain_name
+
+_UNANSWERED = (ExpertError, GenerationBudgetError, ModelOutputError)
+"""A question that ends in one of these is "not assessed", with the reason; the rest of the draft stands."""
 
 
 @dataclass(frozen=True)
@@ -85,18 +74,15 @@ def draft_study(intake: Intake, profile: Profile, bench: Bench) -> DraftContent:
     """
     content = DraftContent()
     if profile.name == "chest-xray":
-        _read_radiograph(intake, profile, bench, content)
+        _read_radiograph(profile, bench, content)
     else:
-        for lesion in profile.lesions:
-            _read_lesion(lesion, profile, bench, content)
-        if profile.name == "ct-torso":
-            _segment_anatomy(profile, bench, content)
+        _read_volumes(profile, bench, content)
     if not content.findings:
         why = "; ".join(item["why"] for item in content.not_assessed) or "no expert is available"
         raise OutsideIntendedUseError(f"nothing could be assessed: {why}")
     content.results = dict(bench.results)
     content.sections = _sections(intake, profile, content)
-    content.marks = [*bench.marks, *_check(content)]
+    content.marks = [*bench.marks, *content.marks, *_check(content), *_beside_the_questions(content, profile)]
     content.provenance = {
         "route": ROUTE,
         "profile": profile.name,
@@ -111,35 +97,23 @@ def draft_study(intake: Intake, profile: Profile, bench: Bench) -> DraftContent:
 # --- chest radiographs -------------------------------------------------------------------------------------
 
 
-def _read_radiograph(intake: Intake, profile: Profile, bench: Bench, content: DraftContent) -> None:
+def _read_radiograph(profile: Profile, bench: Bench, content: DraftContent) -> None:
     """Ask for a description, run the triggered classifier, then ask finding by finding."""
-    radiograph = intake.study.radiograph
-    assert radiograph is not None
-    asked = ask(bench, profile.overview_question, [radiograph_image(radiograph)], expert=profile.expert, argument="")
+    pictures = first_pictures(bench.study, "body")
+    (dialogue,) = open_dialogues(bench, [Question(profile.overview_question, pictures, profile.expert, "")])
     try:
-        result = bench.run(asked.trigger.expert, asked.trigger.argument)
-    except ExpertError as exc:
+        result = bench.run(profile.expert, "") if not dialogue.failure else None
+        calls = predictions(result) if isinstance(result, Classification) else {}
+        answers = settle(bench, dialogue, [finding_question(label) for label in calls], prompt="")
+        if not isinstance(result, Classification):
+            raise ExpertError(f"{profile.expert} is no classifier")
+    except _UNANSWERED as exc:
         content.not_assessed.append({"what": "all chest findings", "why": str(exc)})
         return
-    if not isinstance(result, Classification):
-        content.not_assessed.append({"what": "all chest findings", "why": f"{profile.expert} is no classifier"})
-        return
-    calls = predictions(result)
-    feedback = classification_feedback(result, "", style=bench.vlm.card.style)
-    questions = [finding_question(label) for label in calls]
-    try:
-        answers = bench.vlm.answer_each([*asked.messages, feedback], asked.pictures, questions)
-    except GenerationBudgetError as exc:
-        content.not_assessed.append({"what": "all chest findings", "why": str(exc)})
-        return
-    bench.transcript[-1] |= {
-        "feedback": feedback.text,
-        "answers": dict(zip(calls, (asdict(a) for a in answers), strict=True)),
-    }
-    key = (asked.trigger.expert, asked.trigger.argument)
+    dialogue.record["answers"] = dict(zip(calls, (asdict(a) for a in answers), strict=True))
     for (label, positive), answer in zip(calls.items(), answers, strict=True):
         score = result.probabilities[label]
-        content.findings.append(DraftFinding(label, answer.text == "yes", positive, score, answer.margin, key))
+        content.findings.append(DraftFinding(label, answer.text == "yes", positive, score, answer.margin, dialogue.key))
     silent = [label for label, probability in result.probabilities.items() if probability is None]
     content.not_assessed += [
         {"what": label.lower().replace("_", " "), "why": f"{profile.expert} has no output for it"} for label in silent
@@ -149,45 +123,82 @@ def _read_radiograph(intake: Intake, profile: Profile, bench: Bench, content: Dr
 # --- volumes -----------------------------------------------------------------------------------------------
 
 
-def _first_pictures(bench: Bench) -> list[Picture]:
-    """Return the pictures of the first message: the middle axial slice of each Volume."""
-    study = bench.study
-    if study.brain_mr is not None:
-        return [_middle(study.brain_mr[role]) for role in MR_ROLES]
-    assert study.volume is not None
-    return [_middle(study.volume)]
+def _read_volumes(profile: Profile, bench: Bench, content: DraftContent) -> None:
+    """Open all conversations of the Study at once: one for each kind of lesion, and on CT one about the anatomy."""
+    card = bench.card(profile.expert)
+    arguments = card.arguments if card else ()
+    asked: list[tuple[LesionQuestion | None, Question]] = []
+    for lesion in profile.lesions:
+        argument = lesion.finding if arguments else ""
+        if arguments and argument not in arguments:
+            content.not_assessed.append({"what": lesion.finding, "why": f"{profile.expert} does not offer it"})
+            continue
+        wanted = frozenset({lesion.segment} if lesion.segment else ())
+        pictures = first_pictures(bench.study, lesion.region)
+        asked.append((lesion, Question(lesion.question, pictures, profile.expert, argument, wanted)))
+    anatomy = next((argument for argument in ("organs", "everything") if argument in arguments), None)
+    if anatomy and profile.name == "ct-torso":
+        pictures = first_pictures(bench.study, "body")
+        asked.append((None, Question(profile.overview_question, pictures, profile.expert, anatomy)))
+    dialogues = open_dialogues(bench, [question for _, question in asked])
+    for (about, _), dialogue in zip(asked, dialogues, strict=True):
+        try:
+            if about is None:
+                explore(bench, dialogue)
+            else:
+                content.findings.append(_read_lesion(about, profile, bench, dialogue, content))
+        except _UNANSWERED as exc:
+            content.not_assessed.append({"what": about.finding if about else "anatomy", "why": str(exc)})
 
 
-def _middle(volume: Volume) -> Picture:
-    return volume_slice(volume, axial(volume.array, volume.affine).shape[0] // 2)
+def _read_lesion(
+    lesion: LesionQuestion, profile: Profile, bench: Bench, dialogue: Dialogue, content: DraftContent
+) -> DraftFinding:
+    """Answer one question about one kind of lesion: segmentation, overlay and legend, yes or no.
 
-
-def shown_overlay(result: SegmentationResult, wanted: frozenset[int]) -> tuple[Picture, np.ndarray[Any, Any]]:
-    """Return the overlay picture the model is shown, and the ``(rows, columns)`` labels on it.
-
-    The slice is the one where the lesion is widest; without a lesion, where the organ is.
-    """
-    volume = result.volume
-    labels = axial(result.labels, volume.affine).astype(np.uint8)
-    index = widest_slice(labels, wanted) if np.isin(labels, sorted(wanted)).any() else widest_slice(labels)
-    plane = np.asarray(axial(volume.array, volume.affine)[index], dtype=np.float32)
-    if volume.modality == "CT":
-        grey = ct_grey(plane)
-    else:
-        grey = mr_grey(plane, low=float(volume.array.min()), high=float(volume.array.max()))
-    return overlay(grey, labels[index]), labels[index]
-
-
-def _segmentation(bench: Bench, trigger: Trigger) -> SegmentationResult:
-    """Run the triggered Expert.
+    A lesion the Expert found is asked about on each of its widest slices. It is reported as present when the model
+    says so on any of them, with the largest margin of those answers; as absent when it does so on none, with the
+    smallest margin. Answers that differ are marked.
 
     Raises:
-        ExpertError: it failed, or it is no segmentation model.
+        ExpertError: the Expert failed, or what it drew is not believed.
+        ModelOutputError, GenerationBudgetError: the model gave no answer.
     """
-    result = bench.run(trigger.expert, trigger.argument)
+    if dialogue.failure:
+        raise ModelOutputError(dialogue.failure)
+    result = bench.run(*dialogue.key)
     if not isinstance(result, SegmentationResult):
-        raise ExpertError(f"{trigger.expert} returned no segmentation")
-    return result
+        raise ExpertError(f"{profile.expert} returned no segmentation")
+    wanted = dialogue.question.wanted or frozenset(result.names)
+    measured = _plausible(measure(result, wanted), lesion, profile)
+    answers = settle(bench, dialogue, [""], prompt=lesion.question)
+    if measured is not None:
+        answers += [
+            answer_on_slice(bench, dialogue, index, prompt=lesion.question)
+            for index in overlay_slices(result, wanted)[1:]
+        ]
+    is_present, margin = any_yes(answers)
+    if len({answer.text for answer in answers}) > 1:
+        said = ", ".join(answer.text for answer in answers)
+        text = f"The model's answers about {lesion.finding} differ between slices, the widest first: {said}."
+        content.marks.append(checks.Mark("contradiction", lesion.finding, text))
+    dialogue.record["answers"] = {lesion.finding: asdict(answers[0])}
+    return DraftFinding(
+        label=lesion.finding,
+        is_present=is_present,
+        expert_positive=measured is not None,
+        score=None,
+        margin=margin,
+        result_key=dialogue.key,
+        segments=wanted,
+        measured=measured,
+    )
+
+
+def any_yes(answers: Sequence[Answer]) -> tuple[bool, float]:
+    """Return what several answers to one question, on several slices, amount to, and its margin."""
+    yes = [answer.margin for answer in answers if answer.text == "yes"]
+    return (True, max(yes)) if yes else (False, min(answer.margin for answer in answers))
 
 
 def _plausible(measured: LesionMeasure | None, lesion: LesionQuestion, profile: Profile) -> LesionMeasure | None:
@@ -202,52 +213,6 @@ def _plausible(measured: LesionMeasure | None, lesion: LesionQuestion, profile: 
             f"more than {profile.largest_lesion_ml:.0f} ml: not believed"
         )
     return measured
-
-
-def _read_lesion(lesion: LesionQuestion, profile: Profile, bench: Bench, content: DraftContent) -> None:
-    """One conversation about one kind of lesion: Trigger, segmentation, overlay and legend, yes or no."""
-    card = bench.card(profile.expert)
-    argument = lesion.finding if card and card.arguments else ""
-    if card and card.arguments and argument not in card.arguments:
-        content.not_assessed.append({"what": lesion.finding, "why": f"{profile.expert} does not offer it"})
-        return
-    asked = ask(bench, lesion.question, _first_pictures(bench), expert=profile.expert, argument=argument)
-    try:
-        result = _segmentation(bench, asked.trigger)
-        wanted = frozenset({lesion.segment} if lesion.segment else result.names)
-        measured = _plausible(measure(result, wanted), lesion, profile)
-        picture, shown = shown_overlay(result, wanted)
-        feedback = segmentation_feedback(result, shown, lesion.question, style=bench.vlm.card.style)
-        answer = bench.vlm.answer_each([*asked.messages, feedback], [*asked.pictures, picture], [""])[0]
-    except (ExpertError, GenerationBudgetError) as exc:
-        content.not_assessed.append({"what": lesion.finding, "why": str(exc)})
-        return
-    bench.transcript[-1] |= {"feedback": feedback.text, "answers": {lesion.finding: asdict(answer)}}
-    content.findings.append(
-        DraftFinding(
-            label=lesion.finding,
-            is_present=answer.text == "yes",
-            expert_positive=measured is not None,
-            score=None,
-            margin=answer.margin,
-            result_key=(asked.trigger.expert, asked.trigger.argument),
-            segments=wanted,
-            measured=measured,
-        )
-    )
-
-
-def _segment_anatomy(profile: Profile, bench: Bench, content: DraftContent) -> None:
-    """Ask what is shown, so that the anatomy the model triggers becomes a segmentation; it asserts nothing."""
-    card = bench.card(profile.expert)
-    argument = next((a for a in ("organs", "everything") if card and a in card.arguments), None)
-    if argument is None:
-        return
-    asked = ask(bench, profile.overview_question, _first_pictures(bench), expert=profile.expert, argument=argument)
-    try:
-        bench.run(asked.trigger.expert, asked.trigger.argument)
-    except ExpertError as exc:
-        content.not_assessed.append({"what": "anatomy", "why": str(exc)})
 
 
 # --- text --------------------------------------------------------------------------------------------------
@@ -276,9 +241,11 @@ def measured_sentence(finding: DraftFinding) -> str:
         return ""
     side = f", {m.laterality} side" if m.laterality else ""
     parts = f"{m.count} separate parts, " if m.count > 1 else ""
+    first, last = m.slice_numbers
+    where = f"slice {first}" if first == last else f"slices {first} to {last}"
     return (
-        f"Segmented {finding.label}{side}: {parts}{m.volume_ml:.1f} ml in total, "
-        f"largest in-plane diameter {m.diameter_mm:.0f} mm."
+        f"Segmented {finding.label}{side}: {parts}{m.volume_ml:.1f} ml in total, longest axial diameter "
+        f"{m.diameter_mm:.0f} mm, on {where} ({m.extent_mm:.0f} mm along the slice normal)."
     )
 
 
@@ -317,4 +284,34 @@ def _check(content: DraftContent) -> list[checks.Mark]:
 
 def _measured_numbers(findings: Sequence[DraftFinding]) -> list[float]:
     measures = [f.measured for f in findings if f.measured]
-    return [n for m in measures for n in (m.volume_ml, m.diameter_mm, float(m.count))]
+    return [number for m in measures for number in (m.volume_ml, m.diameter_mm, m.extent_mm, m.count, *m.slice_numbers)]
+
+
+def _beside_the_questions(content: DraftContent, profile: Profile) -> list[checks.Mark]:
+    """Mark what Experts said that no question covers, and what they had to do differently."""
+    marks: list[checks.Mark] = []
+    for (expert, argument), result in content.results.items():
+        run = f"{expert}({argument})"
+        marks += [checks.Mark("resources", "", f"{run}: {note}") for note in result.notes]
+        asked = [lesion.finding for lesion in profile.lesions] + [f.label for f in content.findings]
+        seen = ", ".join(plain_name(name) for name in _abnormal(result) if name not in asked)
+        if seen:
+            text = f"{run}, which the model asked for, shows {seen}; no question of this draft covers it."
+            marks.append(checks.Mark("not_asked", "", text))
+    return marks
+
+
+def _abnormal(result: ExpertResult) -> list[str]:
+    """Return what a result shows beyond coded anatomy: a classifier's positives, lesions, uncoded structures."""
+    if isinstance(result, Classification):
+        return [label for label, positive in predictions(result).items() if positive]
+    counts = label_counts(result.labels)
+    family = result.card.code_family
+    if family == "brats":
+        return []  # parts of the one finding this Expert is asked about
+    found = []
+    for value, name in result.names.items():
+        key = code_table().key_for_index(family, value)
+        if counts[value] and (key is None or code_table().label(key).category != "anatomy"):
+            found.append(name)
+    return found

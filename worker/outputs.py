@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from io import BytesIO
 from pathlib import Path
@@ -35,9 +35,9 @@ from reports.values import (
 from worker.drafting import DraftContent, DraftFinding, measured_sentence
 from worker.experts.base import Classification, ModelCard, SegmentationResult
 from worker.intake import Intake
+from worker.measuring import label_counts
 from worker.vlm.backends import VlmCard
 
-FAMILY = {"CXR": "txrv", "VISTA3D": "vista3d", "BRATS": "brats"}
 WHOLE_TUMOUR = 250  # a label value no BraTS label map uses, for the union of its labels
 
 
@@ -184,7 +184,7 @@ def _evidence(content: DraftContent, place: Place) -> tuple[list[NewEvidence], d
 
 def volumes_ml(result: SegmentationResult) -> dict[str, float]:
     """Return structure name → volume in ml, for every structure with at least one voxel."""
-    counts = np.bincount(result.labels.ravel(), minlength=256)
+    counts = label_counts(result.labels)
     unit = result.volume.voxel_volume_ml
     return {name: round(float(counts[value]) * unit, 2) for value, name in result.names.items() if counts[value]}
 
@@ -237,14 +237,15 @@ def _stack(
 ) -> tuple[NDArray[np.uint8], list[SegmentSpec]]:
     """Return label values (or stacked masks where segments overlap) and the segments with a reviewed code."""
     lesion_of = {value: f.label for f in content.findings if len(f.segments) == 1 for value in f.segments}
-    if results[0].card.name == "BRATS":
-        return _tumour_masks(results[0], identity, tracking)
+    tumour = next((result for result in results if result.card.code_family == "brats"), None)
+    if tumour is not None:
+        return _tumour_masks(tumour, identity, tracking)
     merged = np.zeros_like(results[0].labels)
     specs: dict[int, SegmentSpec] = {}
     # anatomy first, lesions over it: where both claim a voxel the lesion is what matters
     for result in sorted(results, key=lambda r: -len(r.names)):
         for value, name in result.names.items():
-            code_key = code_table().key_for_index(FAMILY[result.card.name], value)
+            code_key = code_table().key_for_index(result.card.code_family, value)
             mask = result.labels == value
             if code_key is None or not mask.any():
                 continue
@@ -294,8 +295,8 @@ def _tumour_masks(
 # --- findings ----------------------------------------------------------------------------------------------
 
 
-def _code_key(finding: DraftFinding) -> str | None:
-    family = FAMILY[finding.result_key[0]]
+def _code_key(finding: DraftFinding, content: DraftContent) -> str | None:
+    family = content.results[finding.result_key].card.code_family
     if family == "brats":
         return "mr.whole_tumor"
     return code_table().key_for_label(family, finding.label)
@@ -305,7 +306,7 @@ def _finding_value(
     finding: DraftFinding, content: DraftContent, tracking: Mapping[str, str], segmentations: Sequence[Dataset]
 ) -> FindingValue | None:
     """Return the Expert's own statement for the findings SR; an unreviewed label is never coded."""
-    code_key = _code_key(finding)
+    code_key = _code_key(finding, content)
     if code_key is None:
         return None
     result = content.results[finding.result_key]
@@ -345,7 +346,7 @@ def _finding_row(
     tracking: Mapping[str, str],
     index_of: Mapping[tuple[str, str], int],
 ) -> NewFinding:
-    code_key = _code_key(finding)
+    code_key = _code_key(finding, content)
     concept = code_table().label(code_key).concept if code_key else None
     result = content.results[finding.result_key]
     measured = finding.measured
@@ -353,7 +354,8 @@ def _finding_row(
     if measured:
         measurements = [
             {"name": "volume", "value": round(measured.volume_ml, 2), "unit": "ml"},
-            {"name": "largest in-plane diameter", "value": round(measured.diameter_mm, 1), "unit": "mm"},
+            {"name": "longest axial diameter", "value": round(measured.diameter_mm, 1), "unit": "mm"},
+            {"name": "extent along the slice normal", "value": round(measured.extent_mm, 1), "unit": "mm"},
             {"name": "separate parts", "value": measured.count, "unit": ""},
         ]
     return NewFinding(
@@ -376,22 +378,16 @@ def _finding_row(
 
 def _key_slice(finding: DraftFinding, result: Classification | SegmentationResult) -> dict[str, Any]:
     if isinstance(result, Classification):
-        return {"sop_instance_uid": result.sop_instance_uid, "index": 0}
+        return {"sop_instance_uid": result.sop_instance_uid, "frame_number": 1, "index": 0}
     if finding.measured is None:
         return {}
     index = finding.measured.slice_index
     return {
         "series_instance_uid": result.volume.series_instance_uid,
         "sop_instance_uid": result.volume.sop_instance_uids[index],
+        "frame_number": result.volume.frame_numbers[index],
         "index": index,
     }
-
-
-def models_record(content: DraftContent, vlm: VlmCard) -> list[dict[str, Any]]:
-    """Return every model with version and weight hashes, for the provenance record."""
-    cards: dict[str, Any] = {"VLM": vlm} | {r.card.name: r.card for r in content.results.values()}
-    kept = ("name", "version", "licence", "weights_sha256", "demonstration")
-    return [{"role": role} | {k: v for k, v in asdict(card).items() if k in kept} for role, card in cards.items()]
 
 
 def identity(study_uid: str, reading_id: str, content: DraftContent, created_at: datetime) -> DraftIdentity:

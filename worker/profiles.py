@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from config.errors import ConfigurationError
+from worker.selection import Region
 from worker.vlm.prompts import ANATOMY_REQUEST, BRAIN_TUMOUR_REQUEST, REPORT_REQUEST, lesion_question
 
 
@@ -15,11 +16,13 @@ class LesionQuestion:
         finding: label of the Finding, as in config/codes.yaml.
         question: what the model is asked.
         segment: label value of the lesion in the Expert's label map; 0 stands for any label.
+        region: what the first picture is to show, see `worker.selection`.
     """
 
     finding: str
     question: str
     segment: int
+    region: Region = "body"
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ CT_TORSO = Profile(
     lesions=(
         LesionQuestion("hepatic tumor", lesion_question("hepatic tumor"), 26),
         LesionQuestion("pancreatic tumor", lesion_question("pancreatic tumor"), 24),
-        LesionQuestion("lung tumor", lesion_question("lung tumor"), 23),
+        LesionQuestion("lung tumor", lesion_question("lung tumor"), 23, region="lung"),
         LesionQuestion("bone lesion", lesion_question("bone lesion"), 128),
     ),
     largest_lesion_ml=3000.0,

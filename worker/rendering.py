@@ -65,20 +65,21 @@ def axial(array: NDArray[np.generic], affine: NDArray[np.float64]) -> NDArray[np
         array: ``(slices, rows, columns)`` in any orientation.
         affine: ``(4, 4)`` index → mm, LPS, as in `Volume.affine`.
     """
-    order, flips = _axial_axes(affine)
+    order, flips = axial_axes(affine)
     turned = np.transpose(array, order)
     return turned[tuple(slice(None, None, -1) if flip else slice(None) for flip in flips)]
 
 
 def axial_index(index: int, volume: Volume) -> int | None:
     """Return the source slice shown by ``axial(...)[index]``; None when the Series was not axial."""
-    order, flips = _axial_axes(volume.affine)
+    order, flips = axial_axes(volume.affine)
     if order[0] != 0:
         return None
     return volume.array.shape[0] - 1 - index if flips[0] else index
 
 
-def _axial_axes(affine: NDArray[np.float64]) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
+def axial_axes(affine: NDArray[np.float64]) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
+    """Return the array axes that run most along z, y and x, and which of them run backwards."""
     # For each of z, y, x the array axis that runs most along it, each axis used once: the largest cosine first.
     cosines = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     left = np.abs(cosines)

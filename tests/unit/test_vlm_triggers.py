@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from config.errors import TriggerSyntaxError
 from tests.unit.test_vlm_prompts import card
+from worker.experts.vista3d_labels import prompts_for
 from worker.vlm.triggers import Trigger, parse_triggers
 
 VISTA = card("VISTA3D", arguments=("everything", "hepatic tumor", "organs"))
@@ -50,6 +51,17 @@ def test_triggers_are_read(text, found):
 def test_what_is_malformed_or_not_offered_is_an_error(text, reason):
     with pytest.raises(TriggerSyntaxError, match=reason):
         parse_triggers(text, OFFERED)
+
+
+def test_hepatoma_is_a_second_name_where_the_published_label_groups_are_in_use():
+    groups = card("VISTA3D", arguments=("everything", "hepatic tumor"), code_family="vista3d")
+    assert parse_triggers("<VISTA3D(hepatoma)> <VISTA3D(hepatic tumor)>", (groups,)) == (
+        Trigger("VISTA3D", "hepatic tumor", False),
+    )
+    assert prompts_for("hepatoma") == prompts_for("hepatic tumor")
+    without = card("VISTA3D", arguments=("everything",), code_family="vista3d")
+    with pytest.raises(TriggerSyntaxError, match="hepatoma"):
+        parse_triggers("<VISTA3D(hepatoma)>", (without,))
 
 
 def test_an_expert_that_is_not_offered_now_cannot_be_called():

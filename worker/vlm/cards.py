@@ -1,32 +1,33 @@
-"""The list of experts a vision-language model is told of, printed from the ModelCards that really exist."""
+"""The list of experts a vision-language model is told of, printed from the ModelCards that really exist.
 
+A card comes from whoever made the package. Names and arguments outside the Trigger grammar never reach the registry
+(`worker.experts.contract`); what its free sentences hold of markup is removed here.
+"""
+
+import hashlib
+import re
 from collections.abc import Sequence
+from typing import Final
 
 from worker.experts.base import ModelCard
+from worker.vlm.templates import plain_text
 
 _HEADER = "Here is a list of available expert models:\n"
 _FOOTER = "Give the model <NAME(args)> when selecting a suitable expert model.\n"
 _MODALITY = {"CXR": "chest x-ray (CXR)"}
 
-PUBLISHED_CARDS = (
-    _HEADER + "<BRATS(args)> Modality: MRI, Task: segmentation, Overview: A pre-trained model for volumetric (3D) "
-    "segmentation of brain tumor subregions from multimodal MRIs based on BraTS 2018 data, Accuracy: Tumor core "
-    "(TC): 0.8559 - Whole tumor (WT): 0.9026 - Enhancing tumor (ET): 0.7905 - Average: 0.8518, Valid args are: "
-    "None\n"
-    "<VISTA3D(args)> Modality: CT, Task: segmentation, Overview: domain-specialized interactive foundation model "
-    "developed for segmenting and annotating human anatomies with precision, Accuracy: 127 organs: 0.792 Dice on "
-    "average, Valid args are: 'everything', 'hepatic tumor', 'pancreatic tumor', 'lung tumor', 'bone lesion', "
-    "'organs', 'cardiovascular', 'gastrointestinal', 'skeleton', or 'muscles'\n"
+TRAINED_SHA256: Final = "c0e10e631e87a7da0873be4f94e5aa560529f751638016cb37347ebd3a6945b6"
+"""SHA-256 of the 1373 characters every published VILA-M3 checkpoint was trained with."""
+
+_TRAINED_ORDER = ("BRATS", "VISTA3D", "CXR")
+_VISTA2D = (
     "<VISTA2D(args)> Modality: cell imaging, Task: segmentation, Overview: model for cell segmentation, which was "
     "trained on a variety of cell imaging outputs, including brightfield, phase-contrast, fluorescence, confocal, "
     "or electron microscopy, Accuracy: Good accuracy across several cell imaging datasets, Valid args are: None\n"
-    "<CXR(args)> Modality: chest x-ray (CXR), Task: classification, Overview: pre-trained model which are trained "
-    "on large cohorts of data, Accuracy: Good accuracy across several diverse chest x-rays datasets, Valid args "
-    "are: None\n" + _FOOTER
 )
-"""The text every published VILA-M3 checkpoint was trained with (1373 characters); VISTA2D never existed."""
+# Stands third in the trained text. No such expert was ever published; a Trigger for it is refused like any unknown one.
 
-_PUBLISHED_EXPERTS = frozenset({"CXR", "VISTA3D", "BRATS"})
+_BRACKETS = re.compile(r"[<>\[\]|]")
 
 
 def print_arguments(arguments: Sequence[str]) -> str:
@@ -44,16 +45,34 @@ def print_cards(cards: Sequence[ModelCard], *, published_wording: bool = False) 
 
     Args:
         cards: what the registry offers for this Reading, in printing order.
-        published_wording: the model is a published VILA-M3 checkpoint. Its trained text is used, to the
-            character, when the three experts it names are all present; otherwise what is there is printed.
+        published_wording: the model is a published VILA-M3 checkpoint. The cards are printed in the order it was
+            trained with; when they are exactly the three published ones, the line of VISTA2D that stood in the
+            trained text joins them, and the result is that text to the byte. Any other list is what is there.
     """
     if not cards:
         return ""
-    if published_wording and {card.name for card in cards} >= _PUBLISHED_EXPERTS:
-        return PUBLISHED_CARDS
-    lines = [
+    if not published_wording:
+        return _HEADER + "".join(map(_line, cards)) + _FOOTER
+    ordered = sorted(cards, key=lambda card: _place(card.name))
+    lines = [_line(card) for card in ordered]
+    trained = _HEADER + "".join([*lines[:2], _VISTA2D, *lines[2:]]) + _FOOTER
+    if hashlib.sha256(trained.encode()).hexdigest() == TRAINED_SHA256:
+        return trained
+    return _HEADER + "".join(lines) + _FOOTER
+
+
+def _place(name: str) -> int:
+    return _TRAINED_ORDER.index(name) if name in _TRAINED_ORDER else len(_TRAINED_ORDER)
+
+
+def _line(card: ModelCard) -> str:
+    return (
         f"<{card.name}(args)> Modality: {_MODALITY.get(card.modality, card.modality)}, Task: {card.task}, "
-        f"Overview: {card.overview}, Accuracy: {card.accuracy}, Valid args are: {print_arguments(card.arguments)}\n"
-        for card in cards
-    ]
-    return "".join([_HEADER, *lines, _FOOTER])
+        f"Overview: {_sentence(card.overview)}, Accuracy: {_sentence(card.accuracy)}, "
+        f"Valid args are: {print_arguments(card.arguments)}\n"
+    )
+
+
+def _sentence(text: str) -> str:
+    """Return free text on one line, without markup and without anything that could look like a Trigger."""
+    return " ".join(_BRACKETS.sub(" ", plain_text(text)).split())

@@ -6,6 +6,7 @@ the sentence that repeats the question.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from config.errors import ModelError
 from worker.experts.base import Classification, SegmentationResult
 from worker.rendering import legend
-from worker.vlm.templates import IMAGE, Message, as_trained, plain_text
+from worker.vlm.templates import IMAGE, Message, as_trained, plain_name, plain_text
 
 Style = Literal["trained", "demo"]
 
@@ -49,6 +50,9 @@ TRAINED_ORDER = (
 REPORT_REQUEST = "Describe the image in detail."
 """The request VILA-M3 was trained to answer with a report."""
 
+_ANALYSE = ". Analyze the image and take these predictions into account when responding to this prompt:\n"
+_USE = ".Use this result to respond to this prompt:\n"
+
 LESION_ARGUMENTS: Mapping[str, str] = {
     "hepatic tumor": "hepatic tumor",
     "pancreatic tumor": "pancreatic tumor",
@@ -63,7 +67,7 @@ ANATOMY_REQUEST = "Which organs can be seen here?"
 
 def finding_name(label: str) -> str:
     """Return a classifier's label as prompts write it: lower case, spaces for underscores."""
-    return label.lower().replace("_", " ")
+    return plain_name(label.lower().replace("_", " "))
 
 
 def finding_question(label: str) -> str:
@@ -103,20 +107,71 @@ def first_message(question: str, *, cards: str, modality: str, images: int = 1, 
     return Message("user", text)
 
 
+@dataclass(frozen=True)
+class Overlay:
+    """A segmentation as one turn shows it.
+
+    Attributes:
+        result: what the Expert returned.
+        shown: ``(rows, columns)`` labels of the slice whose overlay is the image.
+    """
+
+    result: SegmentationResult
+    shown: NDArray[np.uint8]
+
+
+def feedback(
+    results: Sequence[Classification | Overlay], question: str, *, style: Style = "trained", placeholder: str = IMAGE
+) -> Message:
+    """Return what one or several Experts answered as one user turn, and the question it is to be used for.
+
+    One result reads exactly as VILA-M3 was trained; several follow each other in one turn, as the published
+    demonstration joins consecutive Expert messages, and the question stands once, at the end.
+
+    Args:
+        results: at least one, in the order of their Triggers.
+        question: the request being answered; markup in it is removed. Empty where questions continue the turn.
+        style: wording as in training or as in the published demonstration.
+        placeholder: what stands for an overlay, see `VlmCard.overlay_placeholder`.
+    """
+    blocks = "".join(_block(one, style, placeholder) for one in results)
+    asked = plain_text(question)
+    if isinstance(results[-1], Overlay):
+        text = f"{blocks}Use this result to respond to this prompt:\n{asked}" + ("." if style == "trained" else "")
+        return Message("user", as_trained(text) if style == "trained" else text)
+    text = blocks + (_ANALYSE if style == "trained" else _USE) + asked
+    if style == "demo" or IMAGE not in text:
+        return Message("user", text)
+    return Message("user", as_trained(text) + ("" if asked else "\n"))
+
+
+def _block(one: Classification | Overlay, style: Style, placeholder: str) -> str:
+    """Return one Expert's answer without the sentence that repeats the question."""
+    if isinstance(one, Overlay):
+        return f"The results are {placeholder}. The colors in this image describe{legend_text(one, style=style)}"
+    calls = predictions(one)
+    if style == "trained":
+        known = [label for label in TRAINED_ORDER if label in calls]
+        labels = known + [label for label in calls if label not in TRAINED_ORDER]
+    else:
+        labels = sorted(calls, key=finding_name)
+    return prediction_lines((label, calls[label]) for label in labels)
+
+
+def legend_text(one: Overlay, *, style: Style = "trained") -> str:
+    """Return what the colours of an overlay stand for, as the feedback says it."""
+    colours = {value: colour for colour, value in legend(one.shown)}
+    if one.result.card.code_family == "brats":
+        return brats_legend(colours, style=style)
+    return structure_legend([(colours[value], plain_name(one.result.names[value])) for value in sorted(colours)])
+
+
 def classification_feedback(result: Classification, question: str, *, style: Style = "trained") -> Message:
     """Return a classifier's answer as the model reads it: one ``name: yes|no`` line per assessed finding.
 
     A finding the Expert did not assess has no line: missing is not negative.
     """
-    calls = predictions(result)
-    if style == "trained":
-        known = [label for label in TRAINED_ORDER if label in calls]
-        labels = known + [label for label in calls if label not in TRAINED_ORDER]
-        lead = ". Analyze the image and take these predictions into account when responding to this prompt:\n"
-    else:
-        labels = sorted(calls, key=finding_name)
-        lead = ".Use this result to respond to this prompt:\n"
-    return Message("user", prediction_lines((label, calls[label]) for label in labels) + lead + plain_text(question))
+    return feedback([result], question, style=style)
 
 
 def predictions(result: Classification) -> dict[str, bool]:
@@ -132,25 +187,6 @@ def prediction_lines(calls: Iterable[tuple[str, bool]]) -> str:
     """Return the predictions block of a classifier's feedback, up to its last newline."""
     lines = [f"{finding_name(label)}: {'yes' if positive else 'no'}\n" for label, positive in calls]
     return "The resulting predictions are:\n" + "".join(lines)
-
-
-def segmentation_feedback(
-    result: SegmentationResult, shown: NDArray[np.uint8], question: str, *, style: Style = "trained"
-) -> Message:
-    """Return a segmentation's answer as the model reads it: the overlay image and the legend of its colours.
-
-    Args:
-        result: what the Expert returned.
-        shown: ``(rows, columns)`` labels of the slice whose overlay is the image of this message.
-        question: the request being answered; markup in it is removed.
-        style: wording as in training or as in the published demonstration.
-    """
-    colours = {value: colour for colour, value in legend(shown)}
-    if result.card.name == "BRATS":
-        text = brats_legend(colours, style=style)
-    else:
-        text = structure_legend([(colours[value], result.names[value]) for value in sorted(colours)])
-    return overlay_message(text, question, style=style)
 
 
 def overlay_message(description: str, question: str, *, style: Style = "trained") -> Message:

@@ -14,7 +14,13 @@ from config.errors import ModelPackageError
 IMAGE = "<image>"
 """Placeholder of one image in a message."""
 
-_MARKUP = re.compile(r"<\|[^<>|]*\|>|</?s>|<image>|<unk>|\[PAD\]", re.IGNORECASE)
+SEGMENTATION = "<segmentation>"
+"""Placeholder of an overlay in VILA-M3's first training data; no image takes its place."""
+
+_MARKUP = re.compile(
+    r"<\|[^<>|]*\|>|</?s>|<image\d*>|<segmentation>|<unk>|\[PAD\]|(?:user|assistant|system)\s*:", re.IGNORECASE
+)
+_NOT_IN_A_NAME = re.compile(r"[^\w \-+/().'%&]")
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,7 @@ def template(name: str) -> Template:
 
 
 def plain_text(text: str) -> str:
-    """Return ``text`` without image placeholders and without any template's control tokens.
+    """Return ``text`` without image placeholders and without any template's control tokens or role names.
 
     Removal is repeated until nothing is left to remove, so that a token cannot be built from the halves
     around another one.
@@ -103,6 +109,14 @@ def plain_text(text: str) -> str:
     while (cleaned := _MARKUP.sub("", text)) != text:
         text = cleaned
     return text
+
+
+def plain_name(name: str) -> str:
+    """Return a label as a prompt may hold it: one line, only characters of names (no brackets, colons, commas).
+
+    Labels come from packages and other machines; one of them must not write a line or a Trigger of its own.
+    """
+    return " ".join(_NOT_IN_A_NAME.sub(" ", name).split())
 
 
 def as_trained(text: str) -> str:

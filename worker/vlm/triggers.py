@@ -3,20 +3,28 @@
     trigger  = "<" NAME "(" [ argument ] ")" ">"
     NAME     = the name of an offered Expert, exactly
     argument = one of that Expert's arguments, exactly; empty only where the Expert takes none,
-               or where it offers "everything"
+               or where it offers "everything"; "hepatoma" where the published label groups are in use,
+               for which it is a second name of "hepatic tumor"
 
 Only what the model itself wrote is read, never a user's text, DICOM text or a prompt. Text in angle brackets
 that starts like a Trigger and is none is an error, so an echoed card (``<CXR(args)>``) starts nothing.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from config.errors import TriggerSyntaxError
 from worker.experts.base import ModelCard
 
 EVERYTHING = "everything"
+
+LABEL_GROUPS = "vista3d"
+"""Code family of Experts whose arguments are the published label groups."""
+
+ALIASES: Final[Mapping[str, str]] = {"hepatoma": "hepatic tumor"}
+"""Arguments those groups have beside the ones the cards print → what they stand for."""
 
 _OPENING = re.compile(r"<(?=[A-Za-z_])")
 _TRIGGER = re.compile(r"<([A-Za-z_][A-Za-z0-9_]*)\(([^()<>]*)\)>")
@@ -64,6 +72,8 @@ def _checked(name: str, argument: str, offered: dict[str, ModelCard]) -> tuple[s
     if name not in offered:
         raise TriggerSyntaxError(f"expert {name!r} was not offered; offered: {', '.join(offered) or 'none'}")
     arguments = offered[name].arguments
+    if offered[name].code_family == LABEL_GROUPS and ALIASES.get(argument) in arguments:
+        argument = ALIASES[argument]
     if argument in arguments or (not argument and not arguments):
         return name, argument
     if not argument and EVERYTHING in arguments:
