@@ -234,7 +234,7 @@ class ServedVlm:
             response = self._client.post("chat/completions", json=body)
         except httpx2.TimeoutException as exc:
             raise self._unavailable("did not answer in time") from exc
-        except httpx2.TransportError as exc:
+        except httpx2.RequestError as exc:
             raise self._unavailable(f"cannot be reached: {type(exc).__name__}") from exc
         self._check_status(response)
         try:
