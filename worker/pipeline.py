@@ -1,26 +1,21 @@
 """The drafting pipeline of one worker process: models kept warm, Studies in, drafts out."""
 
-import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import structlog
 import torch
 from sqlalchemy.orm import Session, sessionmaker
 
 from config.errors import GpuBusyError, LifecycleError, OutsideIntendedUseError
 from config.settings import Settings
 from db import queries
-from db.audit import AuditTag
 from db.lifecycle import Claim, NewDraft
 from db.models import Reading
 from db.queries import InstancePath
-from db.types import Priority
-from db.uow import Actor, unit_of_work
+from db.types import Priority, Use
 from reports.values import Equipment
 from worker.conversation import Bench
 from worker.drafting import DraftContent, draft_study
@@ -28,17 +23,14 @@ from worker.experts.base import ModelCard
 from worker.experts.registry import ExpertRegistry
 from worker.intake import Intake, gate
 from worker.integrity import require_unchanged
+from worker.licensing import require_licence
+from worker.models_in_use import Models, ModelsInUse
 from worker.outputs import Place, identity, write_outputs
 from worker.profiles import Profile, profile
 from worker.provenance import PIPELINE_VERSION, job_record, objects_record, provenance_record
 from worker.vlm.backends import VisionLanguageModel, VlmCard
-from worker.vlm.gathering import GatheringVlm
-from worker.vlm.vila_m3 import VilaM3
-
-log = structlog.get_logger()
 
 SUSPECTED_CRITICAL = frozenset({"Pneumothorax"})  # raises priority; only a person communicates it
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass
@@ -72,55 +64,15 @@ class StudyPipeline:
         """Open nothing yet: models load with the first Study."""
         self._sessions = sessions
         self._settings = settings
-        self._lock = threading.Lock()
-        self._vlm: VisionLanguageModel | None = None
-        self._experts: ExpertRegistry | None = None
+        self._models = ModelsInUse(sessions, settings)
 
-    def models(self) -> tuple[VisionLanguageModel, ExpertRegistry]:
-        """Return the models, loading and checking them on first use.
+    def models(self) -> Models:
+        """Return the models in force, see `ModelsInUse.current`."""
+        return self._models.current()
 
-        Raises:
-            ModelPackageError: a package is missing, altered, or a demonstration where none is allowed.
-        """
-        with self._lock:
-            if self._vlm is None or self._experts is None:
-                worker = self._settings.worker
-                if worker.torch_threads:
-                    torch.set_num_threads(worker.torch_threads)
-                device = worker.device
-                if device == "auto":
-                    device = "cuda" if torch.cuda.is_available() else "cpu"
-                self._experts = ExpertRegistry.open(self._settings.models.registry)
-                self._vlm = VilaM3.load(self._settings.vlm_dir, device=device, dtype=_DTYPES.get(worker.dtype))
-                self.record_loaded(self._vlm, self._experts)
-            return self._vlm, self._experts
-
-    def record_loaded(self, vlm: VisionLanguageModel, experts: ExpertRegistry) -> None:
-        """Say in the audit log which models this process works with from now on."""
-        card = vlm.card
-        log.info("model.loaded", model=card.name, version=card.version)
-        with unit_of_work(self._sessions, Actor("worker", "process")) as uow:
-            uow.audit(
-                AuditTag.MODEL_LOADED,
-                object_type="model",
-                object_id=card.name[:64],
-                detail={
-                    "version": card.version,
-                    "weights_sha256": dict(card.weights_sha256),
-                    "experts": [f"{one.name} {one.version}" for one in experts.cards()],
-                },
-            )
-
-    def models_of(self, recorded: Sequence[Mapping[str, Any]]) -> tuple[VisionLanguageModel, ExpertRegistry]:
-        """Return the models of a provenance record; today's when those weights are not installed any more.
-
-        Whoever compares sees other weights by their hashes.
-
-        Args:
-            recorded: ``models`` of the record.
-        """
-        del recorded
-        return self.models()
+    def models_of(self, recorded: Sequence[Mapping[str, Any]]) -> Models:
+        """Return the models of a provenance record, see `ModelsInUse.recorded`."""
+        return self._models.recorded(recorded)
 
     def __call__(self, claim: Claim) -> NewDraft:
         """Read one Study: gate, draft, write the objects; the database is only read.
@@ -135,17 +87,23 @@ class StudyPipeline:
             detail = queries.reading_detail(session, claim.reading_id)
         if detail is None or detail.reading.completed_at is None:
             raise LifecycleError("the reading is not complete")
-        run = self.run(held, profile(claim.profile))
+        run = self.run(held, profile(claim.profile), use=claim.use)
         return self._new_draft(claim, run, detail.reading)
 
     def run(
-        self, held: Sequence[InstancePath], chosen: Profile, *, recorded: Sequence[Mapping[str, Any]] = ()
+        self,
+        held: Sequence[InstancePath],
+        chosen: Profile,
+        *,
+        use: Use | None,
+        recorded: Sequence[Mapping[str, Any]] = (),
     ) -> Run:
         """Gate and draft kept Instances; nothing is written.
 
         Args:
             held: the Instances of the Study.
             chosen: the profile to read them with.
+            use: what the draft is for; None for a repetition, which nobody will read as a report.
             recorded: models of a provenance record to use instead of the active ones.
 
         Raises:
@@ -160,7 +118,8 @@ class StudyPipeline:
         )
         clock.lap("intake")
         vlm, experts = self.models_of(recorded) if recorded else self.models()
-        self._refuse_demonstration(vlm, experts)
+        if use is not None:
+            self._permit(use, chosen, vlm, experts)
         clock.lap("models")
         worker = self._settings.worker
         bench = Bench(
@@ -172,7 +131,7 @@ class StudyPipeline:
             max_new_tokens=worker.max_new_tokens,
         )
         try:
-            with vlm.reading() if isinstance(vlm, GatheringVlm) else nullcontext():
+            with self._models.reading(vlm):
                 content = draft_study(intake, chosen, bench)
         except torch.OutOfMemoryError as exc:
             torch.cuda.empty_cache()
@@ -181,12 +140,17 @@ class StudyPipeline:
         content.provenance = provenance_record(content, intake, held, vlm, self._settings)
         return Run(intake, content, vlm, clock)
 
-    def _refuse_demonstration(self, vlm: VisionLanguageModel, experts: ExpertRegistry) -> None:
-        if self._settings.models.allow_demonstration:
-            return
-        promises: list[VlmCard | ModelCard] = [vlm.card, *experts.cards()]
+    def _permit(self, use: Use, chosen: Profile, vlm: VisionLanguageModel, experts: ExpertRegistry) -> None:
+        """Refuse models that may not draft this Study: by their licence, or because they demonstrate.
+
+        Raises:
+            OutsideIntendedUseError: the message names them.
+        """
+        experts_asked = [card for card in experts.cards() if card.modality == chosen.prompt_modality]
+        promises: list[VlmCard | ModelCard] = [vlm.card, *experts_asked]
+        require_licence(use, promises)
         named = [card.name for card in promises if card.demonstration]
-        if named:
+        if named and not self._settings.models.allow_demonstration:
             raise OutsideIntendedUseError(f"demonstration models may not draft here: {', '.join(named)}")
 
     def _new_draft(self, claim: Claim, run: Run, reading: Reading) -> NewDraft:

@@ -56,7 +56,7 @@ def reproduce(pipeline: StudyPipeline, sessions: sessionmaker[Session], draft_id
             raise RefusedInputError("the draft was made by a release whose record cannot be run again")
         held = queries.instance_paths(session, draft.study_id, recorded["job"]["revision"])
     _require_same_inputs(recorded, {one.sop_instance_uid: one.sha256 for one in held})
-    again = pipeline.run(held, profile(recorded["job"]["profile"]), recorded=recorded["models"])
+    again = pipeline.run(held, profile(recorded["job"]["profile"]), use=None, recorded=recorded["models"])
     return compare(recorded, again.content.provenance)
 
 

@@ -9,10 +9,9 @@ from sqlalchemy import func, select
 
 from config.errors import AlteredInstanceError, RefusedInputError
 from db import queries
-from db.models import AuditEvent, Instance, ResultObject
+from db.models import Instance, ResultObject
 from db.report_models import Draft
 from db.types import ReadingState
-from db.uow import Actor, unit_of_work
 from tests.fakes import FixedClassifier, ScriptedVlm, reads_feedback
 from tests.integration.test_worker_reader import (  # noqa: F401 installation is a fixture
     TRIGGER,
@@ -21,12 +20,11 @@ from tests.integration.test_worker_reader import (  # noqa: F401 installation is
     installation,
     state_of,
 )
-from worker.pipeline import StudyPipeline
 from worker.reader import Reader
 from worker.reproduce import reproduce
 
 
-class OtherPipeline(StudyPipeline):
+class OtherPipeline(ScriptedPipeline):
     """The real pipeline whose classifier is a little, or much, less sure of the effusion."""
 
     effusion = 0.7
@@ -162,15 +160,3 @@ def test_the_human_side_joins_the_record(drafted):
     assert {o["kind"]: [d["destination"] for d in o["deliveries"]] for o in human["objects"]} == {
         "FINDINGS_SR": ["pacs"], "DRAFT_SR": ["pacs"],
     }  # fmt: skip
-
-
-def test_a_worker_that_loads_its_models_says_which(drafted):
-    settings, sessions, _ = drafted
-    pipeline = ScriptedPipeline(sessions, settings)
-    vlm, experts = pipeline.models()
-    pipeline.record_loaded(vlm, experts)
-    with unit_of_work(sessions, Actor("test", "process")) as uow:
-        event = uow.session.scalars(select(AuditEvent).where(AuditEvent.tag == "model:loaded")).one()
-    assert event.object_id == "scripted"
-    assert event.detail["experts"] == ["CXR 1"]
-    assert event.detail["weights_sha256"] == {"model.safetensors": "0" * 64}

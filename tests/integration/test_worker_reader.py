@@ -48,6 +48,9 @@ class ScriptedPipeline(StudyPipeline):
     def models(self):
         return ScriptedVlm(TRIGGER, reads_feedback), OneExpert(FixedClassifier({"Effusion": 0.8, "Pneumothorax": 0.9}))
 
+    def models_of(self, recorded):
+        return self.models()
+
 
 @pytest.fixture
 def installation(tmp_path, sqlite_url, sqlite_sessions):
