@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from config.errors import GeometryError
+from config.errors import GeometryError, OutsideIntendedUseError
 from reports.segmentation import build_segmentation
 from tests.intake_sources import AXIAL, CORONAL, SAGITTAL, classic, positions, value_at
 from tests.reports_sources import EQUIPMENT, dciodvfy, identity_of, spec, written
@@ -65,12 +65,7 @@ def test_pictures_are_axial_with_anterior_up_and_the_patients_right_on_the_left(
     normal = np.cross(axes[0], axes[1])
     where = positions((-5.0, 5.0, 10.0), normal * 2.0, 4)
     volume = load_volume(read_headers(classic(tmp_path, where, axes=axes, modality="MR")))
-    points = (
-        axial(centres(volume)[..., 0], volume.affine),
-        axial(centres(volume)[..., 1], volume.affine),
-        axial(centres(volume)[..., 2], volume.affine),
-    )
-    x, y, z = points
+    x, y, z = (axial(centres(volume)[..., axis], volume.affine) for axis in range(3))
     assert (np.diff(z, axis=0) > 0).all()  # foot to head
     assert (np.diff(y, axis=1) > 0).all()  # front to back (LPS: +y is posterior)
     assert (np.diff(x, axis=2) > 0).all()  # the patient's right first (LPS: +x is left)
@@ -176,9 +171,6 @@ def test_slices_beside_the_line_are_refused(tmp_path):
         load_volume(read_headers(classic(tmp_path, where)))
 
 
-BODY = {"matrix": (20, 20), "shift": 0}
-
-
 @pytest.mark.parametrize(("degrees", "read"), [(25.0, True), (40.0, False)])
 def test_an_oblique_ct_is_read_as_far_as_a_gantry_tilts(tmp_path, degrees, read):
     axes = Rotation.from_euler("x", degrees, degrees=True).as_matrix()[:2]
@@ -187,7 +179,9 @@ def test_an_oblique_ct_is_read_as_far_as_a_gantry_tilts(tmp_path, degrees, read)
     if read:
         assert gate(paths, CT_TORSO).study.volume is not None
     else:
-        with pytest.raises(Exception, match="turned by 40 degrees against the patient's axes, at most 30"):
+        with pytest.raises(
+            OutsideIntendedUseError, match="turned by 40 degrees against the patient's axes, at most 30"
+        ):
             gate(paths, CT_TORSO)
 
 
