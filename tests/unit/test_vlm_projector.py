@@ -1,14 +1,8 @@
-"""Projector order, prompt splitting and packed attention, by hand-worked values."""
+"""Projector order and mathematics, by hand-worked values."""
 
-from types import SimpleNamespace
-
-import numpy as np
-import pytest
 import torch
-from torch.nn import functional
 
 from worker.vlm.projector import Projector, downsample
-from worker.vlm.vila_m3 import IMAGE_ID, common_prefix, packed_attention, picture_tensor, tokenise
 
 
 def test_even_grid_runs_down_the_columns():
@@ -47,70 +41,15 @@ def test_projector_has_the_published_keys_and_mathematics():
     assert torch.allclose(projector(tokens)[0, 0], expected)
 
 
-class ToyTokenizer:
-    """One id per letter; BOS is 1, put first when the tokenizer adds it, and read from the letter ``^``."""
+def test_published_grid_follows_the_published_formula_cell_by_cell():
+    """Index t = J · 14 + I holds x[2I, 2J], x[2I, 2J+1], x[2I+1, 2J], x[2I+1, 2J+1]; beyond 27 there is zero."""
+    tokens = torch.arange(1, 730, dtype=torch.float32).reshape(1, 729, 1)
 
-    def __init__(self, *, adds_bos: bool) -> None:
-        self.bos_token_id = 1
-        self.adds_bos = adds_bos
+    def x(row: int, column: int) -> int:
+        return row * 27 + column + 1 if row < 27 and column < 27 else 0
 
-    def __call__(self, text: str) -> SimpleNamespace:
-        ids = [1 if letter == "^" else ord(letter) for letter in text]
-        return SimpleNamespace(input_ids=[1, *ids] if self.adds_bos else ids)
-
-
-def ids(text: str) -> list[int]:
-    return [ord(letter) for letter in text]
-
-
-def test_llama_2_tokenizers_add_bos_to_each_piece_and_it_is_kept_once():
-    made = tokenise("ab<image>\ncd", ToyTokenizer(adds_bos=True))
-    assert made == [1, *ids("ab"), IMAGE_ID, *ids("\ncd")]
-
-
-def test_llama_3_quirk_drops_the_first_token_after_an_image():
-    """The template begins with BOS itself, so the published rule drops one real token: in training a newline."""
-    prompt = "^ab<image>\ncd<image>ef"
-    assert tokenise(prompt, ToyTokenizer(adds_bos=False)) == [1, *ids("ab"), IMAGE_ID, *ids("cd"), IMAGE_ID, *ids("f")]
-    assert tokenise(prompt, ToyTokenizer(adds_bos=False), bos_rule="lossless") == [
-        1, *ids("ab"), IMAGE_ID, *ids("\ncd"), IMAGE_ID, *ids("ef"),
-    ]  # fmt: skip
-
-
-def test_without_bos_nothing_is_dropped():
-    assert tokenise("ab<image>cd", ToyTokenizer(adds_bos=False)) == [*ids("ab"), IMAGE_ID, *ids("cd")]
-
-
-def test_branches_see_the_trunk_and_themselves_only():
-    mask, positions = packed_attention(2, [1, 2], dtype=torch.float32)
-    assert (mask[0, 0] == 0).tolist() == [
-        [True, True, True, False, False],
-        [True, True, False, True, False],
-        [True, True, False, True, True],
-    ]
-    assert positions.tolist() == [[2, 2, 3]]
-
-
-@pytest.mark.parametrize(
-    ("prompts", "shared"), [([[1, 2, 3], [1, 2, 4]], 2), ([[1, 2], [1, 2, 3]], 1), ([[5], [6]], 0), ([[1, 2, 3]], 2)]
-)
-def test_every_prompt_keeps_at_least_one_token_of_its_own(prompts, shared):
-    assert common_prefix(prompts) == shared
-
-
-def test_pictures_are_squashed_without_regard_to_aspect_and_normalised():
-    picture = np.zeros((10, 40, 3), np.uint8)
-    picture[:, 20:] = 255
-    tensor = picture_tensor(picture, 8, (0.5,) * 3, (0.5,) * 3)
-    assert tensor.shape == (3, 8, 8)
-    assert tensor[0, 0, 0] == -1.0
-    assert tensor[2, 7, 7] == 1.0
-
-
-def test_resampling_is_pils_bicubic_not_torchs():
-    rng = np.random.default_rng(0)
-    picture = rng.integers(0, 256, (40, 40, 3)).astype(np.uint8)
-    ours = picture_tensor(picture, 12, (0.5,) * 3, (0.5,) * 3)
-    plain = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 127.5 - 1
-    aliased = functional.interpolate(plain, (12, 12), mode="bicubic")[0]
-    assert (ours - aliased).abs().max() > 0.1
+    made = downsample(tokens)[0].tolist()
+    for i in range(14):
+        for j in range(14):
+            expected = [x(2 * i, 2 * j), x(2 * i, 2 * j + 1), x(2 * i + 1, 2 * j), x(2 * i + 1, 2 * j + 1)]
+            assert made[j * 14 + i] == expected

@@ -45,10 +45,12 @@ class RepetitionWatch:
         for length in range(1, min(SENTENCE_TOKENS, len(self._tokens) - 1) + 1):
             same = self._tokens[-1 - length] == token
             self._run[length] = self._run[length] + 1 if same else 0
+        lines, sentences = self._run[1 : LINE_TOKENS + 1], self._run[LINE_TOKENS + 1 :]
+        if any(run >= length * (LINE_REPEATS - 1) for length, run in enumerate(lines, 1)):
+            return True
+        # equal lines are also periodic in any number of lines: a sentence is what no shorter period explains
         return any(
-            run >= length * ((LINE_REPEATS if length <= LINE_TOKENS else SENTENCE_REPEATS) - 1)
-            for length, run in enumerate(self._run)
-            if length
+            run >= length * (SENTENCE_REPEATS - 1) > max(lines) for length, run in enumerate(sentences, LINE_TOKENS + 1)
         )
 
 
