@@ -1,11 +1,12 @@
 """Experts on Volumes of any grid: results lie on the source grid; what does not fit is refused."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 
-from config.errors import ExpertError, ModelPackageError
+from config.errors import ExpertError, InputTooLargeError, ModelPackageError
 from tests.experts_packages import brats_package, vista3d_package
 from worker.experts.base import ExpertInput
 from worker.experts.brats import CHANNELS, BratsExpert
@@ -110,8 +111,10 @@ def test_an_array_that_is_no_volume_is_refused(vista3d, spoil):
 def test_weights_that_give_no_number_are_an_error_not_an_empty_result(tmp_path):
     expert = Vista3dExpert.load(vista3d_package(tmp_path / "vista3d"))
     expert.network.class_head.image_post_mapping[0].layer.conv1.conv.weight.fill_(float("nan"))
-    with pytest.raises(ExpertError, match="no number"):
-        expert.run(ExpertInput(volume=body(GRIDS["axial"])), "everything")
+    volume = body(GRIDS["axial"])
+    for _ in range(2):  # nothing is kept of a failed run
+        with pytest.raises(ExpertError, match="no number"):
+            expert.run(ExpertInput(volume=volume), "everything")
 
 
 def test_a_volume_of_air_and_one_of_two_slices_give_a_label_map(vista3d):
@@ -126,6 +129,88 @@ def test_an_argument_without_a_trained_label_may_not_be_promised(tmp_path):
     promise = package.manifest.model_copy(update={"arguments": ("everything", "muscles")})
     with pytest.raises(ModelPackageError, match="'muscles' has no label"):
         Vista3dExpert.load(dataclasses.replace(package, manifest=promise))
+
+
+def tissue(counts):
+    """A Volume without air, so that nothing of it is cropped."""
+    volume = body(GRIDS["axial"], counts=counts)
+    noise = np.random.default_rng(6).normal(40, 200, counts).clip(-200, 900)
+    return dataclasses.replace(volume, array=noise.astype(np.float32))
+
+
+@pytest.fixture
+def counted(tmp_path):
+    """An Expert of its own, and the list its network's encoder adds one entry to per window."""
+    expert = Vista3dExpert.load(vista3d_package(tmp_path / "vista3d"))
+    calls = []
+    expert.network.image_encoder.register_forward_hook(lambda *_: calls.append(1))
+    return expert, calls
+
+
+def test_several_arguments_of_one_volume_run_the_windows_once(counted, vista3d):
+    expert, calls = counted
+    volume = tissue((14, 200, 180))
+    first = expert.run(ExpertInput(volume=volume), "everything")
+    windows = len(calls)
+    second = expert.run(ExpertInput(volume=volume), "hepatic tumor")
+    assert windows == first.details["windows"] > 1
+    assert len(calls) == windows
+    assert (second.details["windows"], second.details["features_reused"]) == (0, True)
+    assert not first.details["features_reused"]
+    vista3d.kept.clear()
+    fresh = vista3d.run(ExpertInput(volume=volume), "hepatic tumor")
+    assert (second.labels == fresh.labels).all()
+    assert fresh.labels.any()
+
+
+def test_another_volume_or_another_grid_is_read_anew(counted):
+    expert, calls = counted
+    volume = body(GRIDS["axial"])
+    shifted = dataclasses.replace(volume, affine=volume.affine @ np.diag([1, 2, 2, 1.0]))
+    for count, one in enumerate((volume, body(GRIDS["axial"]), shifted, volume), start=1):
+        before = len(calls)
+        result = expert.run(ExpertInput(volume=one), "everything")
+        assert len(calls) > before, count
+        assert not result.details["features_reused"]
+
+
+def test_a_volume_above_the_budget_is_read_in_slabs_with_the_same_labels_and_says_so(vista3d):
+    volume = tissue((200, 30, 30))
+    whole = vista3d.run(ExpertInput(volume=volume), "everything")
+    vista3d.kept.clear()
+    tight = dataclasses.replace(vista3d, memory_mb=whole.details["estimated_mb"] - 0.5, kept=type(vista3d.kept)())
+    slabs = tight.run(ExpertInput(volume=volume), "everything")
+    assert (whole.notes, whole.details["read"]) == ((), "whole")
+    assert slabs.details["read"] == "slabs"
+    assert "so it was read in slabs" in slabs.notes[0]
+    assert slabs.details["estimated_mb"] < whole.details["estimated_mb"]
+    assert (slabs.labels == whole.labels).all()
+    assert len(np.unique(whole.labels)) > 1
+    assert not tight.run(ExpertInput(volume=volume), "everything").details["features_reused"]
+
+
+def test_a_volume_that_does_not_fit_in_slabs_is_refused_before_the_network_runs(counted):
+    expert, calls = counted
+    small = dataclasses.replace(expert, memory_mb=8.0)
+    with pytest.raises(InputTooLargeError, match=r"needs \d+ MB even when read in slabs, the budget is 8 MB"):
+        small.run(ExpertInput(volume=body(GRIDS["axial"])), "everything")
+    tiny = dataclasses.replace(expert, memory_mb=0.0005)
+    with pytest.raises(InputTooLargeError, match="for resampling it"):
+        tiny.run(ExpertInput(volume=body(GRIDS["axial"])), "everything")
+    assert not calls
+
+
+def test_a_result_says_what_was_done(vista3d):
+    vista3d.kept.clear()
+    result = vista3d.run(ExpertInput(volume=body(GRIDS["axial"])), "hepatic tumor")
+    expected = {
+        "spacing_mm": [8.0, 8.0, 8.0], "resampled_shape": [9, 11, 10], "patch": [32, 32, 32], "overlap": 0.25,
+        "windows": 1, "prompts": 2, "dtype": "float32", "autocast": "off", "device": "cpu", "read": "whole",
+    }  # fmt: skip
+    assert {key: result.details[key] for key in expected} == expected
+    assert json.loads(json.dumps(result.details)) == result.details
+    assert set(result.details["versions"]) == {"monai", "torch"}
+    assert result.seconds > 0
 
 
 @pytest.mark.parametrize("name", GRIDS)

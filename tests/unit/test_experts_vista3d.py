@@ -5,6 +5,9 @@ import pytest
 import torch
 
 from worker.experts.vista3d import Vista3dConfig, build_vista3d, class_vectors, running_argmax, window_features
+from worker.experts.vista3d_labels import EVERYTHING
+from worker.experts.vista3d_network import autocast_name
+from worker.experts.windows import WindowPlan, blended
 
 SMALL = Vista3dConfig(weights="w", init_filters=4, feature_size=8, blocks_down=(1, 1, 1), bfloat16=False)
 
@@ -73,3 +76,36 @@ def test_blended_features_give_the_blended_logits():
         )
     ours = torch.einsum("pf,fxyz->pxyz", vectors, features[0])
     assert ours.numpy() == pytest.approx(logits[0].numpy(), abs=1e-4)
+
+
+def test_the_label_map_is_the_one_of_monai_s_own_path():
+    """Every class prompt at once through the library's network, inferer and post transform: no voxel differs."""
+    from monai.apps.vista3d.transforms import VistaPostTransformd
+    from monai.inferers import sliding_window_inference
+
+    torch.manual_seed(4)
+    network = build_vista3d(SMALL).eval()
+    image = torch.rand(1, 1, 40, 28, 44)
+    with torch.inference_mode():
+        logits = sliding_window_inference(
+            image, (32, 32, 32), 1, network, overlap=0.25, transpose=True,
+            class_vector=torch.tensor(EVERYTHING)[:, None],
+        )  # fmt: skip
+        prompted = {"pred": logits[0], "label_prompt": torch.tensor(EVERYTHING)}
+        theirs = VistaPostTransformd("pred")(prompted)["pred"][0].numpy()
+        plan = WindowPlan.of((40, 28, 44), (32, 32, 32), 0.25)
+        windows = blended(image, plan, lambda window: window_features(network, window, bfloat16=False), whole=False)
+        vectors = class_vectors(network, EVERYTHING)
+        seen = np.zeros(plan.padded, np.uint8)
+        for z, features in windows:
+            seen[:, :, z] = running_argmax(features, vectors, EVERYTHING, chunk=16).transpose(1, 2, 0)
+    assert len(np.unique(theirs)) > 3
+    assert (seen[plan.inside()] == theirs).all()
+
+
+def test_autocast_is_bfloat16_on_a_cpu_and_float16_on_cuda_where_the_package_says_so():
+    published = Vista3dConfig(weights="w", cuda_float16=True)
+    assert autocast_name(published, "cpu") == "bfloat16"
+    assert autocast_name(published, "cuda") == "float16"
+    assert autocast_name(Vista3dConfig(weights="w"), "cuda") == "bfloat16"
+    assert autocast_name(SMALL, "cuda") == "off"

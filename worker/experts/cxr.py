@@ -3,7 +3,8 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from importlib.metadata import version
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -14,8 +15,10 @@ from torchvision.models import resnet50
 
 from config.errors import ExpertError, ModelPackageError
 from worker.experts.base import Classification, ExpertInput, ModelCard
+from worker.experts.calibration import Calibration
 from worker.experts.packages import ModelPackage
 from worker.experts.weights import load_network, read_state
+from worker.radiograph import Radiograph
 
 # Library order (torchxrayvision.datasets.default_pathologies); the index is the label's value.
 LABELS = (
@@ -60,6 +63,7 @@ class EnsembleConfig(BaseModel):
             is what the published vision-language checkpoints were trained on.
         antialias: whether the resize is antialiased (torchxrayvision ≥ 1.3.2) or not (1.2.4).
         not_assessed: labels without training data: they answer None, never a number.
+        calibration: from ensemble score to probability, for people; None where nobody measured it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -68,6 +72,7 @@ class EnsembleConfig(BaseModel):
     label_members: Mapping[str, tuple[str, ...]] = {}
     antialias: bool = True
     not_assessed: tuple[str, ...] = ()
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True)
@@ -106,14 +111,33 @@ class ChestXrayExpert:
         started = time.perf_counter()
         image = scaled(study.radiograph.pixels)
         outputs = {member.name: self._member_output(member, image) for member in self.config.members}
+        scores = average(outputs, self.config)
+        calibration = self.config.calibration
         return Classification(
             card=self.card,
             argument=argument,
             seconds=time.perf_counter() - started,
-            probabilities=average(outputs, self.config),
+            probabilities=scores,
             threshold=THRESHOLD,
             sop_instance_uid=study.radiograph.sop_instance_uid,
+            calibrated=calibration.calibrated(scores) if calibration else {},
+            calibration=calibration.id if calibration else "",
+            details=self._details(study.radiograph),
         )
+
+    def _details(self, radiograph: Radiograph) -> dict[str, Any]:
+        calibration = self.config.calibration
+        return {
+            "source_shape": list(radiograph.pixels.shape),
+            "members": {member.name: {"file": member.file, "input_px": member.input_px}
+                        for member in self.config.members},
+            "antialias": self.config.antialias,
+            "dtype": "float32",
+            "autocast": "off",
+            "device": self.device,
+            "calibration": calibration.model_dump(mode="json", exclude={"labels"}) if calibration else None,
+            "versions": {name: version(name) for name in ("torch", "torchvision", "torchxrayvision")},
+        }  # fmt: skip
 
     def _member_output(self, member: MemberConfig, image: torch.Tensor) -> NDArray[np.float64]:
         fitted = fit(image, member.input_px, antialias=self.config.antialias).to(self.device)
@@ -141,6 +165,8 @@ def ensemble_config(network: Mapping[str, object], *, source: str) -> EnsembleCo
             raise ModelPackageError(f"{source}: label_members of {label} name unknown labels or members")
     if not set(config.not_assessed) <= set(LABELS):
         raise ModelPackageError(f"{source}: not_assessed names an unknown label")
+    if config.calibration and not set(config.calibration.labels) <= set(LABELS):
+        raise ModelPackageError(f"{source}: calibration names an unknown label")
     return config
 
 

@@ -185,7 +185,7 @@ class Vista3dExpert:
             "dtype": "float32",
             "autocast": autocast_name(self.config, torch.device(self.device).type),
             "device": self.device,
-            "estimated_mb": round(encoded.need.whole_mb if encoded.features is not None else encoded.need.slabs_mb),
+            "estimated_mb": round(encoded.need.whole_mb if encoded.features is not None else encoded.need.slabs_mb, 1),
             "versions": {"monai": str(monai.__version__), "torch": str(torch.__version__)},
         }
 
