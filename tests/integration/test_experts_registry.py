@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from config.errors import ConfigurationError, ModelPackageError
+from config.errors import ConfigurationError, ExpertError, ModelPackageError
 from tests.experts_packages import brats_package, vista3d_package
+from worker.experts.base import ExpertInput
 from worker.experts.packages import open_package
-from worker.experts.registry import ExpertRegistry, PackageSource
+from worker.experts.registry import ExpertRegistry, package_sources
+from worker.experts.sources import PackageSource
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +68,7 @@ def test_a_file_altered_after_opening_is_refused_when_loaded(site):
     registry = ExpertRegistry.open(site)
     (site.parent / "vista3d" / "model.safetensors").write_bytes(b"other weights")
     with pytest.raises(ModelPackageError, match=r"model\.safetensors is altered"):
-        registry.get("VISTA3D")
+        registry.get("VISTA3D").run(ExpertInput(), "")
 
 
 @pytest.mark.parametrize(
@@ -98,7 +100,7 @@ def test_weights_of_another_shape_are_refused(site):
     content["network"]["init_filters"] = 16
     path.write_text(yaml.safe_dump(content))
     with pytest.raises(ModelPackageError, match=r"model\.safetensors: weights do not fit"):
-        ExpertRegistry.open(site).get("BRATS")
+        ExpertRegistry.open(site).get("BRATS").run(ExpertInput(), "")
 
 
 def test_a_licence_nobody_accepted_is_refused(site):
@@ -116,7 +118,21 @@ def test_an_expert_larger_than_the_budget_is_refused(site):
         ExpertRegistry.open(write_models(site.parent, memory_mb=900))
 
 
-@pytest.mark.parametrize("content", ["", "experts: 3", "surprise: 1", "experts: ["])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "experts: 3",
+        "surprise: 1",
+        "experts: [",
+        "remotes: [{name: CXR, url: 'http://gpu.example.org:8043'}]",  # studies leave this machine over https only
+        "remotes: [{name: CXR, url: 'ftp://127.0.0.1'}]",
+        "remotes: [{name: CXR, url: 'https://user:secret@gpu.example.org'}]",
+        "remotes: [{name: cxr, url: 'https://gpu.example.org'}]",
+        "remotes: [{name: CXR, url: 'https://gpu.example.org', timeout_s: 0}]",
+        "remotes: [{name: CXR, url: 'https://gpu.example.org', client_certificate: cert.pem}]",
+    ],
+)
 def test_a_models_file_that_is_none_is_refused(tmp_path, content):
     (tmp_path / "models.yaml").write_text(content)
     with pytest.raises(ConfigurationError, match=r"models\.yaml"):
@@ -128,20 +144,39 @@ def test_an_unknown_expert_is_refused_with_what_there_is(site):
         ExpertRegistry.open(site, plugins=False).get("VISTA2D")
 
 
+def use(registry, name) -> None:
+    """Load an Expert; a Study without images is refused by the Expert itself."""
+    with pytest.raises(ExpertError, match=rf"{name} reads"):
+        registry.get(name).run(ExpertInput(), "")
+
+
 def test_the_least_recently_used_expert_makes_room(site):
     registry = ExpertRegistry.open(site)
-    first = registry.get("BRATS")
-    assert registry.get("BRATS") is first
-    registry.get("VISTA3D")  # 1000 + 1000 MB do not fit into 1500
+    use(registry, "BRATS")
+    assert registry.warm() == ("BRATS",)
+    use(registry, "VISTA3D")  # 1000 + 1000 MB do not fit into 1500
     assert registry.warm() == ("VISTA3D",)
-    assert registry.get("BRATS") is not first
 
 
 def test_experts_that_fit_stay_warm_in_order_of_use(site):
     registry = ExpertRegistry.open(write_models(site.parent, memory_mb=2000))
-    registry.get("BRATS")
-    registry.get("VISTA3D")
-    registry.get("BRATS")
+    for name in ("BRATS", "VISTA3D", "BRATS"):
+        use(registry, name)
+    assert registry.warm() == ("VISTA3D", "BRATS")
+
+
+def test_an_activated_package_takes_the_place_of_the_other_and_what_did_not_change_stays_warm(site):
+    registry = ExpertRegistry.open(write_models(site.parent, memory_mb=2000))
+    use(registry, "BRATS")
+    use(registry, "VISTA3D")
+    newer = site.parent / "brats-2"
+    shutil.copytree(site.parent / "brats", newer)
+    content = yaml.safe_load((newer / "manifest.yaml").read_text())
+    (newer / "manifest.yaml").write_text(yaml.safe_dump(content | {"version": "2"}))
+    registry.replace(package_sources([newer, site.parent / "vista3d"], plugins=False))
+    assert registry.warm() == ("VISTA3D",)
+    assert [(card.name, card.version) for card in registry.cards()] == [("BRATS", "2"), ("VISTA3D", "0")]
+    use(registry, "BRATS")
     assert registry.warm() == ("VISTA3D", "BRATS")
 
 

@@ -106,7 +106,7 @@ def _check_probabilities(card: ModelCard, probabilities: Mapping[str, float]) ->
 def _check_segmentation(card: ModelCard, study: ExpertInput, result: ExpertResult) -> None:
     if not isinstance(result, SegmentationResult):
         raise _broken(card, f"a segmentation was promised, not {type(result).__name__}")
-    if not any(_is_same_grid(result.volume, given) for given in volumes_of(study).values()):
+    if not any(is_same_grid(result.volume, given) for given in volumes_of(study).values()):
         raise _broken(card, "its label map lies on a volume that is not of this study")
     labels, shape = result.labels, result.volume.array.shape
     if not isinstance(labels, np.ndarray) or labels.dtype != np.uint8:
@@ -127,7 +127,8 @@ def volumes_of(study: ExpertInput) -> dict[str, Volume]:
     return offered if study.volume is None else {"CT": study.volume, **offered}
 
 
-def _is_same_grid(one: Volume, other: Volume) -> bool:
+def is_same_grid(one: Volume, other: Volume) -> bool:
+    """Return whether two Volumes are the same slices of the same Series, at the same place."""
     return one is other or (
         one.series_instance_uid == other.series_instance_uid
         and one.sop_instance_uids == other.sop_instance_uids

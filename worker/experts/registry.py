@@ -179,10 +179,10 @@ class ExpertRegistry:
                 if self._sources.get(name) is not old:
                     self._budget.retire(old)
 
-    def ask_unavailable(self) -> None:
-        """Ask remotes that did not answer again, at most once a minute; one that does is offered from now on."""
+    def ask_unavailable(self, *, after_s: float = _ASK_AGAIN_S) -> None:
+        """Ask remotes again that did not answer ``after_s`` ago or earlier; one that does is offered from now on."""
         with self._lock:
-            if self._unavailable and time.monotonic() - self._asked >= _ASK_AGAIN_S:
+            if self._unavailable and time.monotonic() - self._asked >= after_s:
                 self._ask_unavailable()
 
     def _ask_unavailable(self) -> None:

@@ -108,7 +108,7 @@ class Connection:
         raise PeerUnavailableError(f"{self.entry.url} {why}")
 
     def _once(self, method: str, path: str, body: bytes, seconds: float, max_bytes: int, request: str) -> Answer:
-        parts = urlsplit(self.entry.url)
+        parts, end = urlsplit(self.entry.url), time.monotonic() + seconds
         sock = self._open(parts, seconds)
         # a socket's timeout starts anew with every byte: a server that drips would hold us for ever
         alarm = threading.Timer(seconds, _cut, [sock])
@@ -124,6 +124,8 @@ class Connection:
             content = response.read(max_bytes + 1)
             headers = {name.lower(): value for name, value in response.getheaders()}
             answer = Answer(response.status, headers, content)
+            if time.monotonic() >= end:
+                raise TimeoutError  # what was cut off may look like an end
             _check(answer, max_bytes)
             return answer
         finally:

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from config.errors import RefusedInputError
 from worker.experts.base import Classification, ExpertInput, ExpertResult, ModelCard, SegmentationResult
-from worker.experts.contract import volumes_of
+from worker.experts.contract import is_same_grid, volumes_of
 from worker.experts.packages import Budget, IntendedUse
 from worker.radiograph import Radiograph
 from worker.volume import Volume
@@ -317,8 +317,7 @@ def encode_result(study: ExpertInput, result: ExpertResult) -> tuple[ResultMessa
     if isinstance(result, Classification):
         said = {name: getattr(result, name) for name in _CLASSIFIED}
         return ResultMessage(kind="classification", **common, **said), {}
-    series = result.volume.series_instance_uid
-    role = next(role for role, volume in volumes_of(study).items() if volume.series_instance_uid == series)
+    role = next(role for role, volume in volumes_of(study).items() if is_same_grid(volume, result.volume))
     message = ResultMessage(kind="segmentation", **common, names=dict(result.names), role=role)
     return message, {"labels": result.labels}
 
