@@ -19,7 +19,7 @@ from worker.experts.base import ExpertInput
 from worker.frames import SLICE_CLASSES
 from worker.mr_roles import assign_roles
 from worker.profiles import Profile
-from worker.stacking import Stack, load_stack, load_volume, read_stack
+from worker.stacking import Stack, load_stack, read_stack
 
 _FRONTAL = {"PA", "AP"}
 
@@ -216,11 +216,6 @@ def _too_few(count: int, profile: Profile, left_out: Sequence[str] = ()) -> Outs
     return OutsideIntendedUseError(f"{count} slices, at least {profile.minimum_slices} are needed{rest}")
 
 
-def _check_stack(headers: Sequence[Dataset], profile: Profile) -> list[Dataset]:
-    """Return the Instances of the stack that is read of a Series, in array order."""
-    return _read_stack(headers, profile).headers
-
-
 def _gate_ct(series: dict[str, list[Dataset]], profile: Profile, unchecked: list[str]) -> Intake:
     """Read one Series: axial before others, original before derived, then the one with most slices."""
     excluded: list[tuple[str, str]] = []
@@ -248,23 +243,28 @@ def _gate_ct(series: dict[str, list[Dataset]], profile: Profile, unchecked: list
 
 
 def _gate_brain(series: dict[str, list[Dataset]], profile: Profile, unchecked: list[str]) -> Intake:
-    """Read the four sequences of one Frame of Reference."""
-    roles = assign_roles(series)
-    stacks = {}
-    for role, uid in roles.items():
+    """Read the four sequences; BRATS registers them, whatever their Frames of Reference."""
+    stacks: dict[str, Stack] = {}
+    unreadable: dict[str, str] = {}
+    for uid, headers in series.items():
         try:
-            stacks[role] = _check_stack(series[uid], profile)
+            stacks[uid] = _read_stack(headers, profile)
         except (GeometryError, OutsideIntendedUseError) as exc:
-            raise type(exc)(f"{role}: {exc}") from exc
-    frames = {str(stack[0].get("FrameOfReferenceUID", "")) for stack in stacks.values()}
-    if len(frames) != 1 or "" in frames:
-        raise OutsideIntendedUseError(
-            "the four sequences do not share one frame of reference; registration is not done yet"
-        )
-    excluded = [(uid, "plays no role in the brain tumour protocol") for uid in series if uid not in roles.values()]
+            unreadable[uid] = str(exc)
     try:
-        volumes = {role: load_volume(stack) for role, stack in stacks.items()}
+        roles = assign_roles({uid: series[uid] for uid in stacks})
+    except OutsideIntendedUseError as exc:
+        raise OutsideIntendedUseError("; ".join([str(exc), *dict.fromkeys(unreadable.values())])) from exc
+    chosen = {role: stacks[uid] for role, uid in roles.chosen.items()}
+    try:
+        volumes = {role: load_stack(stack) for role, stack in chosen.items()}
     except UndecodablePixelsError as exc:
         raise UndecodablePixelsError(f"a sequence cannot be read: {exc}") from exc
-    headers = {roles[role]: stacks[role] for role in stacks}
-    return Intake(ExpertInput(brain_mr=volumes), headers, excluded, unchecked)
+    excluded = [*unreadable.items(), *roles.excluded]
+    excluded += [(roles.chosen[role], reason) for role, stack in chosen.items() for reason in stack.left_out]
+    frames = {volume.frame_of_reference_uid for volume in volumes.values()}
+    notes = [*unchecked, *roles.unchecked]
+    if len(frames) > 1 or "" in frames:
+        notes.append("the sequences do not share one frame of reference: their positions rest on registration alone")
+    used = {roles.chosen[role]: stack.headers for role, stack in chosen.items()}
+    return Intake(ExpertInput(brain_mr=volumes), used, excluded, notes)

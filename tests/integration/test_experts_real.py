@@ -57,7 +57,7 @@ def test_a_real_glioma_study_gets_a_label_map_on_the_t1c_grid(registry, real_dat
     series: dict[str, list] = {}
     for header in read_headers(sorted((real_data / "mr_glioma").rglob("*.dcm"))):
         series.setdefault(str(header.SeriesInstanceUID), []).append(header)
-    study = {role: load_volume(series[uid]) for role, uid in assign_roles(series).items()}
+    study = {role: load_volume(series[uid]) for role, uid in assign_roles(series).chosen.items()}
     result = registry.get("BRATS").run(ExpertInput(brain_mr=study), "")
     assert result.labels.shape == study["T1c"].array.shape
     assert set(np.unique(result.labels)) <= {0, 1, 2, 4}

@@ -5,6 +5,7 @@ import pytest
 
 from config.errors import ExpertError
 from worker.experts.base import ExpertInput
+from worker.experts.brain_mask import foreground
 from worker.experts.brats import (
     CHANNELS,
     BratsConfig,
@@ -14,7 +15,6 @@ from worker.experts.brats import (
     prepared,
     z_score,
 )
-from worker.experts.brain_mask import foreground
 from worker.volume import Volume
 
 
