@@ -1,8 +1,8 @@
 """JPEG Extended with 12 bits (PS3.5 A.4.2) for pydicom, decoded by GDCM.
 
 pydicom's own GDCM plug-in refuses more than 8 bits in this transfer syntax; GDCM decodes them
-(docs/adr/0002-pixel-decoders.md). The plug-in below is that one without the refusal. It stands here because
-worker and dashboard need the same images.
+(docs/adr/0002-pixel-decoders.md). The plug-in below is that one without the refusal, for grey images; colour is
+left to Pillow. It stands here because worker and dashboard need the same images.
 """
 
 import threading
@@ -22,8 +22,13 @@ DECODER_DEPENDENCIES = {JPEGExtended12Bit: ("gdcm>=3.0.10",)}
 def decode_jpeg_extended() -> None:
     """Let pydicom decode JPEG Extended with 12 bits in this process; a second call changes nothing."""
     with _lock:
-        if _PLUGIN not in JPEGExtended12BitDecoder.available_plugins:
-            JPEGExtended12BitDecoder.add_plugin(_PLUGIN, (__name__, "decode_frame"))
+        if _PLUGIN in JPEGExtended12BitDecoder.available_plugins:
+            return
+        # plug-ins are asked in order, and each refusal is logged as an error: ours first
+        for label in JPEGExtended12BitDecoder.available_plugins:
+            JPEGExtended12BitDecoder.remove_plugin(label)
+        JPEGExtended12BitDecoder.add_plugin(_PLUGIN, (__name__, "decode_frame"))
+        JPEGExtended12BitDecoder.add_plugin("pillow", ("pydicom.pixels.decoders.pillow", "_decode_frame"))
 
 
 def is_available(uid: str) -> bool:
@@ -32,15 +37,15 @@ def is_available(uid: str) -> bool:
 
 
 def decode_frame(src: bytes, runner: DecodeRunner) -> bytes:
-    """Decode one grey frame with more than 8 bits, as pydicom asks a plug-in to.
+    """Decode one grey frame, as pydicom asks a plug-in to.
 
     Raises:
         ValueError: the bytes are no such frame; pydicom then tries its other plug-ins.
     """
     import gdcm  # type: ignore[import-untyped]  # a shared library of 20 MB that most processes never need
 
-    if runner.samples_per_pixel != 1 or not 8 < runner.bits_stored <= 12:
-        raise ValueError("only one sample of 9 to 12 bits is decoded here")
+    if runner.samples_per_pixel != 1 or not 8 <= runner.bits_stored <= 12:
+        raise ValueError("only one sample of 8 to 12 bits is decoded here")
     image = _encoded(gdcm, src, runner)
     stored = gdcm.PixelFormat(1, runner.bits_allocated, runner.bits_stored, runner.bits_stored - 1, 0)
     image.SetPixelFormat(stored)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.pixels import apply_rescale, apply_voi_lut, iter_pixels
-from pydicom.uid import UID
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from config.errors import RefusedInputError, UndecodablePixelsError
 from config.jpeg_extended import decode_jpeg_extended
@@ -71,9 +71,11 @@ def decode_frames(path: Path, numbers: Sequence[int], *, shape: tuple[int, int])
         UndecodablePixelsError: no decoder, too few or damaged frames, or another shape; the text names the syntax.
     """
     decode_jpeg_extended()
-    frames = iter_pixels(path, indices=[number - 1 for number in numbers])
+    indices = [number - 1 for number in numbers]
+    frames: Iterator[NDArray[np.generic]] | None = None
     for number in numbers:
         try:
+            frames = frames or iter_pixels(_pixel_source(path), indices=indices)
             stored = next(frames)
         except StopIteration as exc:
             raise UndecodablePixelsError(f"pixel data have no frame {number}") from exc
@@ -111,13 +113,25 @@ def pixel_digest(path: Path, number: int) -> bytes:
     return hashlib.sha256(np.ascontiguousarray(frame.astype(np.int64)).tobytes()).digest()
 
 
+def _pixel_source(path: Path) -> Path | Dataset:
+    """Return what frames are streamed from; a deflated Data Set cannot be read from its middle."""
+    deflated = _transfer_syntax(path) == DeflatedExplicitVRLittleEndian
+    return pydicom.dcmread(path, force=True) if deflated else path
+
+
+def _transfer_syntax(path: Path) -> UID:
+    """Return the Transfer Syntax UID, empty when the file does not say."""
+    ds = pydicom.dcmread(path, force=True, specific_tags=["SOPClassUID"], stop_before_pixels=True)
+    return UID(str(ds.file_meta.get("TransferSyntaxUID") or ""))
+
+
 def _undecodable(path: Path, cause: BaseException) -> UndecodablePixelsError:
     try:
-        meta = pydicom.dcmread(path, force=True, specific_tags=["SOPClassUID"], stop_before_pixels=True).file_meta
-        syntax = UID(str(meta.get("TransferSyntaxUID") or "")).name or "an unknown transfer syntax"
+        syntax = _transfer_syntax(path).name
     except _DECODER_FAILURES:
-        syntax = "an unknown transfer syntax"
-    return UndecodablePixelsError(f"pixel data in {syntax} cannot be decoded ({type(cause).__name__})")
+        syntax = ""
+    named = syntax or "an unknown transfer syntax"
+    return UndecodablePixelsError(f"pixel data in {named} cannot be decoded ({type(cause).__name__})")
 
 
 def load_radiograph(path: Path) -> Radiograph:
