@@ -69,8 +69,9 @@ def hub_listing(source: HubSource, *, revision: str = "", endpoint: str | None =
     from huggingface_hub import HfApi, hf_hub_url
 
     wanted = revision or (source.revision if len(source.revision) == 40 else "")
+    api = HfApi(endpoint=endpoint)
     with _hub_errors(source.repo):
-        info = HfApi(endpoint=endpoint).model_info(source.repo, revision=wanted or None, files_metadata=True)
+        info = api.model_info(source.repo, revision=wanted or None, files_metadata=True)
     commit = str(info.sha)
     if not revision and not commit.startswith(source.revision):
         raise RefusedInputError(
@@ -80,7 +81,7 @@ def hub_listing(source: HubSource, *, revision: str = "", endpoint: str | None =
     if len(wanted) == 40 and commit != wanted:
         raise RefusedInputError(f"{source.repo}: asked for commit {wanted}, the hub answered with {commit}")
     files = tuple(
-        _remote(sibling, hf_hub_url(source.repo, sibling.rfilename, revision=commit, endpoint=endpoint))
+        _remote(sibling, hf_hub_url(source.repo, sibling.rfilename, revision=commit, endpoint=api.endpoint))
         for sibling in info.siblings or ()
     )
     return Listing(commit, files)
