@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 
-from config.errors import GeometryError
+from config.errors import GeometryError, UndecodablePixelsError
 from worker.decoding import decode_frames, pixel_digest, rescaled
 from worker.frames import Frame, frames_of, is_multi_frame
 from worker.upright import LARGEST_TILT_DEGREES, SMALLEST_TILT_DEGREES, tilt_degrees
@@ -229,9 +229,16 @@ def _without_copies(frames: Sequence[Frame]) -> list[Frame]:
     """Return the planes without those whose pixels equal an earlier one's at the same position."""
     kept: dict[Hashable, Frame] = {}
     for frame, depth in sorted(zip(frames, _depths(frames), strict=True), key=lambda pair: pair[0].name):
-        digest = pixel_digest(Path(str(frame.header.filename)), frame.number)
-        kept.setdefault((round(float(depth) / SAME_PLACE_MM), digest), frame)
+        kept.setdefault((round(float(depth) / SAME_PLACE_MM), _pixels_of(frame)), frame)
     return list(kept.values())
+
+
+def _pixels_of(frame: Frame) -> Hashable:
+    """Return what two copies share; an image that cannot be decoded is a copy of none."""
+    try:
+        return pixel_digest(Path(str(frame.header.filename)), frame.number)
+    except UndecodablePixelsError:
+        return id(frame)
 
 
 # --- one grid ----------------------------------------------------------------------------------------------
