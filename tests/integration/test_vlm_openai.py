@@ -364,7 +364,7 @@ def test_an_answer_without_end_is_the_budgets_error(vlm, played):
 @pytest.mark.parametrize(
     "url",
     ["http://10.0.0.5:8000/v1", "http://vlm.hospital.org/v1", "http://localhost.evil.org/v1", "http://0.0.0.0/v1",
-     "http://127.0.0.1.evil.org/v1", "http://127.0.0.1@evil.org/v1"],
+     "http://127.0.0.1.evil.org/v1"],
 )  # fmt: skip
 def test_pictures_do_not_leave_this_machine_unencrypted(tmp_path, url):
     write_server_package(tmp_path / "served", url, "m3")
@@ -372,6 +372,13 @@ def test_pictures_do_not_leave_this_machine_unencrypted(tmp_path, url):
         open_vlm(tmp_path / "served")
     write_server_package(tmp_path / "served", url, "m3", allow_plain_http=True)
     assert open_vlm(tmp_path / "served").card.backend == "openai"
+
+
+@pytest.mark.parametrize("url", ["https://user:word@vlm.hospital.org/v1", "http://127.0.0.1@evil.org/v1"])
+def test_an_address_holds_no_password(tmp_path, url):
+    write_server_package(tmp_path / "served", url, "m3", allow_plain_http=True)
+    with pytest.raises(ConfigurationError, match="holds a password"):
+        open_vlm(tmp_path / "served")
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ class TransformersVlm:
         self.model = model
         self.context_tokens = context_tokens(model, self.tokenizer)
         self._runtime = dict(runtime or {})
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
         self._stop_ids = stop_ids(model, self.tokenizer)
         # generate() fills whatever a call leaves open from this one: sampling, penalties, forced tokens
         self.model.generation_config = GenerationConfig(
@@ -149,6 +149,7 @@ class TransformersVlm:
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "device": str(self.model.device),
             "attention": str(self.model.config._attn_implementation),
+            "weights_mb": f"{self.model.get_memory_footprint() / 2**20:.0f}",
             "torch_threads": str(torch.get_num_threads()),
             "yes_no_request": answers.ONE_WORD.strip(),
             **self._runtime,
@@ -170,14 +171,15 @@ class TransformersVlm:
         """See `worker.vlm.backends.VisionLanguageModel.generate_batch`."""
         outcomes: dict[int, Generation | ModelError] = {}
         asked: dict[int, _Asked] = {}
-        for index, conversation in enumerate(conversations):
-            try:
-                asked[index] = self._ask(conversation)
-            except ModelError as exc:
-                outcomes[index] = exc
-        for indices in _batches(asked):
-            batch = [asked[index] for index in indices]
-            outcomes |= dict(zip(indices, self._run(partial(self._answer, max_new_tokens), batch), strict=True))
+        with self._lock:
+            for index, conversation in enumerate(conversations):
+                try:
+                    asked[index] = self._ask(conversation)
+                except ModelError as exc:
+                    outcomes[index] = exc
+            for indices in _batches(asked):
+                batch = [asked[index] for index in indices]
+                outcomes |= dict(zip(indices, self._run(partial(self._answer, max_new_tokens), batch), strict=True))
         return [outcomes[index] for index in range(len(conversations))]
 
     def answer_each(
@@ -188,25 +190,24 @@ class TransformersVlm:
         The questions run as conversations of their own, several at once. Each asks for one word, which this
         model was not trained to answer with.
         """
-        asked = {
-            index: self._ask(Conversation(chat.with_question(messages, question + answers.ONE_WORD), tuple(images)))
-            for index, question in enumerate(questions)
-        }
-        batches = [[asked[index] for index in indices] for indices in _batches(asked)]
-        return [answer for batch in batches for answer in self._run(self._choose, batch)]
+        talks = [chat.with_question(messages, question + answers.ONE_WORD) for question in questions]
+        with self._lock:
+            asked = {index: self._ask(Conversation(talk, tuple(images))) for index, talk in enumerate(talks)}
+            batches = [[asked[index] for index in indices] for indices in _batches(asked)]
+            return [answer for batch in batches for answer in self._run(self._choose, batch)]
 
     def _run(self, work: Callable[[Sequence[_Asked]], list[T]], batch: Sequence[_Asked]) -> list[T]:
-        """Run a batch, one at a time; one that does not fit the device's memory is run by halves.
+        """Run a batch; one that does not fit the device's memory is run by halves.
 
         Raises:
             GpuBusyError: not even one conversation fits.
         """
-        with self._lock, torch.inference_mode():
-            try:
+        try:
+            with torch.inference_mode():
                 return work(batch)
-            except torch.OutOfMemoryError as exc:
-                if len(batch) == 1:
-                    raise GpuBusyError("no memory for one conversation") from exc
+        except torch.OutOfMemoryError as exc:
+            if len(batch) == 1:
+                raise GpuBusyError("no memory for one conversation") from exc
         torch.cuda.empty_cache()
         half = len(batch) // 2
         log.warning("batch.halved", count=half)

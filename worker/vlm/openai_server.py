@@ -110,13 +110,13 @@ class ServedVlm:
 
         Raises:
             ModelPackageError: the manifest names no server.
-            ConfigurationError: pictures would leave this machine unencrypted.
+            ConfigurationError: pictures would leave this machine unencrypted, or the address holds a password.
         """
         if manifest.server is None:
             raise ModelPackageError(f"{manifest.name}: the manifest names no server")
         self.manifest = manifest
         self._server = manifest.server
-        refuse_plain_http(self._server)
+        check_address(self._server)
         self._control = chat.unknown_control_pattern()
         self._reported: set[str] = set()
         self._client = httpx2.Client(
@@ -262,13 +262,16 @@ class ServedVlm:
         return PeerUnavailableError(f"the model server {httpx2.URL(self._server.url).host} {why}")
 
 
-def refuse_plain_http(server: ServerAddress) -> None:
-    """Check that pictures of patients are encrypted, or stay on this machine.
+def check_address(server: ServerAddress) -> None:
+    """Check that pictures of patients are encrypted, or stay on this machine, and that the address holds no secret.
 
     Raises:
-        ConfigurationError: plain HTTP to another machine, and the manifest does not allow it.
+        ConfigurationError: plain HTTP to another machine, and the manifest does not allow it; or a password, which
+            would end up in every provenance record.
     """
     url = httpx2.URL(server.url)
+    if url.userinfo:
+        raise ConfigurationError("server.url holds a password; name the key's environment variable in api_key_env")
     if url.scheme == "https" or server.allow_plain_http or _is_loopback(url.host):
         return
     raise ConfigurationError(
