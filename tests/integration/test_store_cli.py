@@ -1,7 +1,10 @@
 """``firstread models``: what a person at the command line sees, and what is then in force."""
 
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -151,18 +154,23 @@ def test_another_digest_accepts_nothing(site, tmp_path, prefix):
     assert _events(site) == ["licence:refused failure"]
 
 
-def test_a_published_model_is_fetched_by_its_name(site, tmp_path, monkeypatch):
-    """The pinned commit is published nowhere here: a branch of the test's hub is named instead."""
-    hub = repository(vila_folder(tmp_path / "hub"))
-    with serve({"MONAI/Llama3-VILA-M3-8B": hub}) as endpoint:
-        # the client reads HF_ENDPOINT when it is imported
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
-        name = ("fetch", "MONAI/Llama3-VILA-M3-8B")
-        assert "no such repository or revision" in _run(*name, code=2)
-        shown = _run(*name, "--revision", "main", code=2)
+def test_a_published_model_is_fetched_by_its_name_from_a_mirror(site, tmp_path):
+    """The pinned commit is published nowhere here: a branch of the mirror is named instead."""
+
+    def fetch(endpoint: str, *options: str) -> tuple[int, str]:
+        command = [sys.executable, "-m", "firstread", "models", "fetch", "MONAI/Llama3-VILA-M3-8B", *options]
+        environment = os.environ | {"HF_ENDPOINT": endpoint}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        return done.returncode, " ".join(done.stdout.split())
+
+    with serve({"MONAI/Llama3-VILA-M3-8B": repository(vila_folder(tmp_path / "hub"))}) as endpoint:
+        code, shown = fetch(endpoint, "--revision", "main")
+        assert (code, "nobody can be asked here" in shown) == (2, True)
         digest = re.search(r"SHA-256 ([0-9a-f]{64})", shown)
         assert digest is not None
-        assert "is in the store" in _run(*name, "--revision", "main", "--accept-licence", digest[1])
+        code, said = fetch(endpoint, "--revision", "main", "--accept-licence", digest[1])
+    assert (code, "is in the store" in said) == (0, True)
+    assert [path.name for path in models_dir(site).iterdir() if path.name.startswith("llama3-vila-m3-8b-")]
 
 
 def test_an_active_expert_takes_the_place_of_the_configured_one(site, tmp_path):

@@ -154,7 +154,9 @@ def _continue(file: Remote, part: Path) -> None:
 
 
 def _is_whole(file: Remote, target: Path) -> bool:
-    return target.is_file() and digest(target, file.algorithm) == file.digest
+    if not target.is_file() or (file.size is not None and target.stat().st_size != file.size):
+        return False
+    return digest(target, file.algorithm) == file.digest
 
 
 def _part(file: Remote, folder: Path) -> Path:
