@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from config.errors import ExpertError, GenerationBudgetError
+from config.errors import ExpertError, GenerationBudgetError, ModelError
 from worker.experts.base import Classification, ExpertInput, ModelCard, SegmentationResult
 from worker.vlm.backends import Answer, Generation, VlmCard
 from worker.vlm.prompts import TRAINED_ORDER
@@ -25,24 +25,42 @@ VLM_CARD = VlmCard(
 )
 
 
+Said = str | None | ModelError
+
+
 @dataclass
 class ScriptedVlm:
-    """Says what it is told to say; ``None`` as a first answer means that it never stops.
+    """Says what it is told to say; ``None`` means that it never stops, an error is raised.
 
-    ``reads`` decides yes or no from the last message of the conversation and the question.
+    Attributes:
+        first: its first answer, or what gives it for a question's opening message.
+        reads: decides yes or no from all feedback of the conversation and the question.
+        then: what it would rather write after feedback, in turn; while there is something, its yes or no is not free.
+        heard, seen: every last message, and the pictures of every call.
+        written: how often it wrote, first turns not counted.
     """
 
-    first: str | None
+    first: Said | Callable[[str], Said]
     reads: Callable[[str, str], bool]
     card: VlmCard = VLM_CARD
+    then: list[Said] = field(default_factory=list)
     heard: list[str] = field(default_factory=list)
+    seen: list[list] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+    written: int = 0
 
     def generate(self, messages, images, *, max_new_tokens):
-        self.heard.append(messages[-1].text)
-        assert messages[-1].text.count("<image>") == len(images)
-        if self.first is None:
+        self._listen(messages, images)
+        if len(messages) > 1:
+            self.written += 1
+            answer = self.then.pop(0) if self.then else "That is all."
+        else:
+            answer = self.first(messages[-1].text) if callable(self.first) else self.first
+        if answer is None:
             raise GenerationBudgetError(f"the model did not stop within {max_new_tokens} tokens")
-        return Generation(text=self.first, token_count=5, stopped=True)
+        if isinstance(answer, ModelError):
+            raise answer
+        return Generation(text=answer, token_count=5, stopped=True)
 
     @property
     def runtime(self):
@@ -53,15 +71,21 @@ class ScriptedVlm:
         for one in conversations:
             try:
                 answers.append(self.generate(one.messages, one.images, max_new_tokens=max_new_tokens))
-            except GenerationBudgetError as exc:
+            except ModelError as exc:
                 answers.append(exc)
         return answers
 
     def answer_each(self, messages, images, questions):
-        said = messages[-1].text
-        self.heard.append(said)
+        self._listen(messages, images)
+        said = "\n".join(m.text for m in messages[1:] if m.role == "user") or messages[0].text
+        return [Answer("yes" if self.reads(said, q) else "no", 1.0, not self.then) for q in questions]
+
+    def _listen(self, messages, images):
         assert sum(m.text.count("<image>") for m in messages) == len(images)
-        return [Answer("yes" if self.reads(said, q) else "no", 1.0, True) for q in questions]
+        assert messages[-1].role == "user"
+        self.heard.append(messages[-1].text)
+        self.said += [m.text for m in messages if m.role == "assistant"]
+        self.seen.append(list(images))
 
 
 def reads_feedback(said: str, question: str) -> bool:
@@ -117,19 +141,22 @@ class FixedClassifier:
 
 @dataclass
 class BoxSegmenter:
-    """Draws fixed boxes: argument → {label value: (name, slices)}."""
+    """Draws fixed boxes: argument → {label value: (name, slices)}; notes and remembers its calls."""
 
     boxes: Mapping[str, Mapping[int, tuple[str, tuple[slice, slice, slice]]]]
     card: ModelCard
+    notes: tuple[str, ...] = ()
+    calls: list[str] = field(default_factory=list)
 
     def run(self, study: ExpertInput, argument: str) -> SegmentationResult:
+        self.calls.append(argument)
         volume = study.volume if study.volume is not None else (study.brain_mr or {})["T1c"]
         labels = np.zeros(volume.array.shape, dtype=np.uint8)
         drawn = self.boxes[argument]
         for value, (_, box) in drawn.items():
             labels[box] = value
         names = {value: name for value, (name, _) in drawn.items()}
-        return SegmentationResult(self.card, argument, 0.01, labels, names, volume)
+        return SegmentationResult(self.card, argument, 0.01, labels, names, volume, notes=self.notes)
 
 
 @dataclass

@@ -242,24 +242,28 @@ def _stack(
         return _tumour_masks(tumour, identity, tracking)
     merged = np.zeros_like(results[0].labels)
     specs: dict[int, SegmentSpec] = {}
+    coded = [
+        (code_table().label(code_key).category != "anatomy", value, name, code_key, result)
+        for result in results
+        for value, name in result.names.items()
+        if (code_key := code_table().key_for_index(result.card.code_family, value))
+    ]
     # anatomy first, lesions over it: where both claim a voxel the lesion is what matters
-    for result in sorted(results, key=lambda r: -len(r.names)):
-        for value, name in result.names.items():
-            code_key = code_table().key_for_index(result.card.code_family, value)
-            mask = result.labels == value
-            if code_key is None or not mask.any():
-                continue
-            merged[mask] = value
-            label = lesion_of.get(value, "")
-            specs[value] = SegmentSpec(
-                number=value,
-                label=name,
-                code_key=code_key,
-                laterality=None,
-                algorithm=algorithm(result.card, f"argument={result.argument}"),
-                tracking_uid=tracking.get(label) or identity.other_uid("tracking", code_key),
-                tracking_id=f"firstread:{code_key}",
-            )
+    for _, value, name, code_key, result in sorted(coded, key=lambda row: row[0]):
+        mask = result.labels == value
+        if not mask.any():
+            continue
+        merged[mask] = value
+        label = lesion_of.get(value, "")
+        specs[value] = SegmentSpec(
+            number=value,
+            label=name,
+            code_key=code_key,
+            laterality=None,
+            algorithm=algorithm(result.card, f"argument={result.argument}"),
+            tracking_uid=tracking.get(label) or identity.other_uid("tracking", code_key),
+            tracking_id=f"firstread:{code_key}",
+        )
     present = set(np.unique(merged).tolist())
     return merged, [spec for value, spec in sorted(specs.items()) if value in present]
 

@@ -16,6 +16,9 @@ from worker.vlm.backends import Answer, Generation
 from worker.vlm.prompts import feedback
 from worker.vlm.templates import IMAGE, Message, plain_text
 
+_TRIGGER_TOKENS = 64
+"""Budget of a text after feedback: only Triggers are looked for in it, and a longer text is an answer."""
+
 
 def settle(bench: Bench, dialogue: Dialogue, branches: Sequence[str], *, prompt: str) -> list[Answer]:
     """Run and feed back Experts until the model has answered each branch with yes or no.
@@ -62,8 +65,7 @@ def answer_on_slice(bench: Bench, dialogue: Dialogue, index: int, *, prompt: str
     pictures = [*dialogue.question.pictures, *_visible(bench, turn)]
     answer = bench.vlm.answer_each([*dialogue.messages[:2], message], [picture.pixels for picture in pictures], [""])[0]
     own = next(run.picture for run in turn if run.key == dialogue.key)
-    assert own is not None
-    dialogue.record["pictures"].append(dict(own.record))
+    dialogue.record["pictures"] += [dict(picture.record) for picture in pictures if picture is own]
     dialogue.record.setdefault("slices", []).append({"feedback": message.text, "answer": asdict(answer)})
     return answer
 
@@ -162,7 +164,7 @@ def _next_round(bench: Bench, dialogue: Dialogue, branch: str, *, is_last: bool)
     messages = [*dialogue.messages[:-1], Message("user", last.text + branch)]
     try:
         answer: Generation | ModelError = bench.vlm.generate(
-            messages, dialogue.images, max_new_tokens=bench.max_new_tokens
+            messages, dialogue.images, max_new_tokens=min(bench.max_new_tokens, _TRIGGER_TOKENS)
         )
     except GenerationBudgetError as exc:
         answer = exc

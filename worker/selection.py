@@ -29,7 +29,7 @@ APART_MM: Final = 10.0
 MOST_SLICES: Final = 3
 """Slices of one finding that are asked about."""
 
-_BODY_HU = -300.0
+_BODY_HU = -900.0  # lungs are body
 _LUNG_HU = (-950.0, -500.0)
 _LEAST_LUNG_MM2 = 2000.0
 _HEAD_OF_BRIGHTEST = 0.1
