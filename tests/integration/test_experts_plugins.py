@@ -24,16 +24,18 @@ import numpy as np
 from pathlib import Path
 from phantoms.ct import make_ct
 from phantoms.labels import LABEL_NAMES
-from training.expert_volumes import as_volume
 from worker.experts.base import ExpertInput
 from worker.experts.registry import ExpertRegistry
 from worker.vlm.cards import print_cards
 from worker.vlm.triggers import parse_triggers
+from worker.volume import Volume
 
 registry = ExpertRegistry.open(Path(sys.argv[1]))
 (trigger,) = parse_triggers("This looks like a CT image. Let me trigger <LUNGMASK()>.", registry.cards())
 phantom = make_ct(5, voxel_mm=(6.0, 4.0, 4.0))
-volume = as_volume(phantom.hu, phantom.affine, "CT")
+count = phantom.hu.shape[0]
+uids = tuple(f"1.2.{n}" for n in range(count))
+volume = Volume(phantom.hu.astype(np.float32), phantom.affine, uids, (1,) * count, "1.3", "", "CT")
 result = registry.get(trigger.expert).run(ExpertInput(volume=volume), trigger.argument)
 lung = np.isin(phantom.labels, [value for value, name in LABEL_NAMES.items() if "lung" in name and "lobe" in name])
 found = result.labels == 1
