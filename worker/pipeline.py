@@ -129,6 +129,8 @@ class StudyPipeline:
             study=intake.study,
             modality=chosen.prompt_modality,
             max_new_tokens=worker.max_new_tokens,
+            max_rounds=worker.max_rounds,
+            max_triggers=worker.max_triggers,
         )
         try:
             with self._models.reading(vlm):
