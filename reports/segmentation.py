@@ -49,8 +49,8 @@ def build_segmentation(
         identity: fixes UIDs and times.
         equipment: our product.
         instance_number: 1, 2, … for several Segmentations of one run, which share a Series.
-        frame_numbers: of a multi-frame ``source``, the 1-based frame of each slice of ``labels``; None for every
-            frame in order. A classic Series has none.
+        frame_numbers: 1-based frame of each slice of ``labels`` within its Instance, as `worker.volume.Volume` has
+            them; needed for a multi-frame ``source``, 1 throughout (or None) for a classic Series.
 
     Returns:
         A BINARY Segmentation Storage Instance with file meta information, ready to write.
@@ -161,12 +161,14 @@ def _add_side(description: hd.seg.SegmentDescription, side: CodedConcept) -> Non
 
 
 def _frames_used(source: Sequence[Dataset], frame_numbers: Sequence[int] | None) -> list[int]:
-    """Return the frame of the source behind each slice of the labels; a classic Instance has only frame 1."""
+    """Return the frame behind each slice of the labels; slices of a multi-frame object are never guessed."""
     count = frame_count(source)
-    if frame_numbers is None or len(source) > 1:
+    if "PerFrameFunctionalGroupsSequence" not in source[0]:
         if any(number != 1 for number in frame_numbers or ()):
             raise GeometryError("a Series of classic Instances has no frame numbers")
         return list(range(1, count + 1))
+    if not frame_numbers:
+        raise GeometryError(f"the source is one object of {count} frames, and no frame numbers were given")
     return list(frame_numbers)
 
 

@@ -13,7 +13,8 @@ class Volume:
     Attributes:
         array: ``(slices, rows, columns)`` float32; Hounsfield units for CT, raw signal for MR.
         affine: ``(4, 4)`` maps homogeneous ``(slice, row, column)`` indices to mm in DICOM's patient
-            frame (LPS: +x left, +y posterior, +z superior; PS3.3 C.7.6.2.1.1).
+            frame (LPS: +x left, +y posterior, +z superior; PS3.3 C.7.6.2.1.1). Exact in any orientation; of a tilted
+            CT gantry it is sheared: slices step along the table, not along their normal (`worker.upright`).
         sop_instance_uids: one per slice, in array order (the same UID repeats for a multi-frame object).
         frame_numbers: one per slice, 1-based frame within its Instance (always 1 for single-frame).
         series_instance_uid: the source Series.

@@ -1,5 +1,6 @@
 """Enhanced multi-frame CT and MR: one object, several stacks; frames in Volume, SEG and viewer are the same frames."""
 
+import tracemalloc
 from io import BytesIO
 
 import numpy as np
@@ -172,6 +173,17 @@ def test_an_object_that_contradicts_itself_is_a_geometry_error(tmp_path, damage,
         load_volume(read_headers([path]))
 
 
+def test_a_volume_is_decoded_without_a_second_copy_of_the_object(tmp_path):
+    where = positions(FEET, (0, 0, 2), 60)
+    headers = read_headers([multi_frame(tmp_path, frames_at(where), modality="CT", matrix=(128, 128))])
+    load_volume(headers)  # what is imported on first use does not count
+    tracemalloc.start()
+    volume = load_volume(headers)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.3 * volume.array.nbytes  # decoding all frames at once would need 1.5
+
+
 def test_more_frames_said_than_sent_are_pixels_that_cannot_be_read(tmp_path):
     path = multi_frame(tmp_path, frames_at(LOW))
     ds = pydicom.dcmread(path)
@@ -258,8 +270,10 @@ def test_wrong_frame_numbers_are_refused(two_phases):
     for numbers in ((*volume.frame_numbers[:-1], 16), (*volume.frame_numbers[:-1], 15), (0, *volume.frame_numbers[1:])):
         with pytest.raises(GeometryError, match="of an object with 15 frames"):
             build_segmentation([source], labels, frame_numbers=numbers, **options)
-    with pytest.raises(GeometryError, match=r"mask is \(9, 12, 12\), source is \(15, 12, 12\)"):
+    with pytest.raises(GeometryError, match="one object of 15 frames, and no frame numbers were given"):
         build_segmentation([source], labels, **options)
+    with pytest.raises(GeometryError, match=r"mask is \(9, 12, 12\), source is \(8, 12, 12\)"):
+        build_segmentation([source], labels, frame_numbers=volume.frame_numbers[1:], **options)
 
 
 def test_findings_on_a_multi_frame_source_make_a_conformant_report(two_phases, tmp_path):

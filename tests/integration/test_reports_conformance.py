@@ -194,17 +194,19 @@ def assert_multi_frame(source: Dataset, tmp_path: Path) -> None:
     mask = np.zeros((int(source.NumberOfFrames), source.Rows, source.Columns), np.uint8)
     mask[1, 3:9, 4:7] = 1
     options = {"segments": [spec(1, "ct.liver")], "identity": identity_of(source), "equipment": EQUIPMENT}
-    seg = build_segmentation([source], mask, **options)
+    frames = list(range(1, len(mask) + 1))
+    seg = build_segmentation([source], mask, frame_numbers=frames, **options)
     assert [line for line in dciodvfy(seg, tmp_path) if "Segment" in line or "Frame" in line] == []
     path = tmp_path / "seg.dcm"
     path.write_bytes(written(seg))
-    frames = list(range(1, len(mask) + 1))
     read = segread(path).get_pixels_by_source_frame(
         str(source.SOPInstanceUID), frames, assert_missing_frames_are_empty=True
     )
     assert np.array_equal(read[..., 0], mask)
     with pytest.raises(GeometryError, match="mask is"):
-        build_segmentation([source], mask[:-1], **options)
+        build_segmentation([source], mask[:-1], frame_numbers=frames, **options)
+    with pytest.raises(GeometryError, match="no frame numbers were given"):
+        build_segmentation([source], mask, **options)
 
 
 # --- hostile text ------------------------------------------------------------------------------------------
@@ -346,7 +348,12 @@ def test_a_real_multi_frame_mr_without_frame_of_reference_is_refused(real_data):
     mask = np.ones((int(source.NumberOfFrames), source.Rows, source.Columns), np.uint8)
     with pytest.raises(GeometryError, match="Frame of Reference"):
         build_segmentation(
-            [source], mask, segments=[spec(1, "ct.bone")], identity=identity_of(source), equipment=EQUIPMENT
+            [source],
+            mask,
+            segments=[spec(1, "ct.bone")],
+            identity=identity_of(source),
+            equipment=EQUIPMENT,
+            frame_numbers=range(1, len(mask) + 1),
         )
 
 
