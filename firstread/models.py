@@ -20,7 +20,7 @@ from firstread.terminal import DataDir, console, refuse, start
 from worker.store import active, folders
 from worker.store.acquire import Acquisition, Ask
 from worker.store.folders import Licence, ModelStore
-from worker.store.published import find_recipe
+from worker.store.published import Recipe, find_recipe, read_promise
 
 models_app = typer.Typer(no_args_is_help=True, help="Model packages.")
 
@@ -79,13 +79,16 @@ def models_fetch(
 def models_import(
     path: Annotated[Path, typer.Argument(help="Folder or tar with the files of one package.")],
     named: Annotated[str, typer.Option("--as", help="Which published model it is, where it brings no manifest.")] = "",
+    manifest: Annotated[
+        Path | None, typer.Option(help="Manifest without hashes, for a model that is not known.")
+    ] = None,
     accept_licence: Accept = "",
     data_dir: DataDir = None,
 ) -> None:
     """Import a package that came by hand, on machines without internet."""
     settings = start("models", data_dir)
     try:
-        recipe = find_recipe(named) if named else None
+        recipe = Recipe(promise=read_promise(manifest)) if manifest else find_recipe(named) if named else None
         new = _acquisition(settings, accept_licence).bring(path, recipe=recipe)
     except AppError as exc:
         raise refuse(exc) from exc
