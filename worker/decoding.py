@@ -9,11 +9,12 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.errors import InvalidDicomError
-from pydicom.pixels import apply_rescale, apply_voi_lut, iter_pixels
+from pydicom.pixels import apply_rescale, iter_pixels
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from config.errors import RefusedInputError, UndecodablePixelsError
 from config.jpeg_extended import decode_jpeg_extended
+from worker.grayscale import display_values
 from worker.radiograph import Radiograph
 
 # what pydicom and its decoder plugins raise for damaged or unsupported pixel data
@@ -135,29 +136,15 @@ def _undecodable(path: Path, cause: BaseException) -> UndecodablePixelsError:
 
 
 def load_radiograph(path: Path) -> Radiograph:
-    """Return one CR or DX Instance in display polarity, bone bright, 0…255.
-
-    Rescale, VOI LUT or window (PS3.3 C.11.1, C.11.2), then MONOCHROME1 inversion (C.7.6.3.1.2); the
-    result is stretched over what the window lets through.
+    """Return one CR or DX Instance in display polarity, bone bright, 0…255; see `worker.grayscale`.
 
     Raises:
         UndecodablePixelsError: pixels that cannot be read, or that are not one grey image.
     """
     ds, stored = decode(path)
-    photometric = str(ds.get("PhotometricInterpretation", ""))
-    if stored.ndim != 2 or photometric not in {"MONOCHROME1", "MONOCHROME2"}:
-        raise UndecodablePixelsError(f"not one grey image: {stored.shape}, {photometric or 'no photometric'}")
-    try:
-        values = np.asarray(apply_voi_lut(apply_rescale(stored, ds), ds), dtype=np.float32)
-    except (ValueError, IndexError, TypeError) as exc:
-        raise UndecodablePixelsError(f"the display LUTs cannot be applied ({type(exc).__name__})") from exc
-    low, high = float(values.min()), float(values.max())
-    if high <= low:
-        raise UndecodablePixelsError("every pixel has the same value")
-    grey = (values - low) * np.float32(255.0 / (high - low))
     spacing = ds.get("ImagerPixelSpacing") or ds.get("PixelSpacing")
     return Radiograph(
-        pixels=255.0 - grey if photometric == "MONOCHROME1" else grey,
+        pixels=display_values(ds, stored),
         sop_instance_uid=str(ds.SOPInstanceUID),
         series_instance_uid=str(ds.SeriesInstanceUID),
         view_position=str(ds.get("ViewPosition", "") or ""),
