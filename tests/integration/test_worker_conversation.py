@@ -8,6 +8,7 @@ import pydicom
 import pytest
 
 from config.errors import GenerationBudgetError, ModelOutputError, OutsideIntendedUseError, RepetitionError
+from dashboard.stacks import build_stack
 from phantoms.chest_xray import make_chest_xray
 from phantoms.ct import make_ct
 from phantoms.dicom import write_ct, write_radiograph
@@ -17,7 +18,8 @@ from worker.conversation import Bench
 from worker.drafting import draft_study
 from worker.intake import gate
 from worker.outputs import write_outputs
-from worker.profiles import CHEST_XRAY, CT_TORSO
+from worker.pictures import first_pictures
+from worker.profiles import BRAIN_MR, CHEST_XRAY, CT_TORSO
 from worker.vlm.templates import TEMPLATES
 
 from .test_worker_drafting import place
@@ -400,6 +402,33 @@ def test_frames_of_a_multi_frame_instance_are_told_apart(torso, tmp_path):
     assert row.key_slice["sop_instance_uid"] == volume.sop_instance_uids[20]
     for one in conversation(content, "hepatic")["pictures"]:
         assert one["frame_number"] == one["slice_index"] + 101
+
+
+def plane(ds):
+    """Return the unit normal of a slice and the place of its centre, from its header alone."""
+    cosines = np.array(ds.ImageOrientationPatient, float)
+    across, down = cosines[:3] * float(ds.PixelSpacing[1]), cosines[3:] * float(ds.PixelSpacing[0])
+    centre = np.array(ds.ImagePositionPatient, float) + across * (ds.Columns - 1) / 2 + down * (ds.Rows - 1) / 2
+    return np.cross(cosines[:3], cosines[3:]), centre
+
+
+def test_four_real_sequences_open_at_one_level_of_the_head_and_the_viewer_finds_them(real_data):
+    folders = {role: real_data / "mr_glioma" / role.lower() for role in ("T1c", "T1", "T2", "FLAIR")}
+    intake = gate([path for folder in folders.values() for path in folder.glob("*.dcm")], BRAIN_MR)
+    pictures = first_pictures(intake.study, "body")
+    assert [one.record["role"] for one in pictures] == ["T1c", "T1", "T2", "FLAIR"]
+    shown = {}
+    for one in pictures:
+        paths = sorted(folders[one.record["role"]].glob("*.dcm"))
+        headers = {ds.SOPInstanceUID: ds for ds in (pydicom.dcmread(p, stop_before_pixels=True) for p in paths)}
+        shown[one.record["role"]] = headers[one.record["sop_instance_uid"]]
+        number = one.record["slice_number"]
+        assert build_stack(paths).slices[number - 1].sop_instance_uid == one.record["sop_instance_uid"]
+    _, level = plane(shown["T1c"])
+    for role, ds in shown.items():
+        normal, centre = plane(ds)
+        # no slice of the sequence is nearer to the centre of the T1c slice
+        assert abs(float((level - centre) @ normal)) <= float(ds.SpacingBetweenSlices) / 2 + 0.01, role
 
 
 def test_with_the_older_placeholder_the_overlay_is_described_and_not_shown(torso):
