@@ -125,7 +125,10 @@ class BratsExpert:
         self._require_room(volumes)
         masks = self._brains(volumes)
         outlined = time.perf_counter()
-        registrations = {role: _registration(volumes, masks, role) for role in CHANNELS[1:]}
+        reference = Contrast.of(volumes["T1c"], masks.get("T1c"))
+        registrations = {
+            role: _registration(reference, role, Contrast.of(volumes[role], masks.get(role))) for role in CHANNELS[1:]
+        }
         registered = {role: found.moved(volumes[role], volumes["T1c"]) for role, found in registrations.items()}
         aligned = time.perf_counter()
         labels = self.segment({**volumes, **registered}, masks.get("T1c"))
@@ -338,9 +341,7 @@ def _by_role(study: ExpertInput, name: str) -> Mapping[str, Volume]:
     return offered
 
 
-def _registration(volumes: Mapping[str, Volume], masks: Mapping[str, NDArray[np.bool_]], role: str) -> Registration:
-    """Register one contrast to T1c by their brains, or by their heads where there are no masks."""
-    reference, moving = (Contrast.of(volumes[name], masks.get(name)) for name in ("T1c", role))
+def _registration(reference: Contrast, role: str, moving: Contrast) -> Registration:
     try:
         return register(reference, moving)
     except ExpertError as exc:

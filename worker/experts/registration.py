@@ -24,7 +24,7 @@ _TOLERANCE_SLICES = 1 / 6  # … or this part of the thicker slices: less is not
 _MASK_MM = 6.0  # grid on which the masks are brought together
 _JUDGE_MM = 3.0  # grid on which the overlap of the masks is measured
 # spacing, longest step, shortest step (mm) and share of voxels sampled, coarse to fine
-_LEVELS = ((6.0, 2.0, 0.02, 1.0), (3.0, 1.0, 0.01, 0.4), (_WORKING_MM, 0.5, 0.01, 0.1))
+_LEVELS = ((6.0, 2.0, 0.02, 1.0), (3.0, 1.0, 0.01, 0.3), (_WORKING_MM, 0.5, 0.01, 0.1))
 _BINS = 32
 _SEED = 1
 _APART = 0.5  # masks that overlap less than this start from their centres, not from the scanner's geometry
@@ -140,6 +140,7 @@ def register(reference: Contrast, moving: Contrast) -> Registration:
     """
     if not reference.mask.any() or not moving.mask.any():
         raise ExpertError("not registered: there is no head in the image")
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # sums of several threads come in any order
     judge = _Judge(reference, moving)
     unmoved = _rigid(judge.centre_mm)
     start, name = unmoved, "geometry"
@@ -250,7 +251,6 @@ def _maximise_information(
 
 def _method(*, longest: float, shortest: float) -> sitk.ImageRegistrationMethod:
     method = sitk.ImageRegistrationMethod()
-    method.SetNumberOfThreads(1)  # sums of several threads come in any order
     method.SetInterpolator(sitk.sitkLinear)
     method.SetOptimizerAsRegularStepGradientDescent(
         longest, shortest, numberOfIterations=100, relaxationFactor=0.6, gradientMagnitudeTolerance=1e-8
