@@ -64,16 +64,17 @@ def _codes(_: Settings) -> str:
 
 
 def _experts(settings: Settings) -> str:
-    from worker.experts.registry import ExpertRegistry
+    from worker.store.active import drafting_of, expert_offer
 
-    cards = ExpertRegistry.open(settings.models.registry).cards()
+    cards = [source.card for source in expert_offer(settings, drafting_of(settings)).sources]
     return ", ".join(f"{c.name} {c.version}{' DEMONSTRATION' if c.demonstration else ''}" for c in cards)
 
 
 def _vlm(settings: Settings) -> str:
+    from worker.store.active import drafting_of, vlm_folder
     from worker.vlm.package import verify_vlm_package
 
-    card = verify_vlm_package(settings.vlm_dir).card()
+    card = verify_vlm_package(vlm_folder(settings, drafting_of(settings))).card()
     return f"{card.name} {card.version}{' DEMONSTRATION' if card.demonstration else ''}"
 
 

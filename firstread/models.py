@@ -249,7 +249,10 @@ def _configured(settings: Settings, taken: set[str]) -> list[tuple[str, ...]]:
     from worker.experts.registry import ExpertRegistry
     from worker.vlm.package import verify_vlm_package
 
-    cards: list[tuple[str, str, Any]] = [("vlm", packages.VLM_PLACE, verify_vlm_package(settings.vlm_dir).card())]
+    cards: list[tuple[str, str, Any]] = []
+    # the demonstration model need not have been built where another one drafts
+    if settings.vlm_dir.exists() or packages.VLM_PLACE not in taken:
+        cards.append(("vlm", packages.VLM_PLACE, verify_vlm_package(settings.vlm_dir).card()))
     experts = ExpertRegistry.open(settings.models.registry).cards()
     cards += [("expert", packages.expert_place(card.name), card) for card in experts]
     return [

@@ -23,5 +23,9 @@ def prepare(settings: Settings) -> list[tuple[str, str, str]]:
 
 
 def needs_demo_model(settings: Settings) -> bool:
-    """Return whether the demonstration model is configured and not built yet."""
-    return settings.models.vlm is None and not (settings.vlm_dir / "manifest.json").exists()
+    """Return whether the demonstration model is the one that drafts, and is not built yet."""
+    from worker.store.active import drafting_of
+
+    if settings.models.vlm is not None or (settings.vlm_dir / "manifest.json").exists():
+        return False
+    return drafting_of(settings).vlm is None

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from db.uow import Actor
 from worker.store.acquire import Acquisition
 from worker.store.folders import Licence, ModelStore
+from worker.store.published import CATALOGUE
 
 OPERATOR = Actor("cli:jdoe", "person")
 COMMIT = "c0ffee" + "0" * 34
@@ -65,9 +66,11 @@ class Person:
         return self.accepts
 
 
-def acquisition(root: Path, sessions: sessionmaker[Session], person: Person | None = None) -> Acquisition:
+def acquisition(
+    root: Path, sessions: sessionmaker[Session], person: Person | None = None, catalogue: Path = CATALOGUE
+) -> Acquisition:
     """What brings packages into the store at ``root``."""
-    return Acquisition(ModelStore(root), sessions, OPERATOR, person or Person())
+    return Acquisition(ModelStore(root), sessions, OPERATOR, person or Person(), catalogue=catalogue)
 
 
 def sha256(content: bytes | str) -> str:

@@ -1,5 +1,6 @@
 """Packages that come by hand: folders and tars, good and hostile."""
 
+import hashlib
 import io
 import json
 import os
@@ -14,9 +15,10 @@ from config.errors import ModelPackageError, RefusedInputError
 from db.models import AuditEvent
 from db.packages import list_packages
 from tests.store_support import LICENSE, Person, acquisition, sha256, vila_folder
+from worker.experts.packages import seal_package
 from worker.store.archive import MAX_FILES, bring_in
 from worker.store.folders import faults
-from worker.store.published import PUBLISHED, find_recipe
+from worker.store.published import PUBLISHED, UrlFile, find_recipe
 from worker.vlm.package import open_vlm_package, seal_vlm_package
 
 
@@ -139,16 +141,52 @@ def test_a_licence_whose_text_changed_is_asked_again(root, sqlite_sessions, tmp_
     assert [LICENSE in licence.text for licence in person.shown] == [True, False]
 
 
-@pytest.mark.parametrize("expert", ["vista3d", "brats"])
-def test_an_expert_is_recognised_by_its_weight_file(root, sqlite_sessions, tmp_path, expert):
+WEIGHTS = {"VISTA3D": "model_vista3d.pt", "BRATS": "model_brats_mri_segmentation.pt"}
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_an_expert_is_recognised_by_its_weight_file_and_compared_with_the_published_one(
+    root, sqlite_sessions, tmp_path, name
+):
     (tmp_path / "expert").mkdir()
-    (tmp_path / "expert" / f"model_{expert if expert == 'vista3d' else 'brats_mri_segmentation'}.pt").write_bytes(b"w")
+    (tmp_path / "expert" / WEIGHTS[name]).write_bytes(b"not what was published")
+    with pytest.raises(ModelPackageError, match=f"{WEIGHTS[name]}: its md5 differs from the published one"):
+        acquisition(root, sqlite_sessions).bring(tmp_path / "expert")
+    file = UrlFile(name=WEIGHTS[name], url="https://x/y", md5=hashlib.md5(b"not what was published").hexdigest())
     person = Person()
-    new = acquisition(root, sqlite_sessions, person).bring(tmp_path / "expert")
-    assert (new.kind, new.name) == ("expert", expert.upper())
-    text = PUBLISHED / "licences" / ("NVIDIA-noncommercial.txt" if expert == "vista3d" else "Apache-2.0.txt")
+    recipe = find_recipe(name).model_copy(update={"files": (file,)})
+    new = acquisition(root, sqlite_sessions, person).bring(tmp_path / "expert", recipe=recipe)
+    assert (new.kind, new.name, new.research_only) == ("expert", name, name == "VISTA3D")
+    text = PUBLISHED / "licences" / ("NVIDIA-noncommercial.txt" if name == "VISTA3D" else "Apache-2.0.txt")
     assert person.shown[0].text == text.read_text()
-    assert new.research_only == (expert == "vista3d")
+
+
+def test_published_research_weights_are_not_relabelled(root, sqlite_sessions, folder):
+    """A manifest beside them that says clinical use is fine does not make it so."""
+    (folder / ".gitattributes").unlink()
+    promise = {key: value for key, value in find_recipe("Llama3-VILA-M3-8B").promise.items() if key != "kind"}
+    seal_vlm_package(folder, promise | {"research_only": False, "licence": "MIT"})
+    with pytest.raises(ModelPackageError, match="published for research only"):
+        acquisition(root, sqlite_sessions).bring(folder)
+
+
+def test_published_research_weights_are_known_by_their_bytes_whatever_they_are_called(root, sqlite_sessions, tmp_path):
+    shutil.copytree(PUBLISHED, tmp_path / "published")
+    catalogue = tmp_path / "published" / "catalogue.yaml"
+    weights = hashlib.md5(b"weights").hexdigest()
+    catalogue.write_text(catalogue.read_text().replace("6ce45a8edde4400c5d28d5e74d7b61d5", weights))
+    promise = find_recipe("VISTA3D").promise | {"research_only": False, "licence": "MIT", "name": "MINE"}
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "net.pt").write_bytes(b"weights")
+    (tmp_path / "mine" / "LICENSE").write_text("MIT")
+    (tmp_path / "mine" / "model_vista3d.pt").write_bytes(b"something else")
+    seal_package(tmp_path / "mine", promise)
+    bring = acquisition(root, sqlite_sessions, catalogue=catalogue)
+    with pytest.raises(ModelPackageError, match="VISTA3D is published for research only"):
+        bring.bring(tmp_path / "mine")
+    (tmp_path / "mine" / "net.pt").write_bytes(b"others")
+    seal_package(tmp_path / "mine", promise)
+    assert bring.bring(tmp_path / "mine").name == "MINE"
 
 
 # --- hostile tars ----------------------------------------------------------------------------------------------

@@ -1,14 +1,16 @@
 """How a package comes into the store: fetched or imported, its licence accepted by a person, sealed, recorded."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy.orm import Session, sessionmaker
 
 from config.errors import ModelPackageError, RefusedInputError
 from db.audit import AuditTag
 from db.packages import NewPackage, accept_licence, acceptance, add_package, refuse_licence
+from db.types import PackageKind
 from db.uow import Actor, unit_of_work
 from worker.store.archive import MAX_BYTES, bring_in
 from worker.store.folders import (
@@ -23,8 +25,8 @@ from worker.store.folders import (
     seal,
     slug,
 )
-from worker.store.published import Recipe, recognise
-from worker.store.transfer import PART, Listing, fetch, hub_listing, url_listing
+from worker.store.published import CATALOGUE, Recipe, recipes, recognise
+from worker.store.transfer import PART, Listing, digest, fetch, hub_listing, url_listing
 
 Ask = Callable[[Licence], bool]
 
@@ -32,8 +34,17 @@ Ask = Callable[[Licence], bool]
 class Acquisition:
     """Brings packages in for one person, who is asked about each licence that is new to the site."""
 
-    def __init__(self, store: ModelStore, sessions: sessionmaker[Session], actor: Actor, ask: Ask) -> None:
-        """Take the store, the record, the person, and how to ask: True means accepted."""
+    def __init__(
+        self,
+        store: ModelStore,
+        sessions: sessionmaker[Session],
+        actor: Actor,
+        ask: Ask,
+        *,
+        catalogue: Path = CATALOGUE,
+    ) -> None:
+        """Take the store, the record, the person, how to ask (True means accepted), and what is published."""
+        self._catalogue = catalogue
         self._store = store
         self._sessions = sessions
         self._actor = actor
@@ -100,18 +111,22 @@ class Acquisition:
         if different:
             raise ModelPackageError("; ".join(different))
         kind, manifest, _ = open_any(staged)
-        promise = manifest.model_dump(mode="json") | ({"kind": "vlm"} if kind == "vlm" else {})
+        promise = manifest.model_dump(mode="json") | ({"kind": "vlm"} if kind is PackageKind.VLM else {})
         recipe = Recipe(promise=promise)
         check_layout(staged, recipe)
+        _refuse_relabelled(staged, kind, manifest, recipes(self._catalogue).values())
         licence = licence_of(staged, recipe)
         self._consent(licence)
         return describe(staged, revision="", licence=licence)
 
     def _import_plain(self, staged: Path, recipe: Recipe | None) -> NewPackage:
-        known = recipe or recognise(staged)
+        known = recipe or recognise(staged, self._catalogue)
         if known is None:
             raise RefusedInputError("neither a manifest nor a layout that is known: say what it is with --as")
         check_layout(staged, known)
+        for file in url_listing(known.files).files:
+            if digest(staged / file.path, file.algorithm) != file.digest:
+                raise ModelPackageError(f"{file.path}: its {file.algorithm} differs from the published one")
         licence = licence_of(staged, known)
         self._consent(licence)
         return seal(staged, known, revision="", licence=licence)
@@ -131,6 +146,25 @@ class Acquisition:
         with unit_of_work(self._sessions, self._actor) as uow:
             add_package(uow, new, tag, source=source)
             self._store.publish(staged, new.folder)
+
+
+def _refuse_relabelled(staged: Path, kind: PackageKind, manifest: Any, published: Iterable[Recipe]) -> None:
+    """Refuse weights published for research only whose manifest says otherwise.
+
+    Raises:
+        ModelPackageError: the manifest is not what these weights were published under.
+    """
+    for known in published:
+        same_name = kind is PackageKind.VLM and manifest.name == known.name
+        if known.promise.get("research_only") and not manifest.research_only and (same_name or _holds(staged, known)):
+            raise ModelPackageError(f"{known.name} is published for research only; its manifest says otherwise")
+
+
+def _holds(staged: Path, known: Recipe) -> bool:
+    """Return whether a published file is among the package's, whatever it is called there."""
+    published = {file.digest: file.algorithm for file in url_listing(known.files).files}
+    weights = [path for path in staged.iterdir() if path.suffix in {".pt", ".safetensors"}]
+    return any(digest(path, algorithm) in published for algorithm in set(published.values()) for path in weights)
 
 
 def _origin(recipe: Recipe, listing: Listing) -> str:

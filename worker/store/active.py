@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 
 from config.errors import ModelPackageError
 from config.settings import Settings
+from db.engine import is_current, make_engine, make_sessions
 from db.packages import ActivePackage, active_packages, retired_manifests
 from db.types import PackageKind
 from worker.experts import packages as experts
@@ -59,6 +60,18 @@ def models_dir(settings: Settings) -> Path:
 def drafting(session: Session) -> Drafting:
     """Ask the record what drafts now: two small statements."""
     return Drafting(tuple(active_packages(session)), retired_manifests(session))
+
+
+def drafting_of(settings: Settings) -> Drafting:
+    """Return what drafts now, for processes without sessions; before there is a database nothing was decided."""
+    engine = make_engine(settings.database)
+    try:
+        if not is_current(engine):
+            return Drafting((), frozenset())
+        with make_sessions(engine)() as session:
+            return drafting(session)
+    finally:
+        engine.dispose()
 
 
 def vlm_folder(settings: Settings, now: Drafting) -> Path:
