@@ -1,6 +1,7 @@
 """The registry refuses what it cannot trust, by name, and keeps no more loaded than the budget holds."""
 
 import shutil
+import weakref
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import yaml
 from config.errors import ConfigurationError, ExpertError, ModelPackageError
 from tests.experts_packages import brats_package, vista3d_package
 from worker.experts.base import ExpertInput
+from worker.experts.memory import MemoryBudget
 from worker.experts.packages import open_package
 from worker.experts.registry import ExpertRegistry, package_sources
 from worker.experts.sources import PackageSource
@@ -129,6 +131,9 @@ def test_an_expert_larger_than_the_budget_is_refused(site):
         "remotes: [{name: CXR, url: 'ftp://127.0.0.1'}]",
         "remotes: [{name: CXR, url: 'https://user:secret@gpu.example.org'}]",
         "remotes: [{name: cxr, url: 'https://gpu.example.org'}]",
+        "remotes: [{name: CXR, url: 'https://gpu.example.org:99999'}]",
+        "remotes: [{name: CXR, url: 'https://[gpu'}]",
+        "remotes: [{name: CXR, url: 'https://'}]",
         "remotes: [{name: CXR, url: 'https://gpu.example.org', timeout_s: 0}]",
         "remotes: [{name: CXR, url: 'https://gpu.example.org', client_certificate: cert.pem}]",
     ],
@@ -156,6 +161,18 @@ def test_the_least_recently_used_expert_makes_room(site):
     assert registry.warm() == ("BRATS",)
     use(registry, "VISTA3D")  # 1000 + 1000 MB do not fit into 1500
     assert registry.warm() == ("VISTA3D",)
+
+
+def test_an_unloaded_network_gives_its_memory_back(site):
+    packages = (open_package(site.parent / name) for name in ("brats", "vista3d"))
+    brats, vista3d = (PackageSource(package) for package in packages)
+    budget = MemoryBudget("cpu", 1500)
+    with budget.lease(brats) as expert:
+        weights = weakref.ref(next(expert.network.parameters()))
+    del expert
+    assert weights() is not None
+    with budget.lease(vista3d):
+        assert weights() is None
 
 
 def test_experts_that_fit_stay_warm_in_order_of_use(site):

@@ -140,7 +140,8 @@ def test_both_sides_show_certificates(certificates, tmp_path):
     [
         ({"host": "0.0.0.0"}, "is not loopback: give certificate and key"),
         ({"host": "gpu.example.org", "token": "x"}, "is not loopback: give certificate and key"),
-        ({"host": "0.0.0.0", "certificate": "c", "key": "k"}, "give a token or the clients' authority"),
+        ({"host": "0.0.0.0", "certificate": "c", "key": "k"}, "give the clients' authority or a token of 16"),
+        ({"host": "0.0.0.0", "certificate": "c", "key": "k", "token": "hospital"}, "or a token of 16 characters"),
         ({"host": "127.0.0.1", "certificate": "c"}, "belong together"),
         ({"host": "127.0.0.1", "client_ca": "c"}, "need TLS"),
     ],
@@ -150,6 +151,6 @@ def test_a_server_others_could_read_or_ask_does_not_start(options, said):
         ServeOptions(**({"port": 0} | options)).require_safe()
 
 
-@pytest.mark.parametrize("options", [{"token": "x"}, {"client_ca": "c"}])
+@pytest.mark.parametrize("options", [{"token": "x" * 16}, {"client_ca": "c"}])
 def test_a_server_that_knows_its_clients_may_listen_anywhere(options):
     ServeOptions(host="0.0.0.0", port=0, certificate="c", key="k", **options).require_safe()

@@ -109,6 +109,14 @@ def test_an_expert_in_use_is_never_unloaded_and_others_wait_for_it():
     assert budget.warm() == ("B",)
 
 
+def test_the_vision_language_model_may_have_the_room_of_idle_experts():
+    held = registry(*sources("A", "B"))
+    for name in ("A", "B"):
+        held.get(name).run(ct_study(), "")
+    assert held.unload_idle() == ("A", "B")
+    assert held.warm() == ()
+
+
 def test_many_threads_never_hold_more_than_the_budget():
     held, lock, seen = [], threading.Lock(), []
 

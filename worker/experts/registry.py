@@ -134,6 +134,10 @@ class ExpertRegistry:
         """Return the names of loaded Experts, least recently used first."""
         return self._budget.warm()
 
+    def unload_idle(self) -> tuple[str, ...]:
+        """Unload every Expert no run uses, for a vision-language model that needs the room; return their names."""
+        return self._budget.unload_idle()
+
     def reserve(self, reserved_mb: float) -> None:
         """Set what the vision-language model holds of the device's memory.
 

@@ -33,7 +33,7 @@ from worker.experts.sources import RemoteEntry
 
 log = structlog.get_logger()
 
-_CARD_S = 10.0
+_CARD_S = 5.0
 _CARD_BYTES = 1 << 20
 _MESSAGE_BYTES = 32 << 20  # of an answer, beside its label map
 _FAILURES = 3  # connections that may fail in one call; a busy server is asked until the deadline
@@ -68,6 +68,8 @@ class Connection:
         token = os.environ.get(entry.token_env, "") if entry.token_env else ""
         if entry.token_env and not token:
             raise ConfigurationError(f"remote {entry.name}: {entry.token_env} is not set")
+        if not (token.isascii() and token.isprintable()):
+            raise ConfigurationError(f"remote {entry.name}: {entry.token_env} holds more than printable ASCII")
         return cls(entry, token)
 
     def call(
@@ -91,8 +93,9 @@ class Connection:
             asked_for = 0.0
             try:
                 answer = self._once(method, path, body, left, max_bytes, request)
-            except (OSError, http.client.HTTPException) as exc:
+            except (OSError, http.client.HTTPException, UnicodeError) as exc:
                 failures += 1
+                log.warning("remote.failed", expert=self.entry.name, request_id=request, error=exc, attempt=failures)
                 if time.monotonic() >= end:
                     why = "did not answer in time"
                     break
@@ -272,6 +275,7 @@ class RemoteExpert:
             raise ExpertError(f"{name} on another machine: {exc}") from exc
         if (done.version, done.weights_sha256) != (self.card.version, dict(self.card.weights_sha256)):
             raise ModelPackageError(f"{name}: {entry.url} answered with another model than the one that was opened")
+        log.info("remote.answered", expert=name, request_id=request, seconds=round(done.seconds, 3))
         details = {**result.details, "remote": {"url": entry.url, "request": request}}
         return replace(result, details=details)
 

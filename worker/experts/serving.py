@@ -46,6 +46,7 @@ _CHUNK = 1 << 20
 _SILENCE_S = 30.0  # nothing heard from a sender
 _BODY_S = 300.0  # to send a whole request
 _PLUGIN_SECONDS = 300.0
+_SHORTEST_TOKEN = 16
 
 # what is answered to which error; the first match wins
 STATUS: Mapping[type[AppError], HTTPStatus] = {
@@ -92,8 +93,10 @@ class ServeOptions:
             return
         if not self.certificate:
             raise ConfigurationError(f"{self.host} is not loopback: give certificate and key")
-        if not (self.token or self.client_ca):
-            raise ConfigurationError(f"{self.host} is not loopback: give a token or the clients' authority")
+        if not (self.client_ca or len(self.token) >= _SHORTEST_TOKEN):
+            raise ConfigurationError(
+                f"{self.host} is not loopback: give the clients' authority or a token of {_SHORTEST_TOKEN} characters"
+            )
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ class ExpertService:
             reply = Reply(next(code for kind, code in STATUS.items() if isinstance(exc, kind)), str(exc).encode())
         # the edge of this process: the peer is answered
         except Exception as exc:
-            log.exception("remote.failed", error=exc)
+            log.exception("request.failed", error=exc, request_id=request)
             reply = Reply(HTTPStatus.INTERNAL_SERVER_ERROR, b"the server failed")
         _drain(environ, self.max_request_bytes)
         headers = {
@@ -139,7 +142,10 @@ class ExpertService:
             **reply.headers,
         }
         start_response(f"{reply.status.value} {reply.status.phrase}", list(headers.items()))
-        log.info("remote.answered", status=int(reply.status), seconds=round(time.monotonic() - started, 3))
+        seconds = round(time.monotonic() - started, 3)
+        match = _PATH.match(environ.get("PATH_INFO", ""))
+        expert = match.group(2) if match else ""
+        log.info("request.answered", expert=expert, request_id=request, status=int(reply.status), seconds=seconds)
         return [reply.body]
 
     def _answer(self, environ: Mapping[str, Any]) -> Reply:

@@ -115,9 +115,12 @@ class RemoteEntry(BaseModel):
     @model_validator(mode="after")
     def _encrypted(self) -> Self:
         parts = urlsplit(self.url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.query:
+        host = parts.hostname or ""
+        # asking for the port refuses one that is none
+        whole = host and host.isascii() and parts.port != 0
+        if parts.scheme not in {"http", "https"} or not whole or parts.username or parts.query or parts.fragment:
             raise ValueError(f"remote {self.name}: url must be https://host[:port][/path]")
-        if parts.scheme == "http" and not is_loopback(parts.hostname):
+        if parts.scheme == "http" and not is_loopback(host):
             raise ValueError(f"remote {self.name}: studies leave this machine over https only")
         if bool(self.client_certificate) != bool(self.client_key):
             raise ValueError(f"remote {self.name}: client_certificate and client_key belong together")
