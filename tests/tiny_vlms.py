@@ -1,4 +1,4 @@
-"""Tiny image-text-to-text models with random weights, saved as real ones are: LLaVA, Qwen2-VL."""
+"""Tiny image-text-to-text models with random weights, saved as real ones are: LLaVA, Qwen2-VL, Gemma 3."""
 
 import json
 from pathlib import Path
@@ -9,6 +9,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import (
     CLIPImageProcessor,
     CLIPVisionConfig,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    Gemma3ImageProcessor,
+    Gemma3Processor,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -57,11 +61,26 @@ QWEN_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
+# As published with google/gemma-3-4b-it and google/medgemma-4b-it, without their system turn.
+GEMMA_TEMPLATE = (
+    "{{ bos_token }}{%- for message in messages -%}"
+    "{%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) -%}"
+    '{{ raise_exception("Conversation roles must alternate user/assistant/user/assistant/...") }}{%- endif -%}'
+    "{%- set role = 'model' if message['role'] == 'assistant' else message['role'] -%}"
+    "{{ '<start_of_turn>' + role + '\n' }}{%- for item in message['content'] -%}"
+    "{%- if item['type'] == 'image' -%}{{ '<start_of_image>' }}"
+    "{%- elif item['type'] == 'text' -%}{{ item['text'] | trim }}{%- endif -%}{%- endfor -%}"
+    "{{ '<end_of_turn>\n' }}{%- endfor -%}{%- if add_generation_prompt -%}{{'<start_of_turn>model\n'}}{%- endif -%}"
+)
+
 LLAVA_SPECIAL = ("<unk>", "<s>", "</s>", "<pad>", "<image>")
 QWEN_SPECIAL = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
     "<|video_pad|>",
 )  # fmt: skip
+
+GEMMA_SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>")
+GEMMA_IMAGE = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
 
 
 def write_llava(folder: Path, *, seed: int = 0, says_yes: bool = False, promise: dict[str, Any] | None = None):
@@ -96,7 +115,7 @@ def write_llava(folder: Path, *, seed: int = 0, says_yes: bool = False, promise:
     return _write(folder, model, processor, says_yes=says_yes, promise=promise)
 
 
-def write_qwen(folder: Path, *, seed: int = 0, says_yes: bool = False, promise: dict[str, Any] | None = None):
+def write_qwen(folder: Path, *, seed: int = 1, says_yes: bool = False, promise: dict[str, Any] | None = None):
     """Write a Qwen2-VL: pictures keep their shape, so the number of tokens depends on the picture."""
     torch.manual_seed(seed)
     tokenizer = _tokenizer(QWEN_SPECIAL, eos_token="<|im_end|>", pad_token="<|endoftext|>")
@@ -123,6 +142,41 @@ def write_qwen(folder: Path, *, seed: int = 0, says_yes: bool = False, promise: 
         tokenizer=tokenizer,
         video_processor=Qwen2VLVideoProcessor(**limits),
         chat_template=QWEN_TEMPLATE,
+    )
+    return _write(folder, model, processor, says_yes=says_yes, promise=promise)
+
+
+def write_gemma(folder: Path, *, seed: int = 0, says_yes: bool = False, promise: dict[str, Any] | None = None):
+    """Write a Gemma 3, as MedGemma is: sliding windows, one mark for an image in the text, another in its place."""
+    torch.manual_seed(seed)
+    tokenizer = _tokenizer(
+        GEMMA_SPECIAL, GEMMA_IMAGE, bos_token="<bos>", eos_token="<end_of_turn>", unk_token="<unk>", pad_token="<pad>"
+    )
+    marks = {name: tokenizer.convert_tokens_to_ids(token) for name, token in GEMMA_IMAGE.items()}
+    model = Gemma3ForConditionalGeneration(
+        Gemma3Config(
+            text_config={
+                "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3,
+                "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "query_pre_attn_scalar": 8,
+                "sliding_window": 16, "max_position_embeddings": 2048, "initializer_range": 0.3,
+                "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+                "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
+                "pad_token_id": tokenizer.pad_token_id,
+            },
+            vision_config={
+                "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+                "image_size": 56, "patch_size": 14,
+            },
+            mm_tokens_per_image=4, boi_token_index=marks["boi_token"], eoi_token_index=marks["eoi_token"],
+            image_token_index=marks["image_token"], tie_word_embeddings=False,
+        )
+    )  # fmt: skip
+    torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=0.2)  # begins as zeros
+    processor = Gemma3Processor(
+        image_processor=Gemma3ImageProcessor(size={"height": 56, "width": 56}),
+        tokenizer=tokenizer,
+        chat_template=GEMMA_TEMPLATE,
+        image_seq_length=4,
     )
     return _write(folder, model, processor, says_yes=says_yes, promise=promise)
 
@@ -155,8 +209,8 @@ def _write(folder, model, processor, *, says_yes, promise):
     if says_yes:
         _say_yes(model, tokenizer)
     else:
-        # A random model ends an answer by chance: one token in 23 is an end.
-        model.generation_config.eos_token_id = [tokenizer.eos_token_id, *range(10, len(tokenizer), 23)]
+        # A random model ends an answer by chance: one token in eleven is an end.
+        model.generation_config.eos_token_id = [tokenizer.eos_token_id, *range(10, len(tokenizer), 11)]
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return seal_vlm_package(folder, PROMISE | (promise or {}))
@@ -177,13 +231,14 @@ def _say_yes(model, tokenizer) -> None:
         head[tokenizer.eos_token_id, 0] = -10.0
 
 
-def _tokenizer(special: tuple[str, ...], **named: str) -> PreTrainedTokenizerFast:
+def _tokenizer(special: tuple[str, ...], images: dict[str, str] | None = None, **named: str) -> PreTrainedTokenizerFast:
+    written = [*special, *(images or {}).values()]
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=len(special) + 400, special_tokens=list(special), initial_alphabet=alphabet, show_progress=False
+        vocab_size=len(written) + 400, special_tokens=written, initial_alphabet=alphabet, show_progress=False
     )
     core.train_from_iterator(CORPUS * 8, trainer)
     if "bos_token" in named:  # a Llama tokenizer begins every text with it
@@ -191,5 +246,9 @@ def _tokenizer(special: tuple[str, ...], **named: str) -> PreTrainedTokenizerFas
         core.post_processor = processors.TemplateProcessing(
             single=f"{bos} $A", special_tokens=[(bos, core.token_to_id(bos))]
         )
-    extra = [AddedToken(token, special=True) for token in special if token not in named.values()]
-    return PreTrainedTokenizerFast(tokenizer_object=core, model_max_length=2048, extra_special_tokens=extra, **named)
+    extra = images or [AddedToken(token, special=True) for token in special if token not in named.values()]
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, model_max_length=2048, extra_special_tokens=extra, **named
+    )
+    tokenizer.add_tokens([AddedToken(token, special=True) for token in special], special_tokens=True)
+    return tokenizer

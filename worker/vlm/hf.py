@@ -288,7 +288,7 @@ class TransformersVlm:
             raise ModelError(f"the chat template refused the conversation: {type(exc).__name__}") from exc
 
     def _controls_in(self, prompt: str) -> Counter[int]:
-        ids = self.tokenizer(prompt, add_special_tokens=False).input_ids
+        ids = self.tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids
         return Counter(token for token in ids if token in self._control_ids)
 
     def _inputs(self, batch: Sequence[_Asked]) -> tuple[Any, list[int]]:
