@@ -66,7 +66,7 @@ class Published:
 
 SIZES = {
     "3B": Published("3B", "vicuna_v1", 20, 20, 80, 216, 1e4, 4096),
-    "8B": Published("8B", "llama_3", 8, 2, 64, 224, 5e5, 8192),
+    "8B": Published("8B", "llama_3", 8, 2, 128, 448, 5e5, 8192),
     "13B": Published(
         "13B", "vicuna_v1", 10, 10, 80, 216, 1e4, 4096,
         {"do_sample": True, "temperature": 0.9, "top_p": 0.6, "max_length": 4096},

@@ -63,8 +63,7 @@ def _rounds(reusing: Unstopped, plain: Unstopped) -> list[tuple[str, float, floa
     for length in (YES_OR_NO, LONG):
 
         def with_reuse(length: int = length) -> Callable[[], Tokens]:
-            reusing.forget()
-            _generate(reusing, [first], YES_OR_NO)
+            reusing.recall(first, TRIGGER)
             return lambda: _generate(reusing, [second], length)
 
         timed = _interleaved(
@@ -72,10 +71,11 @@ def _rounds(reusing: Unstopped, plain: Unstopped) -> list[tuple[str, float, floa
                 "reuse": with_reuse,
                 "everything again": lambda length=length: lambda: _generate(plain, [second], length),
                 "peer": lambda length=length: lambda: [_peer(plain, second, length)],
-            }
+            },
+            REPEATS if length == YES_OR_NO else 1,
         )
         ratio = timed["everything again"] / timed["reuse"]
-        _say(f"(a) second round, {length} tokens: " + _seconds(timed) + f"; {ratio:.2f}x, ")
+        _say(f"(a) second round, {length} tokens: " + _seconds(timed) + f"; {ratio:.2f}x")
         _say(f"    against the peer {timed['peer'] / timed['reuse']:.2f}x")
         if length == YES_OR_NO:
             bars.append(("second_round_against_encoding_again", ratio, 3.0))

@@ -22,6 +22,7 @@ Quantization = Literal["none", "8bit", "4bit"]
 
 _DEFAULT_CONTEXT: Final = 4096
 _INDEX: Final = "model.safetensors.index.json"
+_TOKENIZER_FILES: Final = ("tokenizer.model", "tokenizer.json")
 _FRONT_END: Final[Mapping[str, object]] = {
     "image_aspect_ratio": "resize",
     "mm_vision_select_layer": -2,
@@ -51,6 +52,7 @@ def load_parts(
     placing = place(device, dtype, quantization, device_map)
     try:
         settings = _settings(folder)
+        _check_tokenizer_files(folder / "llm")
         tokenizer = AutoTokenizer.from_pretrained(folder / "llm", local_files_only=True)
         check_shards(folder / "llm")
         llm = load_strictly(LlamaForCausalLM, folder / "llm", dtype, placing)
@@ -98,6 +100,8 @@ def check_shards(folder: Path) -> None:
     if not (folder / _INDEX).exists():
         return
     listed = json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"]
+    if not isinstance(listed, dict):
+        raise ModelPackageError(f"{folder.name}: {_INDEX} is no index")
     present: dict[str, str] = {}
     for shard in sorted(set(listed.values())):
         if not (folder / shard).is_file():
@@ -169,6 +173,12 @@ def load_strictly(kind: Any, folder: Path, dtype: torch.dtype, options: Mapping[
 
 def _shapes(name: str, found: torch.Size, wanted: torch.Size) -> str:
     return f"{name} is {tuple(found)} instead of {tuple(wanted)}"
+
+
+def _check_tokenizer_files(folder: Path) -> None:
+    # without either, transformers makes a tokenizer of three tokens and says nothing
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        raise ModelPackageError(f"{folder.name}: neither {' nor '.join(_TOKENIZER_FILES)} is there")
 
 
 def _check_vocabulary(tokenizer: Any, llm: Any) -> None:

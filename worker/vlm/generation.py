@@ -93,15 +93,15 @@ class Answering:
         return self.error is None
 
 
-def finite(logits: torch.Tensor) -> torch.Tensor:
-    """Return ``logits`` in float32.
+def finite(values: torch.Tensor) -> torch.Tensor:
+    """Return ``values``, states or logits.
 
     Raises:
         ModelOutputError: one of them is no number.
     """
-    if not bool(torch.isfinite(logits).all()):
-        raise ModelOutputError("the model gave logits that are no finite numbers")
-    return logits.float()
+    if not bool(torch.isfinite(values).all()):
+        raise ModelOutputError("the model gave states or logits that are no finite numbers")
+    return values
 
 
 def decode(
@@ -151,7 +151,7 @@ def _next_tokens(
     going = []
     for row, (answer, token) in enumerate(zip(active, logits.argmax(-1).tolist(), strict=True)):
         if not sound[row]:
-            answer.error = ModelOutputError("the model gave logits that are no finite numbers")
+            answer.error = ModelOutputError("the model gave states or logits that are no finite numbers")
         elif answer.take(token, stop_ids, max_new_tokens):
             going.append(row)
     return going

@@ -221,25 +221,23 @@ class VilaM3:
     def _answer_batch(
         self, conversations: Sequence[Conversation], max_new_tokens: int
     ) -> list[Generation | ModelError]:
-        prompts: list[Prompt | ModelError] = []
-        for one in conversations:
-            try:
-                prompts += self._writer.prompts(one.messages, one.images, [("", max_new_tokens)])
-            except ModelError as exc:
-                prompts.append(exc)
+        made: list[tuple[Prompt, Answering] | ModelError] = []
+        answers: list[Answering] = []
         with torch.inference_mode():
-            answers: list[Answering] = []
-            for prompt in prompts:
-                if isinstance(prompt, Prompt):
+            for one in conversations:
+                try:
+                    (prompt,) = self._writer.prompts(one.messages, one.images, [("", max_new_tokens)])
                     answers.append(self._read(prompt, room=max_new_tokens, others=answers))
+                    made.append((prompt, answers[-1]))
+                except ModelError as exc:
+                    made.append(exc)
             if answers:
                 keep = self._known.budget_bytes > 0
                 decode(self.llm, answers, stop_ids=self._stop_ids, max_new_tokens=max_new_tokens, keep=keep)
         for answer in answers:
             if answer.kept:
                 self._known.keep(Kept(tuple(answer.elements), answer.kept))
-        remaining = iter(answers)
-        return [self._outcome(prompt, next(remaining)) if isinstance(prompt, Prompt) else prompt for prompt in prompts]
+        return [one if isinstance(one, ModelError) else self._outcome(*one) for one in made]
 
     def _outcome(self, prompt: Prompt, answer: Answering) -> Generation | ModelError:
         if answer.error is not None:
@@ -277,12 +275,16 @@ class VilaM3:
         return hidden[0], torch.tensor(lengths, device=hidden.device).cumsum(0)
 
     def _read(self, prompt: Prompt, *, room: int, others: Sequence[Answering] = ()) -> Answering:
-        """Read a prompt from the longest known beginning on."""
+        """Read a prompt from the longest known beginning on.
+
+        Raises:
+            ModelOutputError: states that are no numbers; nothing of them is kept, for one spoils all before it.
+        """
         layers = int(self.llm.config.num_hidden_layers)
         known, start = self._known.longest(prompt.elements, [other.known() for other in others])
         cache = RoomyCache(layers, room=self._known.positions(prompt.elements[known:]) + room, start=start)
         embeddings = self._splice(prompt.elements[known:], prompt.pictures)
-        last = self._forward(cache, embeddings)[:, -1]
+        last = finite(self._forward(cache, embeddings)[:, -1])
         return Answering(list(prompt.elements), cache, last)
 
     def _forward(
