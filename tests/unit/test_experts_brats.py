@@ -1,17 +1,24 @@
 """BRATS: the label map of three overlapping regions, the z-score, and what is refused."""
 
+import dataclasses
+import time
+
 import numpy as np
 import pytest
 
-from config.errors import ExpertError
+from config.errors import ExpertError, InputTooLargeError
+from tests.fakes import card
 from worker.experts.base import ExpertInput
 from worker.experts.brain_mask import foreground
 from worker.experts.brats import (
     CHANNELS,
     BratsConfig,
+    BratsExpert,
     _by_role,
+    build_brats,
     drop_small_tumours,
     label_map,
+    needed_mb,
     prepared,
     z_score,
 )
@@ -27,6 +34,11 @@ def volume(array, affine=None, frame="1.2.3"):
 def head(shape=(12, 14, 16), **fields):
     rng = np.random.default_rng(3)
     return {role: volume(rng.uniform(100, 200, shape), **fields) for role in CHANNELS}
+
+
+def expert(**changes):
+    config = BratsConfig(weights="x", init_filters=8, blocks_down=(1, 1), blocks_up=(1,), brain_mask="none")
+    return BratsExpert(card=card("BRATS", "MRI"), config=config, network=build_brats(config), **changes)
 
 
 @pytest.mark.parametrize(
@@ -64,17 +76,28 @@ def test_no_brain_mr_at_all_names_all_four():
 
 
 @pytest.mark.parametrize("role", CHANNELS)
-@pytest.mark.parametrize("value", [0.0, 700.0])
-def test_an_empty_contrast_is_named(role, value):
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [(0.0, "is empty"), (700.0, "is empty"), (np.nan, "no finite numbers"), (np.inf, "no finite numbers")],
+)
+def test_a_contrast_without_signal_is_named(role, value, reason):
     study = head() | {role: volume(np.full((12, 14, 16), value))}
-    with pytest.raises(ExpertError, match=f"^{role} is empty"):
-        _by_role(ExpertInput(brain_mr=study), "BRATS")
+    with pytest.raises(ExpertError, match=f"^{role} .*{reason}"):
+        expert().run(ExpertInput(brain_mr=study), "")
 
 
-def test_values_that_are_no_numbers_are_refused():
-    study = head() | {"T1": volume(np.full((12, 14, 16), np.nan))}
-    with pytest.raises(ExpertError, match="T1 is no Volume"):
-        _by_role(ExpertInput(brain_mr=study), "BRATS")
+def test_one_voxel_that_is_no_number_is_enough():
+    study = head()
+    study["T1"].array[3, 4, 5] = np.nan
+    with pytest.raises(ExpertError, match="T1 holds values that are no finite numbers"):
+        expert().run(ExpertInput(brain_mr=study), "")
+
+
+@pytest.mark.parametrize("shape", [(14, 16), (0, 14, 16)])
+def test_what_is_no_volume_is_refused(shape):
+    study = head() | {"T2": volume(np.ones(shape))}
+    with pytest.raises(ExpertError, match="T2 is no Volume"):
+        expert().run(ExpertInput(brain_mr=study), "")
 
 
 def test_a_contrast_that_shows_another_part_of_the_head_is_refused():
@@ -117,3 +140,32 @@ def test_small_tumours_are_dropped_whole():
     got = drop_small_tumours(labels, 5.0)
     assert got[7, 7, 7] == 0
     assert (got[:5] == labels[:5]).all()
+
+
+def test_the_memory_of_a_run_is_known_from_shapes_alone():
+    """1000 voxels each: 15 arrays on the grid, 8 x 8 + 8 in the window, 3 on T1c, 2 of the largest; 4 bytes."""
+    study = {role: volume(np.zeros((10, 10, 10))) for role in CHANNELS}
+    config = BratsConfig(weights="x", init_filters=8, roi=(10, 10, 10), brain_mask="foreground")
+    assert needed_mb(study, config) == pytest.approx((15 + 72 + 3 + 2) * 1000 * 4 / 1e6)
+
+
+def test_a_study_above_the_budget_is_refused_before_it_is_touched():
+    """Each array is a view of one number; a copy of one of them would take 8 GB."""
+    huge = dataclasses.replace(volume(np.zeros((1, 1, 1))), array=np.broadcast_to(np.float32(1), (500, 2000, 2000)))
+    started = time.perf_counter()
+    with pytest.raises(InputTooLargeError, match=r"^BRATS would need \d{6} MB for this study, 8000 MB is its budget"):
+        expert(memory_mb=8000.0).run(ExpertInput(brain_mr=dict.fromkeys(CHANNELS, huge)), "")
+    assert time.perf_counter() - started < 1.0
+
+
+def test_the_skull_is_zero_on_every_contrast_when_a_brain_is_given():
+    study = head((12, 14, 16))
+    brain = np.zeros((12, 14, 16), bool)
+    brain[3:9, 4:10, 5:12] = True
+    ready = prepared(study, BratsConfig(weights="x"), brain)
+    assert ready.shape == (12, 14, 16)
+    assert ready.box == (slice(1, 11), slice(2, 12), slice(3, 14))
+    inside = ready.axes.apply(brain[ready.box])
+    assert (ready.image[:, ~inside] == 0).all()
+    assert ready.image[:, inside].mean(axis=1) == pytest.approx(np.zeros(4), abs=1e-4)
+    assert ready.image[:, inside].std(axis=1) == pytest.approx(np.ones(4), abs=1e-3)

@@ -123,6 +123,7 @@ class BratsExpert:
         started = time.perf_counter()
         volumes = _by_role(study, self.card.name)
         self._require_room(volumes)
+        _require_signal(volumes)
         masks = self._brains(volumes)
         outlined = time.perf_counter()
         reference = Contrast.of(volumes["T1c"], masks.get("T1c"))
@@ -333,12 +334,19 @@ def _by_role(study: ExpertInput, name: str) -> Mapping[str, Volume]:
     if missing:
         raise ExpertError(f"{name} reads {', '.join(CHANNELS)}; missing: {', '.join(missing)}")
     for role in CHANNELS:
-        array = offered[role].array
-        if array.ndim != 3 or min(array.shape) == 0 or not np.isfinite(array).all():
-            raise ExpertError(f"{role} is no Volume of finite (slices, rows, columns)")
-        if array.min() == array.max():
-            raise ExpertError(f"{role} is empty: every voxel has the same value")
+        shape = offered[role].array.shape
+        if len(shape) != 3 or min(shape) == 0:
+            raise ExpertError(f"{role} is no Volume: {shape} is not (slices, rows, columns)")
     return offered
+
+
+def _require_signal(volumes: Mapping[str, Volume]) -> None:
+    for role in CHANNELS:
+        lowest, highest = float(volumes[role].array.min()), float(volumes[role].array.max())  # NaN if any is
+        if not np.isfinite([lowest, highest]).all():
+            raise ExpertError(f"{role} holds values that are no finite numbers")
+        if lowest == highest:
+            raise ExpertError(f"{role} is empty: every voxel has the same value")
 
 
 def _registration(reference: Contrast, role: str, moving: Contrast) -> Registration:
