@@ -90,12 +90,15 @@ def add_package(uow: UnitOfWork, new: NewPackage, tag: AuditTag, *, source: str)
     """Add a package whose files are in the store already; ``tag`` says how they came, ``source`` from where.
 
     Raises:
-        LifecycleError: the folder is another package's.
+        LifecycleError: the store has it already, or had it and it was retired.
         RefusedInputError: nobody accepted its licence.
     """
     if acceptance(uow.session, new.name, new.licence_sha256) is None:
         raise RefusedInputError(f"{new.name}: the licence {new.licence} was not accepted")
-    if uow.session.scalar(select(Package.id).where(Package.folder == new.folder)) is not None:
+    state = uow.session.scalar(select(Package.state).where(Package.folder == new.folder))
+    if state is PackageState.RETIRED:
+        raise LifecycleError(f"{new.folder} was retired: it never drafts again")
+    if state is not None:
         raise LifecycleError(f"{new.folder} is in the store already")
     key = uuid4()
     place = VLM_PLACE if new.kind is PackageKind.VLM else expert_place(new.name)

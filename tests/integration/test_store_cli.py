@@ -17,6 +17,8 @@ from db.engine import make_engine, make_sessions, migrate
 from db.models import AuditEvent
 from db.types import Use
 from firstread.cli import app
+from firstread.doctor import examine
+from firstread.prepare import needs_demo_model
 from tests.experts_packages import brats_package, vista3d_package
 from tests.hub_server import repository, serve
 from tests.store_support import vila_folder
@@ -204,6 +206,18 @@ def test_the_shipped_experts_are_listed_before_there_is_a_database(tmp_path, mon
     listed = _run("list")
     assert [name in listed for name in ("CXR", "VISTA3D", "BRATS", "demo")] == [True] * 4
     assert "run firstread migrate" in _run("activate", "VISTA3D", code=2)
+
+
+def test_doctor_and_up_look_at_the_model_that_drafts(site, tmp_path, monkeypatch):
+    _import(vila_folder(tmp_path / "vila"))
+    monkeypatch.delenv("FIRSTREAD_MODELS__VLM")
+    assert needs_demo_model(Settings())
+    notes = {name: note for name, _, note in examine(site)}
+    assert (notes["language model"], notes["expert packages"]) == ("demo 0 DEMONSTRATION", "BRATS 0 DEMONSTRATION")
+    _run("activate", "Llama3-VILA-M3-8B")
+    assert not needs_demo_model(Settings())
+    notes = {name: note for name, _, note in examine(Settings())}
+    assert notes["language model"] == "Llama3-VILA-M3-8B 2024-10-30"
 
 
 @pytest.mark.parametrize("verb", ["activate", "verify"])

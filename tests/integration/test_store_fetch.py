@@ -19,6 +19,8 @@ from config.errors import (
     RefusedInputError,
     TransientError,
 )
+from config.settings import ROOT, Settings
+from db.engine import migrate
 from db.models import AuditEvent
 from db.package_models import LicenceAcceptance, Package
 from db.packages import list_packages
@@ -185,6 +187,14 @@ def test_code_in_a_repository_is_not_fetched(root, sqlite_sessions, published, r
     assert set(published.served).isdisjoint({"modeling.py", "llm/pytorch_model.bin"})
 
 
+@pytest.mark.parametrize("name", ["../outside.json", "llm/../../outside.json", "/outside.json"])
+def test_a_repository_whose_file_leaves_the_package_is_refused(root, sqlite_sessions, published, recipe, name):
+    published.commits[COMMIT][name] = b"{}"
+    with serve({REPO: published}) as endpoint, pytest.raises(ModelPackageError, match="leaves the package"):
+        acquisition(root, sqlite_sessions).fetch(recipe, endpoint=endpoint)
+    assert published.served == {}
+
+
 def test_the_same_package_twice_is_refused_and_the_first_stays(root, sqlite_sessions, published, recipe):
     bring = acquisition(root, sqlite_sessions)
     with serve({REPO: published}) as endpoint:
@@ -211,22 +221,12 @@ def test_without_a_network_the_error_says_to_import(root, sqlite_sessions, recip
 
 
 def test_a_machine_told_to_stay_offline_says_to_import(tmp_path):
-    environment = {
-        "FIRSTREAD_DATA_DIR": str(tmp_path / "data"),
-        "HF_HUB_OFFLINE": "1",
-        "HOME": str(tmp_path),
-        "PATH": os.environ["PATH"],
-    }
-
-    def firstread(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "firstread", *arguments]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-
-    assert "run firstread migrate" in " ".join(firstread("models", "fetch", REPO).stdout.split())
-    assert firstread("migrate").returncode == 0
-    done = firstread("models", "fetch", REPO)
+    migrate(Settings(data_dir=tmp_path / "data").database)
+    environment = os.environ | {"FIRSTREAD_DATA_DIR": str(tmp_path / "data"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "firstread", "models", "fetch", REPO]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
-    assert "firstread models import" in " ".join(done.stdout.split())
+    assert "HF_HUB_OFFLINE); on a machine without internet: firstread models import" in " ".join(done.stdout.split())
 
 
 def test_a_known_lack_of_space_stops_the_download_before_it_starts(tmp_path):

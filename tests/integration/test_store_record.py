@@ -161,7 +161,7 @@ def test_a_retired_package_never_drafts_again(sessions):
     _retire(sessions, key)
     with pytest.raises(LifecycleError, match="cannot move from RETIRED"):
         _activate(sessions, key)
-    with pytest.raises(LifecycleError, match="in the store already"):
+    with pytest.raises(LifecycleError, match="was retired: it never drafts again"):
         _add(sessions, _new())
     assert _states(sessions) == {"vila-1": "RETIRED"}
 
