@@ -109,6 +109,31 @@ def test_an_expert_in_use_is_never_unloaded_and_others_wait_for_it():
     assert budget.warm() == ("B",)
 
 
+@pytest.mark.parametrize(("reserved_mb", "outcome"), [(0, "in"), (220, "refused")])
+def test_a_run_that_waits_hears_of_a_new_reservation(reserved_mb, outcome):
+    a, b = sources("A", "B")
+    budget = MemoryBudget("cpu", 300, reserved_mb=150)
+    waiting, outcomes = threading.Event(), []
+
+    def other():
+        waiting.set()
+        try:
+            with budget.lease(b):
+                outcomes.append("in")
+        except ConfigurationError:
+            outcomes.append("refused")
+
+    with budget.lease(a):
+        thread = threading.Thread(target=other)
+        thread.start()
+        assert waiting.wait(5)
+        thread.join(0.1)
+        assert outcomes == []
+        budget.reserve(reserved_mb)
+        thread.join(5)
+    assert outcomes == [outcome]
+
+
 def test_the_vision_language_model_may_have_the_room_of_idle_experts():
     held = registry(*sources("A", "B"))
     for name in ("A", "B"):

@@ -69,6 +69,7 @@ class MemoryBudget:
             self.reserved_mb = reserved_mb
             while self._used_mb() > self._memory_mb and self._unload_oldest():
                 pass
+            self._changed.notify_all()
 
     @contextmanager
     def lease(self, source: ExpertSource) -> Iterator[Expert]:
@@ -103,8 +104,7 @@ class MemoryBudget:
 
     def _take(self, source: ExpertSource) -> _Warm:
         with self._changed:
-            self.require_fits(source)
-            self._changed.wait_for(lambda: self._find(source) is not None or self._make_room(source.memory_mb))
+            self._changed.wait_for(lambda: self._is_ready(source))
             warm = self._find(source)
             if warm is None:
                 warm = _Warm(source, source.load(self.device))
@@ -114,6 +114,11 @@ class MemoryBudget:
             self._warm.append(warm)
             warm.users += 1
             return warm
+
+    def _is_ready(self, source: ExpertSource) -> bool:
+        """Return whether the Expert is loaded or has room now; one that never will is refused, also while it waits."""
+        self.require_fits(source)
+        return self._find(source) is not None or self._make_room(source.memory_mb)
 
     def _give_back(self, warm: _Warm) -> None:
         with self._changed:
