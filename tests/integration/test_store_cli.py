@@ -132,7 +132,7 @@ def test_a_package_that_was_altered_is_named_and_not_activated(site, tmp_path, h
     (folder,) = [path for path in models_dir(site).iterdir() if not path.name.startswith(".")]
     harm(folder)
     assert fault in _run("verify", code=1)
-    assert fault in _run("activate", "Llama3-VILA-M3-8B", code=1)
+    assert fault in _run("activate", "Llama3-VILA-M3-8B", code=2)
     assert _now(site).vlm is None
     assert _events(site)[-2:] == ["model:verified failure"] * 2
 
