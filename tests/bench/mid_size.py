@@ -47,6 +47,7 @@ CARDS = (
 )
 CARDS_SHA256 = "c0e10e631e87a7da0873be4f94e5aa560529f751638016cb37347ebd3a6945b6"
 TRIGGER = "This looks like a CT image. Let me trigger <VISTA3D(hepatic tumor)>. "
+LEGEND = structure_legend([("red", "liver"), ("blue", "hepatic tumor")])
 QUESTION = "Is there any evidence of a hepatic tumor in this image?"
 
 Picture = NDArray[np.uint8]
@@ -125,7 +126,7 @@ def second_round(first: Conversation, answer: str, number: int) -> Conversation:
     labels = np.zeros((512, 512), np.uint8)
     labels[150:330, 120:300] = 1
     labels[200:240, 160:200] = 26
-    feedback = overlay_message(structure_legend([("red", "liver"), ("blue", "hepatic tumor")]), QUESTION)
+    feedback = overlay_message(LEGEND, QUESTION)
     painted = overlay(slice_of(number), labels)
     return Conversation((*first.messages, Message("assistant", answer), feedback), (*first.images, painted))
 
@@ -152,7 +153,8 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     trainer = trainers.BpeTrainer(
         vocab_size=7000, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False, min_frequency=2
     )
-    core.train_from_iterator([*texts, CARDS, CARDS[:500], TEMPLATES["llama_3"].system, TRIGGER], trainer)
+    said = [TEMPLATES["llama_3"].system, TRIGGER, overlay_message(LEGEND, QUESTION).text]
+    core.train_from_iterator([*texts, CARDS, CARDS[:500], *said, *said], trainer)
     special = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
     core.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in special])
     return PreTrainedTokenizerFast(tokenizer_object=core, bos_token=special[0], eos_token=special[1])

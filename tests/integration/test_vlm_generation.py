@@ -337,6 +337,8 @@ def test_no_memory_at_all_can_be_tried_again_later(reusing):
     handle = no_memory_for(reusing, 1)
     with pytest.raises(GpuBusyError):
         one(reusing, first(0))
+    with pytest.raises(GpuBusyError):
+        reusing.answer_each(first(0).messages, first(0).images, QUESTIONS)
     assert len(reusing._known) == 0
     handle.remove()
     assert isinstance(one(reusing, first(0)), Generation)

@@ -7,10 +7,10 @@ rows spliced in where the prompt says ``<image>``. Source: Project-MONAI/VLM and
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import structlog
 import torch
@@ -41,6 +41,7 @@ __all__ = ["IMAGE_ID", "VilaM3", "common_prefix", "picture_tensor", "tokenise"]
 log = structlog.get_logger()
 
 _KEPT_PICTURES = 64
+Made = TypeVar("Made")
 
 
 class VilaM3:
@@ -168,22 +169,19 @@ class VilaM3:
             GpuBusyError: not even one conversation fits the device's memory.
         """
         with self._lock:
+            if len(conversations) < 2:
+                return self._with_room(lambda: self._answer_batch(conversations, max_new_tokens))
             try:
                 return self._answer_batch(conversations, max_new_tokens)
-            except torch.OutOfMemoryError as exc:
-                pressed = self._known.size or self._rows
+            except torch.OutOfMemoryError:
                 self._make_room()
-                if len(conversations) > 1:
-                    half = len(conversations) // 2
-                    log.warning("batch.halved", count=half)
-                    return [
-                        answer
-                        for part in (conversations[:half], conversations[half:])
-                        for answer in self.generate_batch(part, max_new_tokens=max_new_tokens)
-                    ]
-                if not pressed:
-                    raise GpuBusyError("no memory for one conversation") from exc
-        return self.generate_batch(conversations, max_new_tokens=max_new_tokens)
+            half = len(conversations) // 2
+            log.warning("batch.halved", count=half)
+            return [
+                answer
+                for part in (conversations[:half], conversations[half:])
+                for answer in self.generate_batch(part, max_new_tokens=max_new_tokens)
+            ]
 
     def answer_each(
         self, messages: Sequence[Message], images: Sequence[Picture], questions: Sequence[str]
@@ -196,7 +194,8 @@ class VilaM3:
         if not questions:
             return []
         with self._lock, torch.inference_mode():
-            hidden, ends = self._run_branches(messages, images, [(question, None) for question in questions])
+            pairs = [(question, None) for question in questions]
+            hidden, ends = self._with_room(lambda: self._run_branches(messages, images, pairs))
             logits = finite(self.llm.lm_head(hidden[ends - 1]))
             yes, no = word_ids(self.tokenizer, "yes"), word_ids(self.tokenizer, "no")
             return [choice(row, yes, no) for row in logits]
@@ -210,7 +209,7 @@ class VilaM3:
         probable one after those before it; that takes one pass instead of one per token.
         """
         with self._lock, torch.inference_mode():
-            hidden, ends = self._run_branches(messages, images, list(pairs))
+            hidden, ends = self._with_room(lambda: self._run_branches(messages, images, pairs))
             best = finite(self.llm.lm_head(hidden)).argmax(-1)
         written = []
         for end, (_, answer) in zip(ends.tolist(), pairs, strict=True):
@@ -342,6 +341,21 @@ class VilaM3:
         states = self.tower(pixel_values=pixels, output_hidden_states=True).hidden_states
         rows: torch.Tensor = self.projector(states[-2])
         return rows
+
+    def _with_room(self, work: Callable[[], Made]) -> Made:
+        """Do ``work``; without memory for it, once more with nothing kept.
+
+        Raises:
+            GpuBusyError: there is still no memory.
+        """
+        try:
+            return work()
+        except torch.OutOfMemoryError:
+            self._make_room()
+        try:
+            return work()
+        except torch.OutOfMemoryError as exc:
+            raise GpuBusyError("no memory for one conversation") from exc
 
     def _make_room(self) -> None:
         """Forget what is kept for later rounds: the device has no memory left."""
