@@ -194,6 +194,13 @@ def test_a_model_that_says_yes_is_heard(folders, kind):
     assert vlm.runtime["dtype"] == "bfloat16"
 
 
+def test_weights_in_8_bit_answer_too(folders):
+    pytest.importorskip("bitsandbytes")
+    vlm = open_vlm(folders["qwen says yes"], dtype=torch.float32, quantization="8bit")
+    assert vlm.generate(user("<image>\nQ"), [picture(1)], max_new_tokens=8).text == "yes"
+    assert vlm.runtime["quantization"] == "8bit"
+
+
 # --- output that is none -----------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ from config.errors import ModelError, ModelOutputError
 from tests.fakes import card
 from worker.vlm.answers import choice, choice_among, first_word, word_ids
 from worker.vlm.cards import print_cards
-from worker.vlm.chat import content_parts, control_pattern, spoken, unknown_control_pattern, with_question
+from worker.vlm.chat import content_parts, control_pattern, spoken, unknown_control_pattern, with_question, written
 from worker.vlm.templates import Message
 
 UNKNOWN = unknown_control_pattern()
@@ -89,6 +89,11 @@ def test_forms_of_control_tokens_are_taken_out_of_text_for_an_unknown_model(toke
 def test_cards_triggers_and_measures_are_no_control_tokens(text):
     wanted = text.replace("<b>", "")
     assert spoken(text, UNKNOWN) == wanted
+
+
+def test_an_answer_loses_end_marks_and_keeps_what_may_be_a_trigger_gone_wrong():
+    assert written(" Let me trigger <CXR>.<|im_end|>\n</s>") == "Let me trigger <CXR>."
+    assert written("<VISTA3D(organs)> <think>") == "<VISTA3D(organs)> <think>"
 
 
 def test_a_message_is_texts_and_images_in_order():

@@ -14,9 +14,9 @@ from worker.vlm.backends import Conversation
 from worker.vlm.templates import IMAGE, Message
 
 _IMAGE = re.compile(re.escape(IMAGE))
+_MARKS = re.compile(r"<[|｜][^<>]{0,60}?[|｜]>|</?s>")  # <|im_end|>, <|eot_id|>, <｜User｜>
 _UNKNOWN_CONTROL = re.compile(
-    r"<[|｜][^<>]{0,60}?[|｜]>"  # <|im_end|>, <|eot_id|>, <｜User｜>
-    r"|</?[A-Za-z_][A-Za-z0-9_:-]{0,40}>"  # <s>, <bos>, <start_of_turn>, <image_soft_token>, </think>
+    _MARKS.pattern + r"|</?[A-Za-z_][A-Za-z0-9_:-]{0,40}>"  # <s>, <bos>, <start_of_turn>, <image_soft_token>, </think>
     r"|<</?[A-Z]{2,12}>>"  # <<SYS>>
     r"|\[/?[A-Z][A-Z_]{1,30}\]"  # [INST], [/INST], [IMG_BREAK], [PAD]
 )
@@ -53,6 +53,14 @@ def spoken(text: str, control: re.Pattern[str]) -> str:
     while (cleaned := control.sub("", text)) != text:
         text = cleaned
     return text
+
+
+def written(answer: str) -> str:
+    """Return an answer as its author meant it: stripped, without control tokens a server left in.
+
+    Only forms no one writes are taken out; anything else in angle brackets may be a Trigger gone wrong.
+    """
+    return spoken(answer, _MARKS).strip()
 
 
 def content_parts(message: Message, control: re.Pattern[str]) -> list[str | None]:

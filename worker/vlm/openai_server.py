@@ -173,7 +173,7 @@ class ServedVlm:
         conversation = Conversation(tuple(messages), tuple(images))
         completion = self._complete(conversation, {"max_tokens": max_new_tokens})
         choice = completion.choices[0]
-        text = (choice.message.content or "").strip()
+        text = chat.written(choice.message.content or "")
         if choice.finish_reason == "length":
             if _is_endless(text):
                 raise RepetitionError("the model repeated itself without end")
@@ -218,7 +218,7 @@ class ServedVlm:
             options = {"max_tokens": WORD_TOKENS, "logprobs": True, "top_logprobs": TOP_LOGPROBS}
             choice = self._complete(asked, options).choices[0]
             among = answers.choice_among(_first_probabilities(choice.logprobs))
-            return among or answers.first_word(choice.message.content or "")
+            return among or answers.first_word(chat.written(choice.message.content or ""))
 
         return _concurrently(one, questions)
 
