@@ -22,8 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from worker.experts.base import Expert, ExpertInput, ModelCard
 from worker.experts.packages import open_package
@@ -33,6 +32,7 @@ from worker.experts.vista3d_labels import EVERYTHING, NAMES
 from worker.radiograph import Radiograph
 from worker.volume import Volume
 
+ROOT = Path(__file__).resolve().parents[2]
 REPEATS = 3
 SIZES = {
     "published": (Vista3dConfig(weights="-"), (128, 256, 256)),
@@ -62,16 +62,17 @@ def _warm_calls() -> list[Bar]:
         "vista3d": (ExpertInput(volume=_volume(_tissue(rng, (60, 192, 192)), 4.0, 2.0)), "organs", 1.05),
         "brats": (ExpertInput(brain_mr=dict.fromkeys(("T1c", "T1", "T2", "FLAIR"), brain)), "", 1.05),
     }
-    bars = []
-    for name, (study, argument, target) in studies.items():
-        source = PackageSource(open_package(ROOT / "worker" / "models" / f"demo-{name}"))
-        expert = source.load("cpu")
-        _anew(expert, study, argument)  # what libraries prepare once
-        warm = _median(lambda: _anew(expert, study, argument))
-        cold = _median(lambda: source.load("cpu").run(study, argument))
-        _say(f"{name}: warm call {warm:.2f} s, load and call {cold:.2f} s")
-        bars.append((f"warm-call-{name}", cold / warm, target, cold / warm >= target))
-    return bars
+    return [_warm_call(name, *asked) for name, asked in studies.items()]
+
+
+def _warm_call(name: str, study: ExpertInput, argument: str, target: float) -> Bar:
+    source = PackageSource(open_package(ROOT / "worker" / "models" / f"demo-{name}"))
+    expert = source.load("cpu")
+    _anew(expert, study, argument)  # what libraries prepare once
+    warm = _median(lambda: _anew(expert, study, argument))
+    cold = _median(lambda: source.load("cpu").run(study, argument))
+    _say(f"{name}: warm call {warm:.2f} s, load and call {cold:.2f} s")
+    return f"warm-call-{name}", cold / warm, target, cold / warm >= target
 
 
 def _kept_features() -> Bar:

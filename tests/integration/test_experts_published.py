@@ -37,6 +37,19 @@ def test_the_published_vista3d_has_the_layout_of_the_library():
     assert ours["image_encoder.encoder.conv_init.weight"] == (48, 1, 3, 3, 3)
 
 
+def test_the_published_vista3d_reads_with_the_settings_of_the_bundle():
+    """Bundle vista3d 0.5.4: inference.json, and what the class-prompt path of its inferer leaves at the default."""
+    config = Vista3dConfig.model_validate(manifest("vista3d").network)
+    expected = {
+        "spacing_mm": 1.5, "patch": (128, 128, 128), "overlap": 0.25, "crop_above_hu": 0.0, "crop_margin": 10,
+        "hu_range": (-963.8247715525971, 1053.678477684517), "antialias": False, "bfloat16": True,
+        "cuda_float16": True, "margins": {}, "minimum_ml": {}, "trained_labels": None, "last_supported": 132,
+    }  # fmt: skip
+    assert {name: getattr(config, name) for name in expected} == expected
+    assert len(config.labels) == 127
+    assert set(manifest("vista3d").labels) == config.labels
+
+
 def test_the_published_brats_has_the_layout_of_the_bundle():
     from monai.networks.nets import SegResNet
 

@@ -1,5 +1,7 @@
 """VISTA3D's label table and the groups that Trigger arguments name, counted by hand from the published files."""
 
+import hashlib
+
 import pytest
 
 from worker.experts.vista3d_labels import EVERYTHING, GROUPS, NAMES, PARTS, SUPPORTED, UNSUPPORTED, expand, prompts_for
@@ -49,3 +51,30 @@ def test_no_argument_ever_prompts_a_parent_or_an_unsupported_label():
 
 def test_expansion_keeps_order_and_drops_duplicates():
     assert expand((2, 5, 1, 14)) == (14, 5, 1)
+
+
+def test_every_id_has_its_published_name():
+    """Digest of "id name" lines of the bundle's channel_def, 1…132, taken from the published table."""
+    table = "\n".join(f"{label} {NAMES[label]}" for label in sorted(NAMES))
+    assert sorted(NAMES) == list(range(1, 133))
+    digest = hashlib.sha256(table.encode()).hexdigest()
+    assert digest == "72f599590b2303cb982eb20021e1c87ee0e18c105bf9c84bb74f3fef50c31941"
+
+
+@pytest.mark.parametrize(
+    ("argument", "ids"),
+    [
+        ("hepatic tumor", {1, 26}), ("hepatoma", {1, 26}), ("pancreatic tumor", {4, 24}),
+        ("lung tumor", {20, 23, *range(28, 33)}), ("bone lesion", {128}),
+        ("cardiovascular", {6, 7, 17, *range(58, 62), *range(108, 114), 115, 119, 123, 124, 125}),
+        ("gastrointestinal", {11, 12, 13, 15, 19, 62}), ("muscles", set(range(98, 108))),
+        ("skeleton", {21, *range(33, 57), *range(63, 98), 114, 120, 122, 127, 128}),
+    ],
+)  # fmt: skip
+def test_a_group_holds_the_published_ids(argument, ids):
+    assert set(GROUPS[argument]) == ids
+
+
+def test_what_stands_for_lung_and_skeleton_after_expansion():
+    assert sorted(prompts_for("lung tumor")) == [23, 28, 29, 30, 31, 32]
+    assert set(prompts_for("skeleton")) == {*range(33, 57), *range(63, 98), 114, 120, 122, 127, 128}
