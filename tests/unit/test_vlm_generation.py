@@ -110,6 +110,8 @@ def test_the_budget_holds_and_the_least_recently_used_goes_first():
     assert store.size == 2 * entry
     store.keep(Kept((4, 5), cache_of([1.0] * 7).columns(0, 0)))
     assert store.longest([4, 5, 6])[0] == 0, "larger than the whole budget"
+    store.keep(Kept((3, 8, 9, 9), cache_of([1.0] * 7).columns(0, 0)))
+    assert store.longest([3, 8, 9, 9])[0] == 3, "and nothing is given up for it"
     assert len(store) == 2
 
 

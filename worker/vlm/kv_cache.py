@@ -160,11 +160,11 @@ class PrefixStore:
         return best, [(keys[:, :, :end], values[:, :, :end]) for keys, values in found.layers]
 
     def keep(self, kept: Kept) -> None:
-        """Keep a conversation in place of those it continues; make room for it."""
-        for other in [known for known in self._kept if known == kept.elements[: len(known)]]:
-            del self._kept[other]
+        """Keep a conversation in place of those it continues; make room for it, unless it is larger than all of it."""
         if kept.size > self.budget_bytes:
             return
+        for other in [known for known in self._kept if known == kept.elements[: len(known)]]:
+            del self._kept[other]
         self._kept[kept.elements] = kept
         while self.size > self.budget_bytes:
             self._kept.popitem(last=False)
