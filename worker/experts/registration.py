@@ -21,10 +21,10 @@ from worker.volume import Volume
 _WORKING_MM = 2.0  # finest grid registration looks at
 TOLERANCE_MM = 0.5  # mean displacement below which the geometry of the scanner is left as it is …
 _TOLERANCE_SLICES = 1 / 6  # … or this part of the thicker slices: less is not found reliably
-_MASK_MM = 6.0  # grid on which the masks are brought together
-_JUDGE_MM = 3.0  # grid on which the overlap of the masks is measured
-# spacing, longest step, shortest step (mm) and share of voxels sampled, coarse to fine
-_LEVELS = ((6.0, 2.0, 0.02, 1.0), (3.0, 1.0, 0.01, 0.3), (_WORKING_MM, 0.5, 0.01, 0.1))
+_MASK_SHRINK = 3  # of the working grid, where the masks are brought together
+_JUDGE_SHRINK = 2  # … and where their overlap is measured
+# shrink factor, longest step, shortest step (mm) and share of voxels sampled, coarse to fine
+_LEVELS = ((3, 2.0, 0.02, 1.0), (2, 1.0, 0.01, 0.5), (1, 0.5, 0.01, 0.1))
 _BINS = 32
 _SEED = 1
 _APART = 0.5  # masks that overlap less than this start from their centres, not from the scanner's geometry
@@ -189,10 +189,10 @@ class _Judge:
     """Compares the two masks under a transform, on a coarse grid of the reference."""
 
     def __init__(self, reference: Contrast, moving: Contrast) -> None:
-        self._mask = _image(reference, reference.mask, _JUDGE_MM)
+        self._mask = _image(reference, reference.mask, _JUDGE_SHRINK)
         self._fixed = sitk.GetArrayViewFromImage(self._mask) >= 0.5
-        self._moving = _image(moving, moving.mask, _JUDGE_MM)
-        self._everywhere = _image(moving, np.ones_like(moving.mask), _JUDGE_MM)
+        self._moving = _image(moving, moving.mask, _JUDGE_SHRINK)
+        self._everywhere = _image(moving, np.ones_like(moving.mask), _JUDGE_SHRINK)
         self.centre_mm = reference.centre_mm
         points = np.argwhere(reference.mask)[:: max(1, int(reference.mask.sum()) // 2000)]
         self._points = points @ reference.affine[:3, :3].T + reference.affine[:3, 3]
@@ -221,7 +221,7 @@ class _Judge:
 
 def _align_masks(reference: Contrast, moving: Contrast, start: sitk.Transform) -> sitk.Transform:
     """Bring the blurred masks together; their shapes find large turns that intensities miss."""
-    fixed, other = (_soft_mask(contrast, _MASK_MM) for contrast in (reference, moving))
+    fixed, other = (_soft_mask(contrast, _MASK_SHRINK) for contrast in (reference, moving))
     method = _method(longest=3.0, shortest=0.02)
     method.SetMetricAsMeanSquares()
     method.SetMetricFixedMask(fixed > 0.01)
@@ -236,11 +236,11 @@ def _maximise_information(
 ) -> tuple[float, float, sitk.Transform]:
     """Return mutual information without a transform and with the best one, and that transform."""
     found = sitk.Euler3DTransform(start)
-    for spacing_mm, longest, shortest, share in _LEVELS:
-        fixed, other = (_image(contrast, _clipped(contrast), spacing_mm) for contrast in (reference, moving))
+    for shrink, longest, shortest, share in _LEVELS:
+        fixed, other = (_image(contrast, _clipped(contrast), shrink) for contrast in (reference, moving))
         method = _method(longest=longest, shortest=shortest)
         method.SetMetricAsMattesMutualInformation(_BINS)
-        method.SetMetricFixedMask(_soft_mask(reference, spacing_mm) > 0.05)
+        method.SetMetricFixedMask(_soft_mask(reference, shrink) > 0.05)
         method.SetMetricSamplingStrategy(method.RANDOM if share < 1 else method.NONE)
         method.SetMetricSamplingPercentage(share, seed=_SEED)
         method.SetInitialTransform(found, inPlace=True)
@@ -279,24 +279,23 @@ def _clipped(contrast: Contrast) -> NDArray[np.float32]:
     return np.clip(contrast.array, 0, brightest).astype(np.float32)
 
 
-def _soft_mask(contrast: Contrast, spacing_mm: float) -> sitk.Image:
+def _soft_mask(contrast: Contrast, shrink: int) -> sitk.Image:
     """Return the mask blurred by 4 mm."""
-    image = _image(contrast, contrast.mask, spacing_mm)
-    blurred = sitk.GetImageFromArray(ndimage.gaussian_filter(sitk.GetArrayFromImage(image), 4.0 / spacing_mm))
+    image = _image(contrast, contrast.mask, shrink)
+    sigma = 4.0 / (shrink * _WORKING_MM)
+    blurred = sitk.GetImageFromArray(ndimage.gaussian_filter(sitk.GetArrayFromImage(image), sigma))
     blurred.CopyInformation(image)
     return blurred
 
 
-def _image(contrast: Contrast, array: NDArray[Any], spacing_mm: float) -> sitk.Image:
-    """Return ``array`` (on the grid of ``contrast``) at another spacing, in patient coordinates."""
-    own, target = (_WORKING_MM,) * 3, (spacing_mm,) * 3
-    shape = grid.resampled_shape(array.shape, own, target)
-    image = sitk.GetImageFromArray(grid.resample(array.astype(np.float32), own, target, shape=shape, antialias=True))
+def _image(contrast: Contrast, array: NDArray[Any], shrink: int) -> sitk.Image:
+    """Return ``array`` (on the grid of ``contrast``), averaged over blocks of voxels, in patient coordinates."""
+    image = sitk.GetImageFromArray(array.astype(np.float32))
     directions = contrast.affine[:3, :3] / _WORKING_MM
-    image.SetSpacing(target)
+    image.SetSpacing((_WORKING_MM,) * 3)
     image.SetOrigin(contrast.affine[:3, 3].tolist())
     image.SetDirection(directions[:, ::-1].ravel().tolist())  # ITK counts columns first
-    return image
+    return sitk.BinShrink(image, [min(shrink, size) for size in image.GetSize()])
 
 
 def _rigid(centre_mm: NDArray[np.float64], shift_mm: NDArray[np.float64] | None = None) -> sitk.Euler3DTransform:
