@@ -12,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 
 from config.errors import LifecycleError, RefusedInputError
 from config.routing import RoutingVerdict
+from config.settings import Settings
 from db import lifecycle, packages
 from db.audit import AuditTag
 from db.lifecycle.moves import move_package
@@ -21,8 +22,11 @@ from db.package_models import LicenceAcceptance, Package
 from db.packages import NewPackage
 from db.types import PackageKind, PackageState, Use
 from db.uow import UnitOfWork, unit_of_work
-from tests.db_support import WORKER, person, received, tags
+from tests.db_support import WORKER, new_draft, person, received, tags
+from tests.fakes import VLM_CARD
 from tests.store_support import OPERATOR
+from worker.licensing import require_licence
+from worker.reader import Reader
 
 TEXT = "For research."
 
@@ -255,3 +259,19 @@ def test_the_previous_release_writes_clinical_readings(engine, sessions):
     assert uses == ["clinical"]
     with pytest.raises(IntegrityError), engine.begin() as connection:
         connection.execute(sa.text("UPDATE reading SET use = 'profit'"))
+
+
+@pytest.mark.parametrize(("use", "state"), [("clinical", "NO_DRAFT"), ("research", "DRAFTED")])
+def test_research_weights_end_a_clinical_reading_without_a_draft_and_say_why(sqlite_sessions, tmp_path, use, state):
+    """The worker's reader with a pipeline that is nothing but the gate."""
+    card = replace(VLM_CARD, name="VILA-M3", licence="NVIDIA", research_only=True)
+
+    def pipeline(claim):
+        require_licence(claim.use, [card])
+        return new_draft(claim)
+
+    journey = received(sqlite_sessions).queued(RoutingVerdict("draft", profile="ct-torso", rule="ct", use=use))
+    Reader(sqlite_sessions, Settings(data_dir=tmp_path), pipeline).read(journey.reading_id)
+    reading = journey.reading()
+    assert reading.state.value == state
+    assert ("VILA-M3 (NVIDIA)" in reading.reason) == (state == "NO_DRAFT")
