@@ -92,6 +92,12 @@ class Bench:
                 raise
         return self.results[key]
 
+    def disbelieve(self, key: Key, why: str) -> ExpertError:
+        """Take back a result that cannot be true, so that nothing of the draft rests on it; return the error."""
+        self.results.pop(key, None)
+        self.failures[key] = why
+        return ExpertError(why)
+
 
 @dataclass(frozen=True)
 class Question:
@@ -209,6 +215,8 @@ def _opened(
         dialogue.failure = str(answer)
         record |= {"answer": "", "triggers": [], "lapse": str(answer)}
         return dialogue
+    if isinstance(answer, Generation):
+        record["prompt"] = answer.prompt or opening.text
     heard = hear(bench, answer)
     text, triggers, lapses = heard.text, heard.triggers, list(heard.lapses)
     demanded = any((t.expert, t.argument) == dialogue.key for t in triggers)

@@ -73,16 +73,18 @@ def draft_study(intake: Intake, profile: Profile, bench: Bench) -> DraftContent:
         ModelError: a model broke its contract in a way that no part of the draft survives.
     """
     content = DraftContent()
+    if bench.card(profile.expert) is None:
+        raise OutsideIntendedUseError(f"nothing could be assessed: no expert {profile.expert} is available here")
     if profile.name == "chest-xray":
         _read_radiograph(profile, bench, content)
     else:
         _read_volumes(profile, bench, content)
     if not content.findings:
-        why = "; ".join(item["why"] for item in content.not_assessed) or "no expert is available"
-        raise OutsideIntendedUseError(f"nothing could be assessed: {why}")
+        why = dict.fromkeys(item["why"] for item in content.not_assessed)
+        raise OutsideIntendedUseError(f"nothing could be assessed: {'; '.join(why)}")
     content.results = dict(bench.results)
     content.sections = _sections(intake, profile, content)
-    content.marks = [*bench.marks, *content.marks, *_check(content), *_beside_the_questions(content, profile)]
+    content.marks = [*bench.marks, *content.marks, *_check(content), *_beside_the_questions(content)]
     content.provenance = {
         "route": ROUTE,
         "profile": profile.name,
@@ -170,7 +172,13 @@ def _read_lesion(
     if not isinstance(result, SegmentationResult):
         raise ExpertError(f"{profile.expert} returned no segmentation")
     wanted = dialogue.question.wanted or frozenset(result.names)
-    measured = _plausible(measure(result, wanted), lesion, profile)
+    measured = measure(result, wanted)
+    if measured is not None and measured.volume_ml > profile.largest_lesion_ml:
+        raise bench.disbelieve(
+            dialogue.key,
+            f"{profile.expert} segmented {measured.volume_ml:.0f} ml of {lesion.finding}, "
+            f"more than {profile.largest_lesion_ml:.0f} ml: not believed",
+        )
     answers = settle(bench, dialogue, [""], prompt=lesion.question)
     if measured is not None:
         answers += [
@@ -199,20 +207,6 @@ def any_yes(answers: Sequence[Answer]) -> tuple[bool, float]:
     """Return what several answers to one question, on several slices, amount to, and its margin."""
     yes = [answer.margin for answer in answers if answer.text == "yes"]
     return (True, max(yes)) if yes else (False, min(answer.margin for answer in answers))
-
-
-def _plausible(measured: LesionMeasure | None, lesion: LesionQuestion, profile: Profile) -> LesionMeasure | None:
-    """Return the measurement; a lesion larger than any patient's is a model that broke down.
-
-    Raises:
-        ExpertError: the volume is beyond what the profile allows.
-    """
-    if measured is not None and measured.volume_ml > profile.largest_lesion_ml:
-        raise ExpertError(
-            f"{profile.expert} segmented {measured.volume_ml:.0f} ml of {lesion.finding}, "
-            f"more than {profile.largest_lesion_ml:.0f} ml: not believed"
-        )
-    return measured
 
 
 # --- text --------------------------------------------------------------------------------------------------
@@ -287,17 +281,24 @@ def _measured_numbers(findings: Sequence[DraftFinding]) -> list[float]:
     return [number for m in measures for number in (m.volume_ml, m.diameter_mm, m.extent_mm, m.count, *m.slice_numbers)]
 
 
-def _beside_the_questions(content: DraftContent, profile: Profile) -> list[checks.Mark]:
+def _beside_the_questions(content: DraftContent) -> list[checks.Mark]:
     """Mark what Experts said that no question covers, and what they had to do differently."""
     marks: list[checks.Mark] = []
     for (expert, argument), result in content.results.items():
         run = f"{expert}({argument})"
         marks += [checks.Mark("resources", "", f"{run}: {note}") for note in result.notes]
-        asked = [lesion.finding for lesion in profile.lesions] + [f.label for f in content.findings]
-        seen = ", ".join(plain_name(name) for name in _abnormal(result) if name not in asked)
-        if seen:
-            text = f"{run}, which the model asked for, shows {seen}; no question of this draft covers it."
-            marks.append(checks.Mark("not_asked", "", text))
+        resting = {f.label: f for f in content.findings}
+        shown = _abnormal(result)
+        beside = ", ".join(plain_name(name) for name in shown if name not in resting)
+        if beside:
+            marks.append(
+                checks.Mark("not_asked", "", f"{run} shows {beside}, which no question of this draft answers.")
+            )
+        for finding in (resting[name] for name in shown if name in resting):
+            if finding.result_key != (expert, argument) and not finding.expert_positive:
+                own = "{}({})".format(*finding.result_key)
+                text = f"{run} shows {plain_name(finding.label)}; {own} does not."
+                marks.append(checks.Mark("contradiction", finding.label, text))
     return marks
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pydicom import Dataset
 
 from config.durable import write_durably
@@ -19,26 +18,21 @@ from db.types import Presence
 from reports.codes import code_table
 from reports.findings_sr import build_findings_sr
 from reports.narrative_sr import build_narrative_sr
-from reports.segmentation import build_segmentation
 from reports.sr_common import Evidence
 from reports.values import (
-    AlgorithmIdentity,
     DraftIdentity,
     Equipment,
     FindingValue,
     InstanceReference,
     MeasurementValue,
     Section,
-    SegmentSpec,
-    weights_digest,
 )
 from worker.drafting import DraftContent, DraftFinding, measured_sentence
-from worker.experts.base import Classification, ModelCard, SegmentationResult
+from worker.experts.base import Classification, SegmentationResult
 from worker.intake import Intake
-from worker.measuring import label_counts
+from worker.measuring import LesionMeasure, label_counts
+from worker.segments import algorithm, build_segmentations
 from worker.vlm.backends import VlmCard
-
-WHOLE_TUMOUR = 250  # a label value no BraTS label map uses, for the union of its labels
 
 
 @dataclass(frozen=True)
@@ -67,18 +61,6 @@ class Place:
     equipment: Equipment
 
 
-def algorithm(card: ModelCard | VlmCard, *parameters: str) -> AlgorithmIdentity:
-    """Return how a model is named in DICOM objects."""
-    return AlgorithmIdentity(
-        name=card.name,
-        version=card.version,
-        manufacturer="Firstread" if card.demonstration else "see model licence",
-        weights_sha256=weights_digest(card.weights_sha256),
-        parameters=parameters,
-        demonstration=card.demonstration,
-    )
-
-
 def result_digest(content: DraftContent) -> str:
     """Return one SHA-256 over what a draft says; equal for a retry that found the same."""
     said = {
@@ -105,7 +87,7 @@ def write_outputs(content: DraftContent, intake: Intake, vlm: VlmCard, place: Pl
     """
     tracking = {f.label: place.identity.other_uid("tracking", f.label) for f in content.findings}
     evidence, index_of = _evidence(content, place)
-    segmentations = _segmentations(content, intake, place, tracking)
+    segmentations = build_segmentations(content, intake, tracking, identity=place.identity, equipment=place.equipment)
     references = [InstanceReference.of(ds) for headers in intake.headers.values() for ds in headers]
     behind = Evidence(source=intake.first, references=references, segmentations=segmentations)
     not_assessed = [item["what"] for item in content.not_assessed]
@@ -203,99 +185,6 @@ def label_map_bytes(result: SegmentationResult) -> bytes:
     return buffer.getvalue()
 
 
-# --- segmentations -----------------------------------------------------------------------------------------
-
-
-def _segmentations(content: DraftContent, intake: Intake, place: Place, tracking: Mapping[str, str]) -> list[Dataset]:
-    """Return one SEG per segmented Series, nothing where no coded structure has a voxel."""
-    by_series: dict[str, list[SegmentationResult]] = {}
-    for result in content.results.values():
-        if isinstance(result, SegmentationResult):
-            by_series.setdefault(result.volume.series_instance_uid, []).append(result)
-    made: list[Dataset] = []
-    for number, (uid, results) in enumerate(sorted(by_series.items()), 1):
-        labels, specs = _stack(results, content, place.identity, tracking)
-        if specs:
-            made.append(
-                build_segmentation(
-                    intake.headers[uid],
-                    labels,
-                    segments=specs,
-                    identity=place.identity,
-                    equipment=place.equipment,
-                    instance_number=number,
-                )
-            )
-    return made
-
-
-def _stack(
-    results: Sequence[SegmentationResult],
-    content: DraftContent,
-    identity: DraftIdentity,
-    tracking: Mapping[str, str],
-) -> tuple[NDArray[np.uint8], list[SegmentSpec]]:
-    """Return label values (or stacked masks where segments overlap) and the segments with a reviewed code."""
-    lesion_of = {value: f.label for f in content.findings if len(f.segments) == 1 for value in f.segments}
-    tumour = next((result for result in results if result.card.code_family == "brats"), None)
-    if tumour is not None:
-        return _tumour_masks(tumour, identity, tracking)
-    merged = np.zeros_like(results[0].labels)
-    specs: dict[int, SegmentSpec] = {}
-    coded = [
-        (code_table().label(code_key).category != "anatomy", value, name, code_key, result)
-        for result in results
-        for value, name in result.names.items()
-        if (code_key := code_table().key_for_index(result.card.code_family, value))
-    ]
-    # anatomy first, lesions over it: where both claim a voxel the lesion is what matters
-    for _, value, name, code_key, result in sorted(coded, key=lambda row: row[0]):
-        mask = result.labels == value
-        if not mask.any():
-            continue
-        merged[mask] = value
-        label = lesion_of.get(value, "")
-        specs[value] = SegmentSpec(
-            number=value,
-            label=name,
-            code_key=code_key,
-            laterality=None,
-            algorithm=algorithm(result.card, f"argument={result.argument}"),
-            tracking_uid=tracking.get(label) or identity.other_uid("tracking", code_key),
-            tracking_id=f"firstread:{code_key}",
-        )
-    present = set(np.unique(merged).tolist())
-    return merged, [spec for value, spec in sorted(specs.items()) if value in present]
-
-
-def _tumour_masks(
-    result: SegmentationResult, identity: DraftIdentity, tracking: Mapping[str, str]
-) -> tuple[NDArray[np.uint8], list[SegmentSpec]]:
-    """Return the whole tumour and its disjoint parts as stacked masks, which overlap."""
-    rows = [(WHOLE_TUMOUR, "whole tumor", "mr.whole_tumor")]
-    rows += [(v, n, k) for v, n in result.names.items() if (k := code_table().key_for_index("brats", v))]
-    masks, specs = [], []
-    for value, name, code_key in rows:
-        mask = result.labels > 0 if value == WHOLE_TUMOUR else result.labels == value
-        if not mask.any():
-            continue
-        masks.append(mask)
-        whole = tracking.get("brain tumor", "") if value == WHOLE_TUMOUR else ""
-        specs.append(
-            SegmentSpec(
-                number=len(masks),
-                label=name,
-                code_key=code_key,
-                laterality=None,
-                algorithm=algorithm(result.card),
-                tracking_uid=whole or identity.other_uid("tracking", code_key),
-                tracking_id=f"firstread:{code_key}",
-            )
-        )
-    empty = np.zeros((*result.labels.shape, 0), dtype=np.uint8)
-    return (np.stack(masks, axis=-1).astype(np.uint8) if masks else empty), specs
-
-
 # --- findings ----------------------------------------------------------------------------------------------
 
 
@@ -329,10 +218,15 @@ def _finding_value(
         ),
         tracking_uid=tracking[finding.label],
         tracking_id=f"firstread:{code_key}",
-        measurements=(MeasurementValue("volume", round(measured.volume_ml, 3), "cm3"),)
-        if measured and has_segment
-        else (),
+        measurements=_measurements(measured) if measured and has_segment else (),
         source_sop_instance_uids=() if has_segment else _source_uids(result),
+    )
+
+
+def _measurements(measured: LesionMeasure) -> tuple[MeasurementValue, ...]:
+    return (
+        MeasurementValue("volume", round(measured.volume_ml, 3), "cm3"),
+        MeasurementValue("long_axis", round(measured.diameter_mm, 1), "mm"),
     )
 
 
@@ -391,6 +285,8 @@ def _key_slice(finding: DraftFinding, result: Classification | SegmentationResul
         "sop_instance_uid": result.volume.sop_instance_uids[index],
         "frame_number": result.volume.frame_numbers[index],
         "index": index,
+        "slice_range": list(finding.measured.slice_range),
+        "normal_mm": list(finding.measured.normal_mm),
     }
 
 

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import numpy as np
 
-from config.errors import ExpertError, GenerationBudgetError, ModelError, ModelOutputError
+from config.errors import GenerationBudgetError, ModelError, ModelOutputError
 from worker.checks import Mark
 from worker.conversation import Bench, Dialogue, Key, Run, hear
 from worker.experts.base import Classification, ExpertResult, SegmentationResult
@@ -105,7 +105,8 @@ def _run_triggers(bench: Bench, dialogue: Dialogue) -> list[Run]:
     """Run what the last answer asked for.
 
     Raises:
-        ExpertError: the Expert the profile demands failed; another one that fails is marked and left out.
+        ModelError: the Expert the profile demands failed; another one that fails, or that is no sound package, is
+            marked and left out.
         ModelOutputError: there was no answer.
     """
     if dialogue.failure:
@@ -115,7 +116,7 @@ def _run_triggers(bench: Bench, dialogue: Dialogue) -> list[Run]:
         key = (trigger.expert, trigger.argument)
         try:
             result = bench.run(*key)
-        except ExpertError as exc:
+        except ModelError as exc:
             if key == dialogue.key:
                 raise
             lapse = f"{trigger.expert}({trigger.argument}), which the model asked for, failed: {exc}"
@@ -172,6 +173,8 @@ def _next_round(bench: Bench, dialogue: Dialogue, branch: str, *, is_last: bool)
     spoke = [tuple(key) for turn in dialogue.record["rounds"] for key in turn["experts"]]
     dialogue.triggers = tuple(t for t in heard.triggers if (t.expert, t.argument) not in spoke)
     dialogue.record["rounds"][-1] |= {"wrote": heard.text, "lapse": "; ".join(heard.lapses)}
+    if isinstance(answer, Generation) and answer.dropped_exchanges:
+        dialogue.record["rounds"][-1]["dropped_exchanges"] = answer.dropped_exchanges
     if heard.tried:
         _mark(bench, dialogue, heard.lapses)
     if dialogue.triggers and is_last:

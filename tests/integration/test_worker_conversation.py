@@ -10,6 +10,7 @@ from tests.conversation_support import (
     CXR_TRIGGER,
     LESIONS,
     LIVER,
+    TUMOUR,
     asks,
     bench,
     chest_intake,
@@ -23,6 +24,8 @@ from worker.outputs import write_outputs
 from worker.profiles import CHEST_XRAY, CT_TORSO
 
 from .test_worker_drafting import place
+
+EMPTY = (slice(0),) * 3
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +241,7 @@ def test_a_plug_ins_uncoded_structures_are_evidence_and_a_mark_but_no_finding_an
     vlm = ScriptedVlm(asks(hepatic="<NODULES()> <VISTA3D(hepatic tumor)>"), reads_feedback)
     content = draft_study(torso, CT_TORSO, bench(torso, vlm, vista(), nodules))
     (mark,) = [mark for mark in content.marks if mark.kind == "not_asked"]
-    assert "NODULES(), which the model asked for, shows ground glass" in mark.text
+    assert "NODULES() shows ground glass, which no question of this draft answers" in mark.text
     assert "ground glass" not in {finding.label for finding in content.findings}
     made = write_outputs(content, torso, vlm.card, place(tmp_path, torso, content))
     assert {row.expert for row in made.evidence} == {"VISTA3D", "NODULES"}
@@ -250,7 +253,7 @@ def test_a_lesion_no_question_covers_is_marked_and_its_code_makes_it_a_segment(t
     expert = vista(organs=LIVER | {116: ("left kidney cyst", (slice(5, 8),) * 3)})
     content = draft_study(torso, CT_TORSO, bench(torso, ScriptedVlm(asks(), reads_feedback), expert))
     (mark,) = content.marks
-    assert (mark.kind, "shows left kidney cyst;" in mark.text) == ("not_asked", True)
+    assert (mark.kind, "shows left kidney cyst, which no question" in mark.text) == ("not_asked", True)
     made = write_outputs(content, torso, VLM_CARD, place(tmp_path, torso, content))
     seg = pydicom.dcmread(tmp_path / next(o.path for o in made.objects if o.kind == "SEG"))
     assert "left kidney cyst" in {str(item.SegmentLabel) for item in seg.SegmentSequence}
@@ -261,7 +264,7 @@ def test_another_classifiers_positives_are_a_mark(chest):
     vlm = ScriptedVlm(f"{CXR_TRIGGER} And <OTHER()>.", reads_feedback)
     content = draft_study(chest, CHEST_XRAY, bench(chest, vlm, FixedClassifier({"Effusion": 0.9}), other))
     (mark,) = [mark for mark in content.marks if mark.kind == "not_asked"]
-    assert "OTHER(), which the model asked for, shows Nodule;" in mark.text
+    assert "OTHER() shows Nodule, which no question of this draft answers" in mark.text
     assert [finding.label for finding in content.findings] == ["Effusion"]
 
 
@@ -273,3 +276,36 @@ def test_what_an_expert_had_to_do_differently_is_shown_to_people(torso):
         "VISTA3D(hepatic tumor): out of memory on the GPU: this run used the CPU",
         "VISTA3D(organs): out of memory on the GPU: this run used the CPU",
     }
+
+
+def test_two_runs_that_disagree_about_a_lesion_are_marked_and_only_the_asked_one_draws_it(torso, tmp_path):
+    arguments = ("hepatic tumor", "lung tumor", "organs")
+    metastasis = {23: ("lung tumor", (slice(5, 8),) * 3)}
+    expert = vista(arguments, organs=LIVER | metastasis | TUMOUR, **{"lung tumor": LIVER | {23: ("lung tumor", EMPTY)}})
+    content = draft_study(torso, CT_TORSO, bench(torso, ScriptedVlm(asks(), reads_feedback), expert))
+    (mark,) = content.marks
+    assert (mark.kind, mark.finding) == ("contradiction", "lung tumor")
+    assert mark.text == "VISTA3D(organs) shows lung tumor; VISTA3D(lung tumor) does not."
+    made = write_outputs(content, torso, VLM_CARD, place(tmp_path, torso, content))
+    seg = pydicom.dcmread(tmp_path / next(o.path for o in made.objects if o.kind == "SEG"))
+    drawn = {str(item.SegmentLabel): item for item in seg.SegmentSequence}
+    assert set(drawn) == {"liver", "hepatic tumor"}
+    (tumour,) = [row for row in made.findings if row.label == "hepatic tumor"]
+    assert drawn["hepatic tumor"].TrackingUID == tumour.tracking_uid
+
+
+def test_a_result_that_is_not_believed_is_neither_evidence_nor_drawn(torso, tmp_path):
+    everywhere = {26: ("hepatic tumor", (slice(None),) * 3)}
+    expert = vista(**{"hepatic tumor": everywhere, "lung tumor": LIVER})
+    expert.card = card("VISTA3D", "CT", arguments=("hepatic tumor", "lung tumor"))
+    content = draft_study(torso, CT_TORSO, bench(torso, ScriptedVlm(asks(), reads_feedback), expert))
+    assert list(content.results) == [("VISTA3D", "lung tumor")]
+    assert [failed["argument"] for failed in content.provenance["experts_failed"]] == ["hepatic tumor"]
+    made = write_outputs(content, torso, VLM_CARD, place(tmp_path, torso, content))
+    seg = pydicom.dcmread(tmp_path / next(o.path for o in made.objects if o.kind == "SEG"))
+    assert {str(item.SegmentLabel) for item in seg.SegmentSequence} == {"liver"}
+
+
+def test_without_the_profiles_expert_there_is_no_draft_and_the_reason_names_it(torso):
+    with pytest.raises(OutsideIntendedUseError, match="no expert VISTA3D is available here"):
+        draft_study(torso, CT_TORSO, bench(torso, ScriptedVlm(asks(), reads_feedback), FixedClassifier({"Mass": 0.9})))

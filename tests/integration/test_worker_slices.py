@@ -1,5 +1,6 @@
 """Which slices are asked about, how answers combine, and that every picture is recorded."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -22,7 +23,7 @@ from worker.outputs import write_outputs
 from worker.pictures import first_pictures
 from worker.profiles import BRAIN_MR, CT_TORSO
 
-from .test_worker_drafting import place
+from .test_worker_drafting import assert_valid, place
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +98,21 @@ def test_measurements_are_a_sentence_of_their_own_and_no_number_is_marked(torso)
     assert content.marks == []
 
 
+def _lowest(intake):
+    return min(float(ds.ImagePositionPatient[2]) for ds in next(iter(intake.headers.values())))
+
+
+def test_the_findings_sr_carries_volume_and_long_axis(torso, tmp_path):
+    content = draft_study(torso, CT_TORSO, bench(torso, ScriptedVlm(asks(), reads_feedback), vista()))
+    made = write_outputs(content, torso, VLM_CARD, place(tmp_path, torso, content))
+    assert_valid(tmp_path, made)
+    text = str(pydicom.dcmread(tmp_path / next(o.path for o in made.objects if o.kind == "FINDINGS_SR")))
+    numbers = re.findall(r"Numeric Value\s+DS: '?([0-9.]+)'?", text)
+    apart = np.hypot(25, 20)
+    assert [float(number) for number in numbers] == [21.0, round(apart + (25 + 20) / apart * 5, 1)]
+    assert "103339001" in text  # Long Axis, SNOMED CT
+
+
 def test_frames_of_a_multi_frame_instance_are_told_apart(torso, tmp_path):
     volume = torso.study.volume
     frames = tuple(range(101, 101 + len(volume.frame_numbers)))
@@ -105,6 +121,9 @@ def test_frames_of_a_multi_frame_instance_are_told_apart(torso, tmp_path):
     made = write_outputs(content, torso, VLM_CARD, place(tmp_path, torso, content))
     (row,) = [row for row in made.findings if row.label == "hepatic tumor"]
     assert (row.key_slice["index"], row.key_slice["frame_number"]) == (20, 121)
+    assert row.key_slice["slice_range"] == [20, 23]
+    lowest = float(_lowest(torso))
+    assert row.key_slice["normal_mm"] == pytest.approx([lowest + 20 * 7.0, lowest + 23 * 7.0])
     assert row.key_slice["sop_instance_uid"] == volume.sop_instance_uids[20]
     for one in conversation(content, "hepatic")["pictures"]:
         assert one["frame_number"] == one["slice_index"] + 101
