@@ -5,6 +5,7 @@ import numpy as np
 from worker.stacking import Stack
 from worker.upright import LARGEST_TILT_DEGREES
 
+_UNITS = {"US", "OD", "MGML", "Z_EFF", "ED", "EDW", "HU_MOD", "PCT"}  # PS3.3 C.11.1.1.2; other text is not repeated
 _FEWEST_BITS = 9  # eight bits span the range from air to bone in steps of more than 10 HU
 
 
@@ -28,7 +29,7 @@ def hounsfield_refusal(stack: Stack) -> str:
             return "no Rescale Slope and Intercept: the values are no Hounsfield units"
         unit = str(transform.get("RescaleType") or "HU")
         if unit != "HU":
-            return f"Rescale Type is {unit[:16]}, not HU"
+            return f"Rescale Type is {unit if unit in _UNITS else 'another'}, not HU"
         if int(frame.header.get("BitsStored") or 0) < _FEWEST_BITS:
             return "images of 8 bits do not hold Hounsfield units"
     return ""

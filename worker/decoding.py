@@ -8,8 +8,10 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom import Dataset
-from pydicom.errors import InvalidDicomError
+from pydicom.datadict import dictionary_has_tag, dictionary_VM
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.pixels import apply_rescale, iter_pixels
+from pydicom.tag import BaseTag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from config.errors import RefusedInputError, UndecodablePixelsError
@@ -19,12 +21,14 @@ from worker.radiograph import Radiograph
 
 # what pydicom and its decoder plugins raise for damaged or unsupported pixel data
 _DECODER_FAILURES = (
-    AttributeError, EOFError, KeyError, NotImplementedError, OSError, RuntimeError, TypeError, ValueError,
+    ArithmeticError, AttributeError, BytesLengthException, EOFError, KeyError, NotImplementedError, OSError,
+    RuntimeError, TypeError, ValueError,
 )  # fmt: skip
+_HEADER_GROUPS = {0x0008, 0x0010, 0x0018, 0x0020, 0x0028}  # what the gates ask
 
 
 def read_header(path: Path) -> Dataset:
-    """Read one kept Instance up to its pixel data.
+    """Read one kept Instance up to its pixel data; a value that is none for its VR or VM counts as absent.
 
     Raises:
         RefusedInputError: the file is not a DICOM Dataset any more.
@@ -33,8 +37,22 @@ def read_header(path: Path) -> Dataset:
         ds = pydicom.dcmread(path, stop_before_pixels=True, force=True)
     except (InvalidDicomError, OSError, ValueError, EOFError) as exc:
         raise RefusedInputError(f"an instance cannot be read back: {type(exc).__name__}") from exc
+    for tag in [tag for tag in ds.keys() if tag.group in _HEADER_GROUPS and not _has_value(ds, tag)]:  # noqa: SIM118
+        del ds[tag]
     ds.filename = str(path)
     return ds
+
+
+def _has_value(ds: Dataset, tag: BaseTag) -> bool:
+    """Tell whether an element can be converted: pydicom does so when it is asked for, and raises then."""
+    try:
+        element = ds[tag]
+        values = element.value if element.VM > 1 else [element.value]
+        if element.VR in ("DS", "IS") and any(isinstance(value, str) for value in values):
+            return False  # what pydicom could not make a number of stays text
+        return element.VM <= 1 or not dictionary_has_tag(tag) or dictionary_VM(tag) != "1"
+    except _DECODER_FAILURES:
+        return False
 
 
 def read_headers(paths: Sequence[Path]) -> list[Dataset]:

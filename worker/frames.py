@@ -93,7 +93,16 @@ def frames_of(headers: Sequence[Dataset]) -> list[Frame]:
     Raises:
         GeometryError: an Instance lacks the geometry that places its planes.
     """
-    return [_frame(ds, index) for ds in headers for index in range(_count(ds))]
+    try:
+        return [_frame(ds, index) for ds in headers for index in range(_count(ds))]
+    except (
+        ValueError,
+        TypeError,
+        AttributeError,
+        KeyError,
+        ArithmeticError,
+    ) as exc:  # pydicom converts a value when it is asked for
+        raise GeometryError(f"a header of the series holds a value that cannot be read ({type(exc).__name__})") from exc
 
 
 def _count(ds: Dataset) -> int:

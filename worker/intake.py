@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 from pydicom import Dataset
+from pydicom.multival import MultiValue
 from pydicom.uid import UID
 
 from config.errors import GeometryError, OutsideIntendedUseError, UndecodablePixelsError
 from worker.ct_stacks import ct_refusal, preference
 from worker.decoding import load_radiograph, read_headers
 from worker.experts.base import ExpertInput
-from worker.frames import SLICE_CLASSES
+from worker.frames import SLICE_CLASSES, is_multi_frame
 from worker.mr_roles import assign_roles
 from worker.profiles import Profile
 from worker.stacking import Stack, load_stack, read_stack
@@ -90,8 +91,8 @@ def _lossy(used: Sequence[Dataset]) -> list[str]:
     for ds in used:
         if str(ds.get("LossyImageCompression") or "") == "01":
             stated = ds.get("LossyImageCompressionRatio")
-            values = [stated] if isinstance(stated, float | int) else list(stated or [])
-            ratios.append(max((float(v) for v in values), default=0.0))
+            values = stated if isinstance(stated, MultiValue) else [stated]
+            ratios.append(max((float(v) for v in values if isinstance(v, float | int)), default=0.0))
     if not ratios:
         return []
     ratio = f"ratio {max(ratios):.1f}" if max(ratios) > 0 else "ratio unknown"
@@ -179,14 +180,14 @@ def _image_series(
 
 def _slice_refusal(ds: Dataset) -> str:
     """Return why an image is no slice of a Volume, or an empty string."""
-    kind = {str(value).upper() for value in ds.get("ImageType") or []}
+    kind = str(ds.get("ImageType", "")).upper()
     if ds.get("SOPClassUID") not in SLICE_CLASSES.get(str(ds.Modality), frozenset()):
         return f"{_class_name(ds)} holds no slices of a volume"
     if "LOCALIZER" in kind:
         return "image is a localizer"
     if "MOSAIC" in kind:
         return "image is a mosaic of slices"
-    if int(ds.get("SamplesPerPixel", 1)) != 1:
+    if str(ds.get("SamplesPerPixel", 1)) != "1":
         return "colour images are not slices of a volume"
     return ""
 
@@ -197,9 +198,8 @@ def _read_stack(headers: Sequence[Dataset], profile: Profile) -> Stack:
         stack = read_stack(headers)
     except GeometryError:
         # three slices are a survey, and no matter of geometry
-        count = sum(int(ds.get("NumberOfFrames") or 1) for ds in headers)
-        if count < profile.minimum_slices:
-            raise _too_few(count, profile) from None
+        if not any(is_multi_frame(ds) for ds in headers) and len(headers) < profile.minimum_slices:
+            raise _too_few(len(headers), profile) from None
         raise
     if len(stack.frames) < profile.minimum_slices:
         raise _too_few(len(stack.frames), profile, stack.left_out)

@@ -97,12 +97,14 @@ def load_stack(stack: Stack) -> Volume:
     """
     first = stack.frames[0]
     array = np.empty((len(stack.frames), *first.matrix), dtype=np.float32)
-    for header in stack.headers:
-        places = [k for k, frame in enumerate(stack.frames) if frame.header is header]
+    for places in _by_instance(stack.frames):
+        header = stack.frames[places[0]].header
         numbers = [stack.frames[k].number for k in places]
         decoded = decode_frames(Path(str(header.filename)), numbers, shape=first.matrix)
         for k, stored in zip(places, decoded, strict=True):
             array[k] = rescaled(stored, stack.frames[k].transform)
+            if not np.isfinite(array[k]).all():
+                raise UndecodablePixelsError(f"image {stack.frames[k].name} holds values that are no numbers")
             padded = _padding(stored, header)
             if padded is not None:
                 array[k][padded] = AIR_HU if header.Modality == "CT" else 0.0
@@ -118,6 +120,14 @@ def load_stack(stack: Stack) -> Volume:
         frame_of_reference_uid=str(header.get("FrameOfReferenceUID", "") or ""),
         modality=str(header.Modality),
     )
+
+
+def _by_instance(frames: Sequence[Frame]) -> list[list[int]]:
+    """Return, for each Instance, which planes it holds."""
+    places: dict[int, list[int]] = {}
+    for k, frame in enumerate(frames):
+        places.setdefault(id(frame.header), []).append(k)
+    return list(places.values())
 
 
 def _padding(stored: NDArray[Any], header: Dataset) -> NDArray[np.bool_] | None:
@@ -137,8 +147,10 @@ def _padding(stored: NDArray[Any], header: Dataset) -> NDArray[np.bool_] | None:
 def _parts(frames: Sequence[Frame]) -> tuple[list[list[Frame]], list[str]]:
     """Return groups of planes that may each be a stack, and why others may not."""
     parts: list[list[Frame]] = []
-    reasons: list[str] = []
-    for group in _grids(frames):
+    slices = [frame for frame in frames if "LOCALIZER" not in frame.traits["image type"].upper()]
+    surveys = len(frames) - len(slices)
+    reasons = [f"{surveys} images are localizers"] * bool(surveys)
+    for group in _grids(slices):
         if group[0].component != "MAGNITUDE":
             reasons.append(f"{len(group)} {group[0].component.lower()} images are no magnitude images")
             continue

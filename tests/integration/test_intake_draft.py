@@ -66,7 +66,7 @@ def tilted_scan(folder):
 
 
 def marked_points(path, sources):
-    """LPS places of the voxels of the one segment, from the SEG's own plane positions; checks whom each frame refers to."""
+    """LPS places of the one segment's voxels by the SEG alone; each frame must lie where its source image does."""
     seg = pydicom.dcmread(path)
     planes = segread(path).pixel_array.reshape(-1, seg.Rows, seg.Columns)
     assert [str(item.SegmentLabel) for item in seg.SegmentSequence] == ["hepatic tumor"]

@@ -5,9 +5,12 @@ import random
 import numpy as np
 import pydicom
 import pytest
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
 
-from config.errors import GeometryError, OutsideIntendedUseError
+from config.errors import GeometryError, OutsideIntendedUseError, RefusedInputError
 from tests.intake_sources import AXIAL, SAGITTAL, classic, multi_frame, positions, value_at
 from worker.decoding import read_headers
 from worker.intake import gate
@@ -221,3 +224,26 @@ def test_a_radiographs_study_accounts_for_the_rest_too(real_data, tmp_path):
     ds.save_as(stray[0])
     intake = gate([*film, *stray], CHEST_XRAY)
     assert intake.excluded == [(str(ds.SeriesInstanceUID), "CT Image Storage is not read for this kind of study")]
+
+
+@pytest.mark.parametrize(
+    "keyword",
+    ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "NumberOfFrames",
+     "InstanceNumber", "AcquisitionNumber", "RescaleSlope", "RescaleIntercept", "RescaleType", "BitsStored",
+     "SamplesPerPixel", "ImageType", "EchoTime", "TriggerTime", "PixelPaddingValue", "LossyImageCompressionRatio",
+     "ConvolutionKernel", "FrameOfReferenceUID", "PixelRepresentation", "PhotometricInterpretation"],
+)  # fmt: skip
+@pytest.mark.parametrize("content", [b"", b"#?", b"1\\2", b"\xff\xfe\x00\x01", b"9e999 "])
+def test_a_header_value_that_is_none_ends_in_a_volume_or_a_typed_reason(tmp_path, keyword, content):
+    paths = classic(tmp_path, SHORT[:17], LossyImageCompression="01")
+    for path in paths[4:6]:
+        ds = pydicom.dcmread(path)
+        tag = Tag(keyword)
+        ds._dict[tag] = RawDataElement(tag, dictionary_VR(tag).split(" ")[0], len(content), content, 0, False, True)
+        ds.save_as(path)
+    said = ""
+    try:
+        assert np.isfinite(gate(paths, CT_TORSO).study.volume.array).all()
+    except RefusedInputError as exc:
+        said = str(exc)
+    assert "#?" not in said  # what a header says is not repeated to people, nor to a model
