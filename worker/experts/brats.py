@@ -31,7 +31,7 @@ from worker.volume import Volume
 CHANNELS = ("T1c", "T1", "T2", "FLAIR")
 # What the voxels of each value are. Tumor core is 1 and 4 together, whole tumor all three.
 NAMES: Mapping[int, str] = {1: "non-enhancing tumor core", 2: "peritumoral edema", 4: "enhancing tumor"}
-_LEAST_OVERLAP = 0.5  # of the T1c field of view that each other Volume must cover
+_LEAST_OVERLAP = 0.5  # of the brain, or else of the T1c field of view, that each other Volume must cover
 _EXTRACTION_MB = 750.0  # deepbet at its fixed 256 x 256 x 256, measured
 _ACTIVATIONS = 8.0  # full-resolution feature maps SegResNet holds at once, measured in float32
 
@@ -245,37 +245,42 @@ def prepared(volumes: Mapping[str, Volume], config: BratsConfig, brain: NDArray[
         brain: on the grid of T1c; everything outside becomes zero.
 
     Raises:
-        ExpertError: a contrast covers too little of the T1c field of view.
+        ExpertError: a contrast covers too little of what is read in T1c.
     """
     reference = volumes["T1c"]
-    shape = grid.resampled_shape(reference.array.shape, reference.spacing_mm, (config.spacing_mm,) * 3)
-    channels = [_on_grid(volumes[role], reference, shape, config) for role in CHANNELS]
+    target = (config.spacing_mm,) * 3
+    shape = grid.resampled_shape(reference.array.shape, reference.spacing_mm, target)
+    region = np.ones(shape, dtype=bool)
     if brain is not None:
-        target = (config.spacing_mm,) * 3
         soft = grid.resample(brain.astype(np.float32), reference.spacing_mm, target, shape=shape, antialias=False)
-        channels = [np.where(soft >= 0.5, channel, 0).astype(np.float32) for channel in channels]
+        region = soft >= 0.5
+    channels = [_on_grid(volumes[role], reference, region, config) for role in CHANNELS]
     box = grid.foreground_box(_any_signal(channels), margin=2)
     axes = grid.axis_order(reference.affine, "LPS")
     image = np.stack([axes.apply(z_score(channel[box])) for channel in channels])
     return Prepared(image=image, shape=shape, box=box, axes=axes)
 
 
-def _on_grid(volume: Volume, reference: Volume, shape: tuple[int, ...], config: BratsConfig) -> NDArray[np.float32]:
-    """Return ``volume`` on the coarse grid along the axes of the reference."""
+def _on_grid(volume: Volume, reference: Volume, region: NDArray[np.bool_], config: BratsConfig) -> NDArray[np.float32]:
+    """Return ``volume`` on the coarse grid along the axes of the reference, 0 outside ``region``."""
     target = (config.spacing_mm,) * 3
     own_shape = grid.resampled_shape(volume.array.shape, volume.spacing_mm, target)
     own = grid.resample(volume.array, volume.spacing_mm, target, shape=own_shape, antialias=config.antialias)
     if config.brain_mask == "foreground":
         own = np.where(foreground(own), own, 0).astype(np.float32)
     to_own = np.linalg.inv(with_spacing(volume, target)) @ with_spacing(reference, target)
-    if own_shape == shape and np.allclose(to_own, np.eye(4), atol=1e-3):
-        return own
+    if own_shape == region.shape and np.allclose(to_own, np.eye(4), atol=1e-3):
+        return np.where(region, own, 0).astype(np.float32)
     inside = np.ones(own_shape, dtype=np.float32)
-    covered = ndimage.affine_transform(inside, to_own, output_shape=shape, order=0, prefilter=False)
-    if covered.mean() < _LEAST_OVERLAP:
-        raise ExpertError(f"a contrast covers {covered.mean():.0%} of the T1c field of view")
-    moved: NDArray[np.float32] = ndimage.affine_transform(own, to_own, output_shape=shape, order=1, prefilter=False)
-    return moved
+    covered = ndimage.affine_transform(inside, to_own, output_shape=region.shape, order=0, prefilter=False)
+    share = float(covered[region].mean())
+    if share < _LEAST_OVERLAP:
+        raise ExpertError(f"a contrast covers {share:.0%} of what is read in T1c")
+    if config.brain_mask != "foreground" and not config.antialias:
+        # straight from the source: one interpolation, not two
+        own, to_own = volume.array, np.linalg.inv(volume.affine) @ with_spacing(reference, target)
+    moved = ndimage.affine_transform(own, to_own, output_shape=region.shape, order=1, prefilter=False)
+    return np.where(region, moved, 0).astype(np.float32)
 
 
 def build_brats(config: BratsConfig) -> SegResNet:
