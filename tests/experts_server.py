@@ -59,7 +59,7 @@ def main() -> None:
     ]
     registry = ExpertRegistry(made, memory_mb=1000, accepted_licences=["Apache-2.0"])
     token = os.environ.get("TEST_TOKEN", "")
-    serve(registry, ServeOptions(host="127.0.0.1", port=port, token=token, max_request_bytes=1 << 20))
+    serve(registry, ServeOptions(host="127.0.0.1", port=port, token=token, max_request_bytes=1 << 20, silence_s=1))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """The server of Experts: refuses by status what it cannot trust, one Study at a time, and TLS with both names known."""
 
+import contextlib
 import json
+import socket
 import subprocess
 import threading
 import time
@@ -71,6 +73,24 @@ def test_a_wrong_request_is_refused_with_its_status(server, status, method, path
 
 def test_a_request_without_a_length_is_refused(server):
     assert ask(server, "POST", "/v1/run/BOXES", iter([good_body()]), Content_Digest=None)[0] == 411
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"POST /v1/run/BOXES HT",
+        b"GET /v1/health HTTP/1.1\r\nHost: x\r\nX-Slow:",
+        f"POST /v1/run/BOXES HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nFirstread-Protocol: 1\r\n"
+        f"Content-Type: {wire.CONTENT_TYPE}\r\nContent-Length: 5000\r\n\r\nhalf".encode(),
+    ],
+    ids=["in the first line", "in a header", "in the body"],
+)
+def test_clients_that_stop_in_the_middle_hold_nobody(server, start):
+    with contextlib.ExitStack() as held:
+        for _ in range(20):  # more than the server has threads
+            client = held.enter_context(socket.create_connection(("127.0.0.1", server)))
+            client.sendall(start)
+        assert run(server, timeout_s=10).labels[0].all()
 
 
 def test_a_bomb_is_refused(server):

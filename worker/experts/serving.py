@@ -7,10 +7,13 @@
 It keeps nothing: what was sent is gone when the answer is.
 """
 
+import contextlib
 import hmac
 import json
 import re
+import socket
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -21,6 +24,7 @@ from typing import Any, TypeAlias
 import structlog
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
+from gunicorn.workers.gthread import ThreadWorker
 
 from config.errors import (
     AppError,
@@ -43,8 +47,8 @@ StartResponse: TypeAlias = Callable[[str, list[tuple[str, str]]], object]
 _PATH = re.compile(r"^/v1/(card|run)/([A-Z][A-Z0-9]{0,31})$")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 _CHUNK = 1 << 20
-_SILENCE_S = 30.0  # nothing heard from a sender
 _BODY_S = 300.0  # to send a whole request
+_LINGER_S = 2.0
 _PLUGIN_SECONDS = 300.0
 _SHORTEST_TOKEN = 16
 
@@ -69,6 +73,7 @@ class ServeOptions:
         certificate, key: PEM files of this server.
         client_ca: PEM of the authorities whose clients are let in; ``""`` lets all in.
         max_request_bytes: largest request that is read.
+        silence_s: a client that stops in the middle of anything is let go after this.
     """
 
     host: str
@@ -78,6 +83,7 @@ class ServeOptions:
     key: str = ""
     client_ca: str = ""
     max_request_bytes: int = 2 << 30
+    silence_s: int = 30
 
     def require_safe(self) -> None:
         """Refuse to listen where others could read or ask.
@@ -225,7 +231,6 @@ def _body(environ: Mapping[str, Any], length: int) -> bytes:
     Raises:
         RefusedInputError: it ended early, or its sender was too slow.
     """
-    _set_silence(environ)
     end = time.monotonic() + _BODY_S
     body = bytearray()
     try:
@@ -242,18 +247,12 @@ def _body(environ: Mapping[str, Any], length: int) -> bytes:
 
 def _drain(environ: Mapping[str, Any], most: int) -> None:
     """Read what is left of a refused request: a sender that is cut off in its body never reads the answer."""
-    _set_silence(environ)
     end = time.monotonic() + _BODY_S
     try:
         while most > 0 and time.monotonic() < end and (block := environ["wsgi.input"].read(_CHUNK)):
             most -= len(block)
     except OSError:
         return
-
-
-def _set_silence(environ: Mapping[str, Any]) -> None:
-    if "gunicorn.socket" in environ:
-        environ["gunicorn.socket"].settimeout(_SILENCE_S)
 
 
 # --- the process -------------------------------------------------------------------------------------------
@@ -285,13 +284,35 @@ class _Server(BaseApplication):  # type: ignore[misc, unused-ignore]
         return self._service
 
 
+class _Worker(ThreadWorker):  # type: ignore[misc, unused-ignore]
+    """Waits for the end of a connection in the thread that served it; gunicorn would in the one that accepts."""
+
+    def handle(self, conn: Any) -> Any:
+        kept = super().handle(conn)
+        if kept is False:
+            _linger(conn.sock)
+        return kept
+
+
+def _linger(sock: socket.socket) -> None:
+    """Let a client read its answer to the end (RFC 9112 section 9.6); one that does not hang up is not waited for."""
+    end = time.monotonic() + _LINGER_S
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_WR)
+        sock.settimeout(_LINGER_S)
+        while time.monotonic() < end and sock.recv(1 << 16):
+            pass
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+
+
 def gunicorn_options(options: ServeOptions) -> dict[str, Any]:
     """Return gunicorn's options: one process, because one device; its threads answer while a run is under way."""
     host = f"[{options.host}]" if ":" in options.host else options.host
     chosen: dict[str, Any] = {
         "bind": f"{host}:{options.port}",
         "workers": 1,
-        "worker_class": "gthread",
+        "worker_class": _Worker,
         "threads": 16,
         "timeout": 0,
         "graceful_timeout": 60,
@@ -299,7 +320,7 @@ def gunicorn_options(options: ServeOptions) -> dict[str, Any]:
         "accesslog": None,
         "logger_class": _Logs,
         "loglevel": "warning",
-        "when_ready": _ready,
+        "when_ready": _ready(options),
         "control_socket_disable": True,
         "proc_name": "firstread-experts",
         "forwarded_allow_ips": "",
@@ -311,9 +332,16 @@ def gunicorn_options(options: ServeOptions) -> dict[str, Any]:
     return chosen
 
 
-def _ready(server: Any) -> None:
-    host, port = server.LISTENERS[0].sock.getsockname()[:2]
-    log.info("experts.listening", host=host, port=port, pid=server.pid)
+def _ready(options: ServeOptions) -> Callable[[Any], None]:
+    def ready(server: Any) -> None:
+        listener = server.LISTENERS[0].sock
+        # sockets inherit it when they are accepted; gunicorn itself waits for ever, in a handshake or a header too
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            listener.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", options.silence_s, 0))
+        host, port = listener.getsockname()[:2]
+        log.info("experts.listening", host=host, port=port, pid=server.pid)
+
+    return ready
 
 
 def _tls(_config: Any, default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
