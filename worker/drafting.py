@@ -20,6 +20,7 @@ from worker.measuring import LesionMeasure, label_counts, measure
 from worker.pictures import first_pictures
 from worker.profiles import LesionQuestion, Profile
 from worker.rounds import answer_on_slice, explore, overlay_slices, settle
+from worker.selection import Region
 from worker.vlm.backends import Answer
 from worker.vlm.prompts import finding_question, predictions
 from worker.vlm.templates import plain_name
@@ -129,6 +130,8 @@ def _read_volumes(profile: Profile, bench: Bench, content: DraftContent) -> None
     """Open all conversations of the Study at once: one for each kind of lesion, and on CT one about the anatomy."""
     card = bench.card(profile.expert)
     arguments = card.arguments if card else ()
+    regions: dict[Region, None] = dict.fromkeys(("body", *(lesion.region for lesion in profile.lesions)))
+    pictures = {region: first_pictures(bench.study, region) for region in regions}
     asked: list[tuple[LesionQuestion | None, Question]] = []
     for lesion in profile.lesions:
         argument = lesion.finding if arguments else ""
@@ -136,12 +139,10 @@ def _read_volumes(profile: Profile, bench: Bench, content: DraftContent) -> None
             content.not_assessed.append({"what": lesion.finding, "why": f"{profile.expert} does not offer it"})
             continue
         wanted = frozenset({lesion.segment} if lesion.segment else ())
-        pictures = first_pictures(bench.study, lesion.region)
-        asked.append((lesion, Question(lesion.question, pictures, profile.expert, argument, wanted)))
+        asked.append((lesion, Question(lesion.question, pictures[lesion.region], profile.expert, argument, wanted)))
     anatomy = next((argument for argument in ("organs", "everything") if argument in arguments), None)
     if anatomy and profile.name == "ct-torso":
-        pictures = first_pictures(bench.study, "body")
-        asked.append((None, Question(profile.overview_question, pictures, profile.expert, anatomy)))
+        asked.append((None, Question(profile.overview_question, pictures["body"], profile.expert, anatomy)))
     dialogues = open_dialogues(bench, [question for _, question in asked])
     for (about, _), dialogue in zip(asked, dialogues, strict=True):
         try:
