@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
+from pydicom.errors import BytesLengthException
 from pydicom.multival import MultiValue
 from pydicom.uid import (
     CTImageStorage,
@@ -38,6 +39,8 @@ _TRAITS = (
 )
 _NOT_MAGNITUDE = {"P": "PHASE", "PHASE": "PHASE", "PHASE MAP": "PHASE", "R": "REAL", "REAL": "REAL",
                   "I": "IMAGINARY", "IMAGINARY": "IMAGINARY"}  # fmt: skip
+
+_UNREADABLE = (ArithmeticError, AttributeError, BytesLengthException, KeyError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -95,13 +98,7 @@ def frames_of(headers: Sequence[Dataset]) -> list[Frame]:
     """
     try:
         return [_frame(ds, index) for ds in headers for index in range(_count(ds))]
-    except (
-        ValueError,
-        TypeError,
-        AttributeError,
-        KeyError,
-        ArithmeticError,
-    ) as exc:  # pydicom converts a value when it is asked for
+    except _UNREADABLE as exc:  # pydicom converts a value when it is asked for
         raise GeometryError(f"a header of the series holds a value that cannot be read ({type(exc).__name__})") from exc
 
 

@@ -8,7 +8,9 @@ import pydicom
 import pytest
 from highdicom.seg import segread
 from PIL import Image
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 from pydicom.uid import EnhancedMRColorImageStorage, LegacyConvertedEnhancedMRImageStorage, generate_uid
 
 from config.errors import GeometryError, OutsideIntendedUseError, UndecodablePixelsError
@@ -153,6 +155,18 @@ def _zero_spacing(ds: Dataset) -> None:
     ds.PerFrameFunctionalGroupsSequence[2].PixelMeasuresSequence[0].PixelSpacing = [0, 1]
 
 
+def _garbage(ds: Dataset) -> None:
+    item = ds.PerFrameFunctionalGroupsSequence[3].MREchoSequence[0]
+    tag = Tag("EffectiveEchoTime")
+    item._dict[tag] = RawDataElement(tag, "FD", 4, b"#?!x", 0, False, True)
+
+
+def _text_position(ds: Dataset) -> None:
+    item = ds.PerFrameFunctionalGroupsSequence[3].PlanePositionSequence[0]
+    tag = Tag("ImagePositionPatient")
+    item._dict[tag] = RawDataElement(tag, "DS", 6, b"a\\b\\c ", 0, False, True)
+
+
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
@@ -161,6 +175,8 @@ def _zero_spacing(ds: Dataset) -> None:
         (_no_position, "no ImagePositionPatient"),
         (_one_place, "lie at the same position and no attribute tells them apart"),
         (_gap, "a slice is missing between images 5 and 6"),
+        (_garbage, "holds a value that cannot be read"),
+        (_text_position, "holds a value that cannot be read"),
         (_zero_spacing, "Pixel Spacing of a slice is not greater than 0"),
     ],
 )
