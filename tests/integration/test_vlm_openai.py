@@ -162,6 +162,21 @@ def test_what_is_neither_yes_nor_no_is_no_answer(vlm, played, text):
         vlm.answer_each(TALK, [PICTURE], ["Q"])
 
 
+def test_probabilities_that_are_no_numbers_are_no_answer(vlm, played):
+    played.body = completion("yes", logprobs=[place("yes", yes=float("nan"), no=-1.0)])
+    with pytest.raises(ModelOutputError, match="no chat completion"):
+        vlm.answer_each(TALK, [PICTURE], ["Q"])
+
+
+def test_a_terse_server_is_understood(vlm, played):
+    played.body = {
+        "model": None,
+        "choices": [{"message": {"content": "Yes"}, "finish_reason": "stop", "logprobs": None}],
+    }
+    assert (ask(vlm).text, ask(vlm).token_count, vlm.runtime["served_model"]) == ("Yes", 0, "")
+    assert vlm.answer_each(TALK, [PICTURE], ["Q"])[0].text == "yes"
+
+
 def test_questions_keep_their_order(vlm, played):
     played.body = lambda body: completion("yes" if "A?" in body["messages"][0]["content"][-1]["text"] else "no")
     said = vlm.answer_each([Message("user", "<image>\n")], [PICTURE], ["A?", "B?", "A?", "B?"] * 3)

@@ -21,7 +21,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from config.errors import (
     ConfigurationError,
@@ -64,12 +64,12 @@ class _Lenient(BaseModel):
 
 class _TopToken(_Lenient):
     token: str
-    logprob: float
+    logprob: float = Field(allow_inf_nan=False)
 
 
 class _TokenChoice(_Lenient):
     token: str
-    top_logprobs: list[_TopToken] = []
+    top_logprobs: list[_TopToken] | None = None
 
 
 class _Logprobs(_Lenient):
@@ -87,11 +87,11 @@ class _Choice(_Lenient):
 
 
 class _Usage(_Lenient):
-    completion_tokens: int = 0
+    completion_tokens: int | None = None
 
 
 class _Completion(_Lenient):
-    model: str = ""
+    model: str | None = None
     system_fingerprint: str | None = None
     choices: list[_Choice]
     usage: _Usage | None = None
@@ -100,13 +100,12 @@ class _Completion(_Lenient):
 class ServedVlm:
     """A model that an OpenAI-compatible server runs; greedy, no state between calls."""
 
-    def __init__(self, manifest: VlmManifest, *, key: str = "", transport: httpx2.BaseTransport | None = None) -> None:
+    def __init__(self, manifest: VlmManifest, *, key: str = "") -> None:
         """Prepare requests; the server is not asked anything yet.
 
         Args:
             manifest: the package's promise, with a server.
             key: sent as bearer token; ``""`` sends none.
-            transport: carries the requests; None is the network.
 
         Raises:
             ModelPackageError: the manifest names no server.
@@ -126,7 +125,6 @@ class ServedVlm:
             # A proxy named in the environment has no business with patients' pictures.
             trust_env=False,
             verify=ssl.create_default_context(),
-            transport=transport,
         )
 
     @classmethod
@@ -180,8 +178,8 @@ class ServedVlm:
             raise GenerationBudgetError(f"the model did not stop within {max_new_tokens} tokens")
         if choice.finish_reason != "stop" or choice.message.content is None:
             raise ModelOutputError("the server ended the answer for another reason than its end")
-        tokens = completion.usage.completion_tokens if completion.usage else 0
-        return Generation(text, token_count=tokens, stopped=True, prompt=_shown(conversation, self._control))
+        tokens = completion.usage.completion_tokens if completion.usage else None
+        return Generation(text, token_count=tokens or 0, stopped=True, prompt=_shown(conversation, self._control))
 
     def generate_batch(
         self, conversations: Sequence[Conversation], *, max_new_tokens: int
@@ -244,7 +242,8 @@ class ServedVlm:
             raise ModelOutputError("the server's answer is no chat completion") from None
         if not completion.choices:
             raise ModelOutputError("the server's answer has no choice")
-        self._reported |= {" ".join(filter(None, (completion.model, completion.system_fingerprint)))}
+        if named := " ".join(filter(None, (completion.model, completion.system_fingerprint))):
+            self._reported.add(named)
         return completion
 
     def _check_status(self, response: httpx2.Response) -> None:
@@ -351,7 +350,7 @@ def _first_probabilities(logprobs: _Logprobs | None) -> dict[str, float]:
     """Return token → log-probability where the answer's first word stands; empty when the server gives none."""
     places = (logprobs.content if logprobs else None) or []
     first = next((place for place in places if place.token.strip()), None)
-    return {top.token: top.logprob for top in first.top_logprobs} if first else {}
+    return {top.token: top.logprob for top in first.top_logprobs or ()} if first else {}
 
 
 def _concurrently(ask: Callable[[Q], T], questions: Sequence[Q]) -> list[T]:
