@@ -100,7 +100,7 @@ class MrSequence:
         times = (("TE", self.echo_ms), ("TR", self.repetition_ms), ("TI", self.inversion_ms))
         said = [f"{name} {value:.0f} ms" for name, value in times if value is not None]
         said.append(" ".join(part for part in ("3D" if self.is_3d else "2D", self.plane) if part))
-        said.append(f"{self.slices} slices")
+        said.append("1 slice" if self.slices == 1 else f"{self.slices} slices")
         if True in self.agent:
             said.append("contrast agent")
         return f"series {self.number or 'without number'} ({', '.join(said)})"
@@ -152,7 +152,7 @@ class MrSequence:
         if self.time_points > 1:
             return f"a dynamic series of {self.time_points} time points"
         if self.contrast not in {"", "T1", "T2", "FLUID_ATTENUATED"}:
-            return f"of acquisition contrast {self.contrast}"
+            return f"of acquisition contrast {self.contrast[:16]}"
         if self.body_part and not any(part in self.body_part for part in ("BRAIN", "HEAD", "SKULL")):
             return f"of body part {self.body_part[:16]}"
         return ""
@@ -219,7 +219,7 @@ def mr_sequence(headers: Sequence[Dataset]) -> MrSequence:
     spin = "SE" in scanning or str(ds.get("EchoPulseSequence")) in {"SPIN", "BOTH"}
     echoes = {_echo_ms(one, index) for one in headers for index in range(_frames(one))} - {None}
     return MrSequence(
-        number=str(ds.get("SeriesNumber") or ""),
+        number=re.sub(r"\D", "", str(ds.get("SeriesNumber") or "")),  # what is no number might be a name
         echo_ms=_echo_ms(ds, 0),
         repetition_ms=_number(functional_group(ds, 0, "MRTimingAndRelatedParametersSequence"), "RepetitionTime"),
         inversion_ms=inversion,

@@ -61,3 +61,7 @@ def test_a_real_glioma_study_gets_a_label_map_on_the_t1c_grid(registry, real_dat
     result = registry.get("BRATS").run(ExpertInput(brain_mr=study), "")
     assert result.labels.shape == study["T1c"].array.shape
     assert set(np.unique(result.labels)) <= {0, 1, 2, 4}
+    assert result.volume is study["T1c"]
+    # by the outline of the head alone: this package does not take the skull away
+    assert result.details["brain_mask"] == "foreground"
+    assert 11 < result.details["registration"]["FLAIR"]["rotation_deg"] < 16

@@ -4,7 +4,9 @@ import re
 
 import pytest
 from pydicom import Dataset
+from pydicom.dataelem import RawDataElement
 from pydicom.sequence import Sequence
+from pydicom.tag import Tag
 
 from config.errors import OutsideIntendedUseError
 from worker.mr_roles import assign_roles, claim_of
@@ -177,12 +179,21 @@ def test_two_echoes_in_one_series_are_no_single_contrast():
     assert claim_of(mr_sequence(both)).reason == "images of several echo times"
 
 
-def test_numbers_that_are_none_are_nothing():
-    values = Dataset()
-    values.update(header(**SE_T1))
-    values.ContrastBolusAgent = ""
-    values.InversionTime = None
-    assert claim_of(mr_sequence([values])).role == "T1"
+@pytest.mark.parametrize(
+    ("keyword", "written", "seen"),
+    [
+        ("EchoTime", b"abc ", "series 1 (TR 550 ms, 2D axial, 1 slice)"),
+        ("EchoTime", b"nan ", "series 1 (TR 550 ms, 2D axial, 1 slice)"),
+        ("InversionTime", b"", "series 1 (TE 12 ms, TR 550 ms, 2D axial, 1 slice)"),
+        ("SeriesNumber", b"Muster", "series without number (TE 12 ms, TR 550 ms, 2D axial, 1 slice)"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_numbers_that_are_none_are_nothing(keyword, written, seen):
+    ds = header(**SE_T1)
+    vr = "IS" if keyword == "SeriesNumber" else "DS"
+    ds._dict[Tag(keyword)] = RawDataElement(Tag(keyword), vr, len(written), written, 0, False, True)
+    assert str(mr_sequence([ds])) == seen
 
 
 def study(**changes):
