@@ -76,7 +76,8 @@ def footprint(
     window = patch * widest * 4 * _LIVE_MAPS[autocast]
     base = weights_bytes + window + (grid_voxels + plan.voxels) * _GRID_BYTES / 2
     per_voxel = features * 4 / _MB
-    return Footprint(base / _MB, plan.voxels * per_voxel, 2 * plan.slab_voxels * per_voxel)
+    slab = min(2 * plan.slab_voxels, plan.voxels)
+    return Footprint(base / _MB, plan.voxels * per_voxel, slab * per_voxel)
 
 
 def require_room(needed_bytes: int, memory_mb: float, *, step: str) -> None:

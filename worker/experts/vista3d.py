@@ -248,12 +248,7 @@ def require_volume(volume: Volume) -> None:
 
 
 def prepared(volume: Volume, config: Vista3dConfig) -> Prepared:
-    """Resample a CT Volume, crop it to the body and scale its intensities, in the bundle's order.
-
-    Raises:
-        ExpertError: see `require_volume`.
-    """
-    require_volume(volume)
+    """Resample a CT Volume (see `require_volume`), crop it to the body and scale it, in the bundle's order."""
     array = volume.array
     spacing = grid.reached_spacing(volume.spacing_mm, config.spacing_mm)
     shape = grid.resampled_shape(array.shape, volume.spacing_mm, spacing)
