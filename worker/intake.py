@@ -22,6 +22,8 @@ from worker.mr_roles import assign_roles
 from worker.profiles import Profile
 from worker.stacking import Stack, load_stack, read_stack
 
+_IDENTITY = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+_UNNAMED = "image without the UIDs that name it"
 _FRONTAL = {"PA", "AP"}
 
 
@@ -82,7 +84,8 @@ def _complete(intake: Intake, headers: Sequence[Dataset], dropped: Sequence[tupl
 
 
 def _class_name(ds: Dataset) -> str:
-    return UID(str(ds.get("SOPClassUID") or "")).name or "an object without SOP Class"
+    uid = UID(str(ds.get("SOPClassUID") or ""))
+    return uid.name if uid.is_valid else "an object without SOP Class"
 
 
 def _lossy(used: Sequence[Dataset]) -> list[str]:
@@ -129,7 +132,7 @@ def _gate_radiograph(images: Sequence[Dataset], unchecked: list[str]) -> Intake:
     for ds in images:
         reason = _radiograph_refusal(ds)
         if reason:
-            excluded.append((str(ds.SeriesInstanceUID), reason))
+            excluded.append((str(ds.get("SeriesInstanceUID", "")), reason))
         else:
             usable.append(ds)
     if not usable:
@@ -148,6 +151,8 @@ def _radiograph_refusal(ds: Dataset) -> str:
     """Return why an image is not a frontal chest radiograph for presentation, or an empty string."""
     view = str(ds.get("ViewPosition", "") or "")
     body_part = str(ds.get("BodyPartExamined", "") or "").upper()
+    if not _is_named(ds):
+        return _UNNAMED
     if str(ds.get("PresentationIntentType", "")) == "FOR PROCESSING":
         return "image is for processing, not for presentation"
     if "LOCALIZER" in str(ds.get("ImageType", "")):
@@ -166,7 +171,7 @@ def _image_series(
     grouped: dict[str, list[Dataset]] = {}
     dropped: list[tuple[str, str]] = []
     for ds in images:
-        uid = str(ds.SeriesInstanceUID)
+        uid = str(ds.get("SeriesInstanceUID", ""))
         reason = _slice_refusal(ds)
         if reason:
             dropped.append((uid, reason))
@@ -178,9 +183,15 @@ def _image_series(
     return grouped, dropped
 
 
+def _is_named(ds: Dataset) -> bool:
+    return all(UID(str(ds.get(keyword) or "")).is_valid for keyword in _IDENTITY)
+
+
 def _slice_refusal(ds: Dataset) -> str:
     """Return why an image is no slice of a Volume, or an empty string."""
     kind = str(ds.get("ImageType", "")).upper()
+    if not _is_named(ds):
+        return _UNNAMED
     if ds.get("SOPClassUID") not in SLICE_CLASSES.get(str(ds.Modality), frozenset()):
         return f"{_class_name(ds)} holds no slices of a volume"
     if "LOCALIZER" in kind:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pydicom
 import pytest
 
 from config.errors import GeometryError, OutsideIntendedUseError
@@ -169,3 +170,23 @@ def test_a_double_oblique_series_is_as_oblique_as_its_header_says(real_data):
     stack = read_stack(read_headers(files(real_data, "mr_multivendor/hitachi_oblique")))
     # rows run along (0.609, 0.791, 0.064): arccos 0.791 = 37.7 degrees from the nearest axis
     assert obliquity_degrees(stack) == pytest.approx(np.degrees(np.arccos(0.791)), abs=1.0)
+
+
+def test_a_published_ct_without_its_uids_is_refused_and_never_crashes(real_data, tmp_path):
+    # as its publisher has it: SOP Class, SOP Instance, Study and Series Instance UID are missing, or empty
+    names = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+    for case, names_gone in {"all": names, "one": names[1:2], "series": names[3:]}.items():
+        paths = []
+        for path in files(real_data, "ct_abdomen"):
+            ds = pydicom.dcmread(path)
+            for name in names_gone:
+                ds[name].value = ""
+            paths.append(tmp_path / f"{case}_{path.name}")
+            ds.save_as(paths[-1])
+        with pytest.raises(OutsideIntendedUseError, match="image without the UIDs that name it"):
+            gate(paths, CT_TORSO)
+    film = pydicom.dcmread(files(real_data, "cxr_01")[0])
+    del film.SeriesInstanceUID
+    film.save_as(tmp_path / "film.dcm")
+    with pytest.raises(OutsideIntendedUseError, match="image without the UIDs that name it"):
+        gate([tmp_path / "film.dcm"], CHEST_XRAY)
