@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -156,6 +157,14 @@ def test_a_conversation_that_fails_leaves_the_others_their_answers(vlm):
         vlm.generate(long.messages, long.images, max_new_tokens=BUDGET)
     with pytest.raises(GenerationBudgetError, match="do not fit"):
         vlm.answer_each(long.messages, long.images, ["Q"])
+
+
+def test_threads_share_a_model_without_touching_each_others_answers(vlm):
+    talks = [Conversation(tuple(user(f"<image>\nQ{i}")), (picture(i, 40 + 20 * i),)) for i in range(8)]
+    wanted = [repr(answer) for answer in vlm.generate_batch(talks, max_new_tokens=BUDGET)]
+    with ThreadPoolExecutor(4) as pool:
+        alone = pool.map(lambda talk: repr(vlm.generate_batch([talk], max_new_tokens=BUDGET)[0]), talks)
+    assert list(alone) == wanted
 
 
 def test_yes_and_no_are_the_next_tokens_probabilities(vlm, folders, kind):
