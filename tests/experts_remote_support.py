@@ -125,9 +125,9 @@ def ask(port, method, path, body=None, **headers):
 
 
 @contextlib.contextmanager
-def stranger(answer):
+def stranger(answer, port=0):
     """A server that hands every connection to ``answer``."""
-    door = socket.create_server(("127.0.0.1", 0))
+    door = socket.create_server(("127.0.0.1", port))
 
     def serve():
         with contextlib.suppress(OSError):

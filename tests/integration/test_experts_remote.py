@@ -4,7 +4,7 @@ import json
 import socket
 import threading
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from config.errors import ConfigurationError, ExpertError, InputTooLargeError, M
 from phantoms.brain_mr import make_brain_mr
 from phantoms.chest_xray import make_chest_xray
 from phantoms.ct import make_ct
-from tests.experts_fakes import UIDS, ct_card, ct_study, film_study
+from tests.experts_fakes import UIDS, FakeSource, ct_card, ct_study, film_study
 from tests.experts_remote_support import (
     SERVE,
     TOKEN,
@@ -230,8 +230,10 @@ def test_a_remote_that_is_down_is_not_offered_and_comes_back():
     assert [(absent.entry.name, "cannot be reached" in absent.why) for absent in held.unavailable()] == [
         ("BOXES", True)
     ]
-    with pytest.raises(ModelPackageError, match="no expert BOXES; available: none"):
+    with pytest.raises(ExpertError, match=r"BOXES is unavailable: .* cannot be reached"):
         held.get("BOXES")
+    with pytest.raises(ModelPackageError, match="no expert NOBODY; available: none"):
+        held.get("NOBODY")
     with scripted(port=port):
         held.ask_unavailable()  # asked a moment ago
         assert held.cards() == ()
@@ -239,6 +241,23 @@ def test_a_remote_that_is_down_is_not_offered_and_comes_back():
         assert [card.name for card in held.cards()] == ["BOXES"]
         assert held.unavailable() == ()
         assert held.get("BOXES").run(ct_study(), "").labels[0].all()
+
+
+def test_a_remote_that_comes_back_as_something_else_stays_out():
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        port = door.getsockname()[1]
+    held = registry(entry(port), sources=[FakeSource(ct_card("OTHER"))])
+    with stranger(says(json.dumps(card_of("OTHER")).encode()), port=port):
+        held.ask_unavailable(after_s=0)
+    assert [card.name for card in held.cards()] == ["OTHER"]
+    assert [absent.entry.name for absent in held.unavailable()] == ["BOXES"]
+
+
+def card_of(name) -> dict:
+    budget = {"memory_mb": 1, "seconds": 1}
+    use = {"modalities": ["CT"], "statement": "Tests."}
+    return {"protocol": 1, "card": asdict(ct_card(name)), "intended_use": use, "budget": budget,
+            "max_request_bytes": 1 << 20}  # fmt: skip
 
 
 def test_a_wrong_token_is_said(server, monkeypatch):
@@ -257,7 +276,9 @@ def test_an_expert_the_server_does_not_have_is_unavailable(server):
     assert "no such expert here" in registry(entry(server, "NOBODY")).unavailable()[0].why
 
 
-def test_a_remote_of_a_name_that_is_taken_is_refused(server):
+def test_a_remote_of_a_name_that_is_taken_is_refused_also_while_it_is_down(server):
+    with pytest.raises(ConfigurationError, match=r"BOXES is configured twice: remote .* and plug-in"):
+        registry(entry(9), sources=[FakeSource()])
     with pytest.raises(ConfigurationError, match=r"BOXES is configured twice: remote .* and remote"):
         registry(entry(server), entry(server))
 

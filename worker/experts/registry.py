@@ -9,7 +9,7 @@ from typing import Self
 
 import structlog
 
-from config.errors import ConfigurationError, ModelPackageError, PeerUnavailableError
+from config.errors import ConfigurationError, ExpertError, ModelPackageError, PeerUnavailableError
 from worker.experts.base import Expert, ModelCard
 from worker.experts.contract import check_card
 from worker.experts.memory import GuardedExpert, MemoryBudget
@@ -70,8 +70,8 @@ class ExpertRegistry:
         self._budget = MemoryBudget(device, memory_mb, reserved_mb=reserved_mb)
         self._accepted = frozenset(accepted_licences)
         self._lock = threading.Lock()
-        self._sources = self._checked(sources)
         self._unavailable = tuple(Unavailable(entry, "was not asked yet") for entry in remotes)
+        self._sources = self._checked(sources, self._unavailable)
         self._asked = 0.0
         self._ask_unavailable()
 
@@ -116,6 +116,7 @@ class ExpertRegistry:
         """Return what the Expert ``name`` may be used on.
 
         Raises:
+            ExpertError: it runs on another machine that did not answer.
             ModelPackageError: no such Expert.
         """
         return self._source(name).intended_use
@@ -126,6 +127,7 @@ class ExpertRegistry:
         Its ``run`` checks what it returns and falls back when memory is short, see `GuardedExpert`.
 
         Raises:
+            ExpertError: it runs on another machine that did not answer: not assessed, and why.
             ModelPackageError: no such Expert.
         """
         return GuardedExpert(self._source(name), self._budget)
@@ -173,7 +175,7 @@ class ExpertRegistry:
             if accepted_licences is not None:
                 self._accepted = frozenset(accepted_licences)
             try:
-                found = self._checked([*sources, *remote])
+                found = self._checked([*sources, *remote], self._unavailable)
             except (ConfigurationError, ModelPackageError):
                 self._accepted = accepted
                 raise
@@ -186,43 +188,59 @@ class ExpertRegistry:
     def ask_unavailable(self, *, after_s: float = _ASK_AGAIN_S) -> None:
         """Ask remotes again that did not answer ``after_s`` ago or earlier; one that does is offered from now on."""
         with self._lock:
-            if self._unavailable and time.monotonic() - self._asked >= after_s:
+            if not self._unavailable or time.monotonic() - self._asked < after_s:
+                return
+            try:
                 self._ask_unavailable()
+            except (ConfigurationError, ModelPackageError) as exc:
+                # what would refuse a start is no reason to fail a Study that never knew this Expert
+                log.warning("expert.refused", error=exc)
 
     def _ask_unavailable(self) -> None:
         from worker.experts.remote import RemoteSource
 
         self._asked = time.monotonic()
+        answered: list[ExpertSource] = []
         silent: list[Unavailable] = []
         for entry in (one.entry for one in self._unavailable):
             try:
-                source = RemoteSource.open(entry)
+                answered.append(RemoteSource.open(entry))
             except PeerUnavailableError as exc:
                 log.warning("expert.unavailable", expert=entry.name, error=exc)
                 silent.append(Unavailable(entry, str(exc)))
-            else:
-                self._sources = self._checked([*self._sources.values(), source])
+        self._sources = self._checked([*self._sources.values(), *answered], silent)
         self._unavailable = tuple(silent)
 
     def _source(self, name: str) -> ExpertSource:
+        absent = next((one for one in self._unavailable if one.entry.name == name), None)
+        if absent is not None:
+            raise ExpertError(f"{name} is unavailable: {absent.why}")
         if name not in self._sources:
             raise ModelPackageError(f"no expert {name}; available: {', '.join(self._sources) or 'none'}")
         return self._sources[name]
 
-    def _checked(self, sources: Iterable[ExpertSource]) -> dict[str, ExpertSource]:
+    def _checked(self, sources: Iterable[ExpertSource], unavailable: Iterable[Unavailable]) -> dict[str, ExpertSource]:
         """Return the sources by name, each one that this site may use and a Trigger can name."""
         found: dict[str, ExpertSource] = {}
+        # a name is taken by a remote that is down, too
+        taken: dict[str, str] = {}
+        for absent in unavailable:
+            _take(taken, absent.entry.name, f"remote {absent.entry.url}")
         for source in sources:
             card = source.card
             check_card(card)
-            if card.name in found:
-                where = f"{origin(found[card.name])} and {origin(source)}"
-                raise ConfigurationError(f"expert {card.name} is configured twice: {where}")
+            _take(taken, card.name, origin(source))
             if card.licence not in self._accepted:
                 raise ModelPackageError(f"expert {card.name}: licence {card.licence} is not accepted by this site")
             self._budget.require_fits(source)
             found[card.name] = source
         return found
+
+
+def _take(taken: dict[str, str], name: str, where: str) -> None:
+    if name in taken:
+        raise ConfigurationError(f"expert {name} is configured twice: {taken[name]} and {where}")
+    taken[name] = where
 
 
 def package_sources(folders: Iterable[Path], *, plugins: bool = True) -> list[ExpertSource]:
