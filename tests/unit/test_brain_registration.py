@@ -51,7 +51,6 @@ def error_of(found, matrix, head):
 @pytest.mark.parametrize(
     ("mask", "degrees", "shift_mm", "frame", "start"),
     [
-        ("head", (0, 0, 0), (4.0, -3.0, 2.0), "1.2.3", "geometry"),
         ("brain", (5, -7, -10), (-5.0, -3.0, -13.0), "1.2.3", "geometry"),
         ("head", (-6, 12, 15), (6.0, 10.0, 8.0), "1.2.3", "geometry"),
         ("brain", (3, -4, 8), (150.0, -220.0, 300.0), "9.9.9", "centres"),

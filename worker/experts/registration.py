@@ -132,7 +132,7 @@ def register(reference: Contrast, moving: Contrast) -> Registration:
 
     The masks are brought together first (from the scanner's geometry, or from their centres when that
     leaves them apart), then Mattes' mutual information inside the reference's mask decides, coarse to
-    fine. One thread, one seed: the same input gives the same transform on every machine.
+    fine. One thread, one seed: the same input gives the same transform again, to the bit.
 
     Raises:
         ExpertError: "not registered", and why: nothing to align, an implausible transform, masks that
