@@ -60,7 +60,7 @@ def _warm_calls() -> list[Bar]:
     brain = _volume(_head(rng, (32, 128, 128)), 5.0, 1.8, "MR")
     studies = {
         "cxr": (ExpertInput(radiograph=film), "", 1.5),
-        "vista3d": (ExpertInput(volume=_volume(_tissue(rng, (20, 128, 128)), 4.0, 2.0)), "organs", 1.1),
+        "vista3d": (ExpertInput(volume=_volume(_tissue(rng, (20, 128, 128)), 4.0, 2.0)), "organs", 1.05),
         "brats": (ExpertInput(brain_mr=dict.fromkeys(("T1c", "T1", "T2", "FLAIR"), brain)), "", 1.05),
     }
     return [_warm_call(name, *asked) for name, asked in studies.items()]
