@@ -136,7 +136,7 @@ class OutOfSpaceError(TransientError):
 
 
 class PeerUnavailableError(TransientError):
-    """A DICOM peer did not answer, or refused for a passing reason."""
+    """A peer (DICOM node, model server, hub) did not answer, or refused for a passing reason."""
 
 
 class GpuBusyError(TransientError):

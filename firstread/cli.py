@@ -10,6 +10,7 @@ from rich.table import Table
 
 from config.errors import AppError
 from firstread.audit import audit_app
+from firstread.experts import experts_app
 from firstread.models import models_app
 from firstread.terminal import DataDir, console, refuse, start
 from training.cli import evaluate_app, train_app
@@ -19,6 +20,7 @@ node_app = typer.Typer(no_args_is_help=True, help="The DICOM node.")
 users_app = typer.Typer(no_args_is_help=True, help="People who may log in.")
 app.add_typer(node_app, name="node")
 app.add_typer(models_app, name="models")
+app.add_typer(experts_app, name="experts")
 app.add_typer(users_app, name="users")
 app.add_typer(audit_app, name="audit")
 app.add_typer(train_app, name="train")

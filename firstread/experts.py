@@ -5,29 +5,25 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from config.errors import AppError
-from config.logs import configure_logs
-from config.settings import settings as read_settings
+from firstread.terminal import DataDir, console, refuse, start
 
 experts_app = typer.Typer(no_args_is_help=True, help="Expert models.")
-console = Console()
 
 
 @experts_app.command("list")
-def experts_list() -> None:
+def experts_list(data_dir: DataDir = None) -> None:
     """List the Experts of this site: packages, plug-ins and remotes, available or not."""
     from worker.experts.registry import ExpertRegistry
     from worker.experts.sources import origin
 
-    settings = read_settings()
-    configure_logs(level=settings.log_level, json=settings.log_json, process="experts")
+    settings = start("experts", data_dir)
     try:
         registry = ExpertRegistry.open(settings.models.registry)
     except AppError as exc:
-        raise _refused(exc) from exc
+        raise refuse(exc) from exc
     table = Table("name", "version", "from", "modality", "licence", "memory", "state")
     for source in registry.sources():
         card = source.card
@@ -48,13 +44,13 @@ def experts_serve(
     key: Annotated[Path | None, typer.Option(exists=True, help="PEM private key.")] = None,
     client_ca: Annotated[Path | None, typer.Option(exists=True, help="PEM authority of the clients let in.")] = None,
     max_request_mb: Annotated[int, typer.Option(min=1, help="Largest study that is read, MB.")] = 2048,
+    data_dir: DataDir = None,
 ) -> None:
     """Serve the Experts of this machine to workers of others until stopped."""
     from worker.experts.registry import ExpertRegistry
     from worker.experts.serving import ServeOptions, serve
 
-    settings = read_settings()
-    configure_logs(level=settings.log_level, json=settings.log_json, process="experts")
+    settings = start("experts", data_dir)
     token = os.environ.get(token_env, "") if token_env else ""
     if token_env and not token:
         console.print(f"[red]error:[/red] {token_env} is not set", highlight=False)
@@ -72,9 +68,4 @@ def experts_serve(
         # its own remotes are not passed on: two servers could ask each other for ever
         serve(ExpertRegistry.open(settings.models.registry, remotes=False), options)
     except AppError as exc:
-        raise _refused(exc) from exc
-
-
-def _refused(exc: AppError) -> typer.Exit:
-    console.print(f"[red]error:[/red] {exc}", highlight=False)
-    return typer.Exit(2)
+        raise refuse(exc) from exc

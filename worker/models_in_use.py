@@ -92,6 +92,8 @@ class ModelsInUse:
         if self._vlm is None or folder != self._folder:
             # two large models do not fit beside each other
             self._vlm = None
+            if self._experts is not None:
+                self._experts.unload_idle()
             release_memory()
             self._vlm = self._open_vlm(folder)
             self._folder = folder
@@ -107,8 +109,10 @@ class ModelsInUse:
                 remotes=listed.remotes,
             )
             return self._vlm, experts
-        self._experts.reserve(reserved_mb)
+        # the new Experts are judged beside the new model, not the old ones
+        self._experts.reserve(0.0)
         self._experts.replace(offer.sources, accepted_licences=offer.accepted_licences)
+        self._experts.reserve(reserved_mb)
         return self._vlm, self._experts
 
     def _open_vlm(self, folder: Path) -> VisionLanguageModel:

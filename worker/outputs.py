@@ -178,6 +178,7 @@ def label_map_bytes(result: SegmentationResult) -> bytes:
         buffer,
         labels=result.labels,
         sop_instance_uids=np.array(result.volume.sop_instance_uids),
+        frame_numbers=np.array(result.volume.frame_numbers),
         affine=result.volume.affine,
         label_values=np.array(list(result.names), dtype=np.int64),
         label_names=np.array(list(result.names.values())),

@@ -136,7 +136,8 @@ class StudyPipeline:
             with self._models.reading(vlm):
                 content = draft_study(intake, chosen, bench)
         except torch.OutOfMemoryError as exc:
-            torch.cuda.empty_cache()
+            # the next attempt must not meet the same full device
+            experts.unload_idle()
             raise GpuBusyError("no memory left on the device") from exc
         clock.lap("drafting")
         content.provenance = provenance_record(content, intake, held, vlm, self._settings)

@@ -65,6 +65,7 @@ def build_segmentations(
                     identity=identity,
                     equipment=equipment,
                     instance_number=number,
+                    frame_numbers=next(iter(runs.values())).volume.frame_numbers,
                 )
             )
     return made

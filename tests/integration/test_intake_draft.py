@@ -9,7 +9,7 @@ from highdicom.seg import segread
 from scipy.spatial.transform import Rotation
 
 from tests.fakes import ScriptedVlm, card, reads_feedback
-from tests.intake_sources import CORONAL, SAGITTAL, classic, positions
+from tests.intake_sources import CORONAL, SAGITTAL, classic, multi_frame, positions
 from tests.integration.test_worker_drafting import LESIONS, assert_valid, bench, place
 from worker.drafting import draft_study
 from worker.experts.base import ExpertInput, ModelCard, SegmentationResult
@@ -65,6 +65,14 @@ def tilted_scan(folder):
     return classic(folder, positions((-39, -39, -8), (0, 0, 3), 40), axes=axes, matrix=(40, 60), pixel_mm=(2.0, 1.5))
 
 
+def enhanced_scan(folder):
+    where = positions((-39, -39, 0), (0, 0, 4), 24)
+    frames = [{"position": list(p), "time": 1} for p in where[:20]] + [
+        {"position": list(p), "time": 2} for p in where[::-1]
+    ]
+    return [multi_frame(folder, frames, modality="CT", matrix=(40, 40), pixel_mm=(2.0, 2.0))]
+
+
 def marked_points(path, sources):
     """LPS places of the one segment's voxels by the SEG alone; each frame must lie where its source image does."""
     seg = pydicom.dcmread(path)
@@ -103,6 +111,7 @@ def source_places(paths):
         (coronal_scan, True),
         (oblique_scan, False),
         (tilted_scan, False),
+        (enhanced_scan, True),
     ],
 )
 def test_one_lesion_scanned_in_every_way(tmp_path, scan, exact):
