@@ -29,6 +29,9 @@ _MARK_TITLES: Mapping[str, str] = {
     "laterality": "Side to check",
     "number": "Number to check",
     "trigger": "Model lapse",
+    "unfounded": "Unfounded: no expert assessed it",
+    "not_asked": "Seen by an expert, asked by nobody",
+    "resources": "Done with less",
 }
 
 
@@ -152,6 +155,11 @@ class DeskPage:
     def models(self) -> Sequence[Mapping[str, Any]]:
         """The models behind the draft."""
         return list(self.draft.provenance.get("models", [])) if self.draft else []
+
+    @property
+    def is_research_only(self) -> bool:
+        """Whether the licence of a model behind the draft forbids clinical use."""
+        return any(one.get("research_only") for one in self.models)
 
     @property
     def model_line(self) -> str:

@@ -126,6 +126,7 @@ def algorithms_of(models: Sequence[Mapping[str, Any]]) -> list[AlgorithmIdentity
             manufacturer="Firstread" if one.get("demonstration") else "see model licence",
             weights_sha256=weights_digest(one.get("weights_sha256") or {}),
             demonstration=bool(one.get("demonstration")),
+            research_only=bool(one.get("research_only")),
         )
         for one in models
     ]

@@ -18,6 +18,7 @@ from reports.values import AlgorithmIdentity, DraftIdentity, Equipment
 
 DRAFT_NOTICE = "AI-generated draft, not verified"
 DEMONSTRATION_NOTICE = "DEMONSTRATION MODEL"
+RESEARCH_NOTICE = "RESEARCH USE ONLY"
 _LT_LIMIT = 10_240  # PS3.5 6.2
 # What a copy of the scanner's series cannot tell; dciodvfy misses them in a SEG of a projection image.
 _COPIED_TO_IMAGES = ("BodyPartExamined", "PatientOrientation", "Laterality")
@@ -38,9 +39,11 @@ def building(what: str) -> Iterator[None]:
         raise RefusedInputError(f"no {what} can be made of this input: {type(exc).__name__}: {exc}") from exc
 
 
-def is_demonstration(algorithms: Sequence[AlgorithmIdentity]) -> bool:
-    """Return whether any of the models was trained on phantoms only."""
-    return any(algorithm.demonstration for algorithm in algorithms)
+def use_notice(algorithms: Sequence[AlgorithmIdentity]) -> str:
+    """Return what keeps these models' output out of care: demonstration, research only, or ``""``."""
+    if any(algorithm.demonstration for algorithm in algorithms):
+        return DEMONSTRATION_NOTICE
+    return RESEARCH_NOTICE if any(algorithm.research_only for algorithm in algorithms) else ""
 
 
 def distinct(algorithms: Sequence[AlgorithmIdentity]) -> tuple[AlgorithmIdentity, ...]:
@@ -50,13 +53,13 @@ def distinct(algorithms: Sequence[AlgorithmIdentity]) -> tuple[AlgorithmIdentity
 
 def draft_notice(algorithms: Sequence[AlgorithmIdentity]) -> str:
     """Return the sentence that stands above every unsigned text."""
-    suffix = f" – {DEMONSTRATION_NOTICE}, not for clinical use" if is_demonstration(algorithms) else ""
-    return DRAFT_NOTICE + suffix
+    notice = use_notice(algorithms)
+    return DRAFT_NOTICE + (f" – {notice}, not for clinical use" if notice else "")
 
 
 def draft_description(algorithms: Sequence[AlgorithmIdentity]) -> str:
     """Return the Series Description of an unsigned object, at most 64 characters (LO)."""
-    mark = f"{DEMONSTRATION_NOTICE} " if is_demonstration(algorithms) else ""
+    mark = f"{notice} " if (notice := use_notice(algorithms)) else ""
     names = ", ".join(f"{algorithm.name} {algorithm.version}" for algorithm in distinct(algorithms))
     # the dash and the ellipsis are three bytes each in UTF-8, and validators and archives count bytes
     return one_line(f"AI DRAFT – not verified: {mark}{names}", 60)
@@ -73,7 +76,7 @@ def contributing_equipment(algorithms: Sequence[AlgorithmIdentity], at: datetime
             software_versions=one_line(algorithm.version, 64),
             contribution_datetime=DT(at),
             contribution_description="AI model whose output this object holds"
-            + (f"; {DEMONSTRATION_NOTICE}" if algorithm.demonstration else ""),
+            + (f"; {notice}" if (notice := use_notice([algorithm])) else ""),
         )
         item.DeviceUID = algorithm.device_uid
         items.append(item)
@@ -82,7 +85,8 @@ def contributing_equipment(algorithms: Sequence[AlgorithmIdentity], at: datetime
 
 def algorithm_parameters(algorithm: AlgorithmIdentity) -> list[str]:
     """Return ``name=value`` texts: hash of the weights first, then what the algorithm was called with."""
-    notes = ["training=phantoms only (DEMONSTRATION MODEL)"] if algorithm.demonstration else []
+    notes = [f"training=phantoms only ({DEMONSTRATION_NOTICE})"] if algorithm.demonstration else []
+    notes += [f"licence={RESEARCH_NOTICE}"] if algorithm.research_only else []
     return [f"weights_sha256={algorithm.weights_sha256}", *map(one_line, algorithm.parameters), *notes]
 
 
@@ -167,7 +171,8 @@ def stamp(
     ds.TimezoneOffsetFromUTC = at.strftime("%z")[:5]
     ds.DeviceUID = equipment.device_uid
     ds.StationName = one_line(equipment.station_name, 16)
-    if is_demonstration(algorithms):
+    # PS3.3 C.8.13.2.1.1: what may not be used in care says so where viewers look
+    if use_notice(algorithms):
         ds.ContentQualification = "RESEARCH"
     for item in ds.get("ContributingEquipmentSequence", []):
         if item.get("ManufacturerModelName") == "highdicom":

@@ -9,16 +9,15 @@ from pydicom.valuerep import DT
 from config.errors import RefusedInputError
 from reports.codes import code_table
 from reports.equipment import (
-    DEMONSTRATION_NOTICE,
     building,
     contributing_equipment,
     device_observer,
     draft_description,
     draft_notice,
     equipment_arguments,
-    is_demonstration,
     local_time,
     stamp,
+    use_notice,
 )
 from reports.source import study_header
 from reports.sr_common import (
@@ -143,7 +142,7 @@ def _texts(sections: Sequence[Section]) -> dict[str, str]:
 def _description(sign_off: SignOff | None, algorithms: Sequence[AlgorithmIdentity]) -> str:
     if sign_off is None:
         return draft_description(algorithms)
-    mark = f", AI: {DEMONSTRATION_NOTICE}" if is_demonstration(algorithms) else ""
+    mark = f", AI: {notice}" if (notice := use_notice(algorithms)) else ""
     return one_line(_state(sign_off) + mark, 64)
 
 

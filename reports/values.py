@@ -63,6 +63,7 @@ class AlgorithmIdentity:
         weights_sha256: hex digest of the weights (:func:`weights_digest` for several files).
         parameters: ``name=value`` texts, for example ``"threshold=0.5"``.
         demonstration: trained on phantoms only; every output says so.
+        research_only: its licence forbids clinical use; every output says so.
         device_uid: Device UID; derived from name, version and weights when empty, so that it changes with them.
     """
 
@@ -72,6 +73,7 @@ class AlgorithmIdentity:
     weights_sha256: str
     parameters: tuple[str, ...] = ()
     demonstration: bool = False
+    research_only: bool = False
     device_uid: str = ""
 
     def __post_init__(self) -> None:

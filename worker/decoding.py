@@ -18,6 +18,7 @@ from config.errors import RefusedInputError, UndecodablePixelsError
 from config.jpeg_extended import decode_jpeg_extended
 from worker.grayscale import display_values
 from worker.radiograph import Radiograph
+from worker.views import view_position
 
 # what pydicom and its decoder plugins raise for damaged or unsupported pixel data
 _DECODER_FAILURES = (
@@ -165,7 +166,7 @@ def load_radiograph(path: Path) -> Radiograph:
         pixels=display_values(ds, stored),
         sop_instance_uid=str(ds.SOPInstanceUID),
         series_instance_uid=str(ds.SeriesInstanceUID),
-        view_position=str(ds.get("ViewPosition", "") or ""),
+        view_position=view_position(ds),
         modality=str(ds.get("Modality", "")),
         pixel_spacing_mm=(float(spacing[0]), float(spacing[1])) if spacing else None,
     )

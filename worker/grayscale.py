@@ -29,7 +29,8 @@ def display_values(ds: Dataset, stored: NDArray[np.generic]) -> NDArray[np.float
     photometric = str(ds.get("PhotometricInterpretation", ""))
     if stored.ndim != 2 or photometric not in {"MONOCHROME1", "MONOCHROME2"}:
         raise UndecodablePixelsError(f"not one grey image: {stored.shape}, {photometric or 'no photometric'}")
-    _require_usual_bits(ds)
+    if why := unusual_bits(ds):
+        raise UndecodablePixelsError(why)
     try:
         modality = apply_rescale(stored, ds)
         if ds.get("VOILUTSequence"):
@@ -51,14 +52,14 @@ def display_values(ds: Dataset, stored: NDArray[np.generic]) -> NDArray[np.float
     return np.asarray(grey, dtype=np.float32)
 
 
-def _require_usual_bits(ds: Dataset) -> None:
-    """Refuse pixels that do not fill the low bits of their words: the decoders do not shift them.
+def unusual_bits(ds: Dataset) -> str:
+    """Return what is wrong with pixels that do not fill the low bits of their words, or ``""``.
 
-    High Bit is one less than Bits Stored (PS3.3 C.7.6.3.1.2, since PS3.5 retired other places).
+    High Bit is one less than Bits Stored (PS3.3 C.7.6.3.1.2, since PS3.5 retired other places); the decoders
+    do not shift any other.
     """
     stored, high = int(ds.get("BitsStored", 0) or 0), int(ds.get("HighBit", -1))
-    if high != stored - 1:
-        raise UndecodablePixelsError(f"High Bit is {high} with {stored} Bits Stored")
+    return "" if high == stored - 1 else f"High Bit is {high} with {stored} Bits Stored"
 
 
 def _has_voi(ds: Dataset) -> bool:

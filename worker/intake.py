@@ -18,9 +18,11 @@ from worker.ct_stacks import ct_refusal, preference
 from worker.decoding import load_radiograph, read_headers
 from worker.experts.base import ExpertInput
 from worker.frames import SLICE_CLASSES, is_multi_frame
+from worker.grayscale import unusual_bits
 from worker.mr_roles import assign_roles
 from worker.profiles import Profile
 from worker.stacking import Stack, load_stack, read_stack
+from worker.views import view_position
 
 _IDENTITY = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 _UNNAMED = "image without the UIDs that name it"
@@ -106,7 +108,7 @@ def _check_patient(images: Sequence[Dataset], profile: Profile) -> list[str]:
     """Refuse two patients in one Study and patients outside the age range; return what is unknown."""
     if len({str(ds.get("PatientID", "")) for ds in images}) > 1:
         raise OutsideIntendedUseError("the images of the study carry different Patient IDs")
-    age = _age_years(images[0])
+    age = age_years(images[0])
     if age is None:
         return ["the patient's age is unknown"]
     if age < profile.minimum_age_years:
@@ -114,7 +116,7 @@ def _check_patient(images: Sequence[Dataset], profile: Profile) -> list[str]:
     return []
 
 
-def _age_years(ds: Dataset) -> float | None:
+def age_years(ds: Dataset) -> float | None:
     """Return the age from Patient's Age (VR AS) or the dates, None when neither says."""
     match = re.fullmatch(r"(\d{3})([DWMY])", str(ds.get("PatientAge", "") or "").strip())
     if match and int(match[1]) > 0:
@@ -138,7 +140,7 @@ def _gate_radiograph(images: Sequence[Dataset], unchecked: list[str]) -> Intake:
     if not usable:
         raise OutsideIntendedUseError(f"no frontal chest radiograph: {'; '.join(sorted({r for _, r in excluded}))}")
     # PA before AP: the heart is not magnified
-    usable.sort(key=lambda d: (str(d.get("ViewPosition", "")) != "PA", str(d.SOPInstanceUID)))
+    usable.sort(key=lambda d: (view_position(d) != "PA", str(d.SOPInstanceUID)))
     chosen = usable[0]
     excluded += [(str(ds.SeriesInstanceUID), "another frontal view was read") for ds in usable[1:]]
     radiograph = load_radiograph(Path(str(chosen.filename)))
@@ -149,7 +151,7 @@ def _gate_radiograph(images: Sequence[Dataset], unchecked: list[str]) -> Intake:
 
 def _radiograph_refusal(ds: Dataset) -> str:
     """Return why an image is not a frontal chest radiograph for presentation, or an empty string."""
-    view = str(ds.get("ViewPosition", "") or "")
+    view = view_position(ds)
     body_part = str(ds.get("BodyPartExamined", "") or "").upper()
     if not _is_named(ds):
         return _UNNAMED
@@ -200,7 +202,7 @@ def _slice_refusal(ds: Dataset) -> str:
         return "image is a mosaic of slices"
     if str(ds.get("SamplesPerPixel", 1)) != "1":
         return "colour images are not slices of a volume"
-    return ""
+    return unusual_bits(ds)
 
 
 def _read_stack(headers: Sequence[Dataset], profile: Profile) -> Stack:

@@ -67,7 +67,7 @@ def measure(result: SegmentationResult, values: frozenset[int]) -> LesionMeasure
         slice_range=(first, last),
         slice_numbers=(numbers[0], numbers[1]),
         normal_mm=(low, high),
-        extent_mm=high - low + volume.spacing_mm[0],
+        extent_mm=high - low + abs(_along_normal(volume, 1) - _along_normal(volume, 0)),
         laterality=_side(mask, volume),
     )
 
@@ -122,9 +122,11 @@ def _box(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 def _along_normal(volume: Volume, index: int) -> float:
     """Return where a slice lies along the slice normal, mm from the origin of the patient's frame."""
+    # of a tilted gantry the slices are stacked along the table, which is not their normal
+    across = np.cross(volume.affine[:3, 1], volume.affine[:3, 2])
     step = volume.affine[:3, 0]
-    place = volume.affine[:3, 3] + index * step
-    return float(place @ step / np.linalg.norm(step))
+    normal = across / np.linalg.norm(across) * np.sign(across @ step)
+    return float((volume.affine[:3, 3] + index * step) @ normal)
 
 
 def _side(mask: NDArray[np.bool_], volume: Volume) -> str:

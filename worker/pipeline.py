@@ -23,6 +23,7 @@ from worker.experts.base import ModelCard
 from worker.experts.registry import ExpertRegistry
 from worker.intake import Intake, gate
 from worker.integrity import require_unchanged
+from worker.intended_use import unsuited
 from worker.licensing import require_licence
 from worker.models_in_use import Models, ModelsInUse
 from worker.outputs import Place, identity, write_outputs
@@ -121,10 +122,13 @@ class StudyPipeline:
         if use is not None:
             self._permit(use, chosen, vlm, experts)
         clock.lap("models")
+        refused = unsuited(experts, chosen, intake)
+        if chosen.expert in refused:
+            raise OutsideIntendedUseError(refused[chosen.expert])
         worker = self._settings.worker
         bench = Bench(
             vlm=vlm,
-            cards=experts.cards(),
+            cards=[card for card in experts.cards() if card.name not in refused],
             expert=experts.get,
             study=intake.study,
             modality=chosen.prompt_modality,
@@ -140,7 +144,9 @@ class StudyPipeline:
             experts.unload_idle()
             raise GpuBusyError("no memory left on the device") from exc
         clock.lap("drafting")
-        content.provenance = provenance_record(content, intake, held, vlm, self._settings)
+        content.provenance = provenance_record(content, intake, held, vlm, self._settings) | {
+            "experts_not_offered": [*refused.values(), *(f"{x.entry.name}: {x.why}" for x in experts.unavailable())]
+        }
         return Run(intake, content, vlm, clock)
 
     def _permit(self, use: Use, chosen: Profile, vlm: VisionLanguageModel, experts: ExpertRegistry) -> None:

@@ -27,6 +27,7 @@ def algorithm(card: ModelCard | VlmCard, *parameters: str) -> AlgorithmIdentity:
         weights_sha256=weights_digest(card.weights_sha256),
         parameters=parameters,
         demonstration=card.demonstration,
+        research_only=card.research_only,
     )
 
 

@@ -1,5 +1,6 @@
 """A Reading ends in a state a person can see, once, whatever happens to the worker."""
 
+import re
 from datetime import timedelta
 
 import pytest
@@ -20,6 +21,7 @@ from phantoms.chest_xray import make_chest_xray
 from phantoms.dicom import write_radiograph
 from phantoms.patients import make_patient
 from tests.fakes import FixedClassifier, ScriptedVlm, reads_feedback
+from worker.experts.packages import AgeLimits, IntendedUse
 from worker.pipeline import StudyPipeline
 from worker.reader import Reader
 from worker.vlm.gathering import GatheringVlm
@@ -29,10 +31,11 @@ TRIGGER = "This looks like an chest x-ray. Let me first trigger <CXR()>."
 
 
 class OneExpert:
-    """The registry's two methods the pipeline uses, over one expert."""
+    """The registry's methods the pipeline uses, over one expert."""
 
-    def __init__(self, expert):
+    def __init__(self, expert, use=None):
         self.expert = expert
+        self.use = use or IntendedUse(modalities=("CR", "DX"), statement="tests")
 
     def cards(self):
         return (self.expert.card,)
@@ -40,6 +43,13 @@ class OneExpert:
     def get(self, name):
         assert name == self.expert.card.name
         return self.expert
+
+    def intended_use(self, name):
+        assert name == self.expert.card.name
+        return self.use
+
+    def unavailable(self):
+        return ()
 
 
 class ScriptedPipeline(StudyPipeline):
@@ -244,3 +254,25 @@ def test_the_most_urgent_and_oldest_waits_first(installation):
         versions = [session.get_one(Reading, one).pipeline_version for one in order]
         assert queries.waiting_readings(session, 1) == order[:1]
     assert versions == ["1", "-5", ""]
+
+
+@pytest.mark.parametrize(
+    ("use", "reason"),
+    [
+        ({"body_parts": ("HAND",)}, "body part CHEST is not one of HAND"),
+        ({"views": ("LL",)}, "view (PA|AP) is not one of LL"),
+        ({"age_years": AgeLimits(maximum=1.0)}, "age is above 1 years"),
+    ],
+)
+def test_an_expert_is_never_shown_a_study_outside_its_intended_use(installation, use, reason):
+    settings, sessions, reading_id = installation
+    promise = IntendedUse(modalities=("CR", "DX"), statement="tests", **use)
+
+    class Narrow(ScriptedPipeline):
+        def models(self):
+            return ScriptedVlm(TRIGGER, reads_feedback), OneExpert(FixedClassifier({"Effusion": 0.8}), promise)
+
+    Reader(sessions, settings, Narrow(sessions, settings)).read(reading_id)
+    reading = state_of(sessions, reading_id)
+    assert reading.state is ReadingState.NO_DRAFT
+    assert re.search(f"CXR is not meant for this study: {reason}", reading.reason)

@@ -8,7 +8,7 @@ import pytest
 from config.errors import RefusedInputError
 from reports.narrative_sr import build_narrative_sr
 from reports.sr_common import Evidence
-from reports.values import InstanceReference, Predecessor, Section, SignOff
+from reports.values import AlgorithmIdentity, InstanceReference, Predecessor, Section, SignOff
 from tests.reports_sources import (
     ALGORITHM,
     DEMONSTRATION,
@@ -112,6 +112,17 @@ def test_a_signed_report_is_verified_by_its_signer_and_follows_the_draft(source)
     assert report.SeriesDescription == "Radiology report (signed)"
     observers = [code.ConceptCodeSequence[0].CodeValue for code in items(report, "Observer Type")]
     assert observers == ["121006", "121007"]
+
+
+def test_weights_for_research_only_say_so_wherever_people_look(source):
+    """Safety rule 20: Content Qualification RESEARCH, the notice above the text and in the description."""
+    algorithm = AlgorithmIdentity("VISTA3D", "0.5.4", "see model licence", "ab" * 32, research_only=True)
+    draft = build(source, algorithms=[algorithm])
+    assert draft.ContentQualification == "RESEARCH"
+    assert "RESEARCH USE ONLY" in draft.SeriesDescription
+    assert "RESEARCH USE ONLY, not for clinical use" in draft.to_json()
+    free = build(source, algorithms=[replace(algorithm, research_only=False)])
+    assert "RESEARCH" not in free.to_json()
 
 
 def test_signing_makes_a_new_instance_and_removes_the_draft_notice(source):

@@ -71,6 +71,17 @@ def test_a_box_is_measured_exactly():
     assert found.extent_mm == pytest.approx(12.0)
 
 
+def test_the_extent_of_a_tilted_scan_is_along_the_normal_not_along_the_table():
+    """Slices 5 mm apart along a table that a gantry tilted by 20 degrees does not follow."""
+    mask = np.zeros((30, 40, 50), bool)
+    mask[10:14, 5:17, 20:36] = True
+    affine = affine_of((5.0, 0.8, 0.5))
+    affine[:3, 0] = [0.0, 5.0 * np.tan(np.radians(20)), 5.0]  # each slice also moves in its own plane
+    found = measure(result(mask, affine), frozenset({26}))
+    assert found.extent_mm == pytest.approx(20.0)
+    assert found.normal_mm == pytest.approx((50.0, 65.0))
+
+
 @pytest.mark.parametrize(("axis", "degrees"), [("x", 20), ("y", -25), ("z", 33)])
 def test_turning_the_scanner_frame_changes_no_size(axis, degrees):
     solid = ellipsoid((40, 60, 60), (40.0, 30.0, 30.0), (12.0, 9.0, 21.0), (2.0, 1.0, 1.0))

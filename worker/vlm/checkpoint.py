@@ -220,3 +220,9 @@ def libraries(quantization: Quantization, device_map: str) -> dict[str, str]:
     if torch.version.cuda:
         made["cuda"] = torch.version.cuda
     return made
+
+
+def weights_mb(*parts: torch.nn.Module) -> float:
+    """Return the memory the weights of ``parts`` take, in MB, as they are stored."""
+    tensors = (tensor for part in parts for tensor in (*part.parameters(), *part.buffers()))
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 1e6

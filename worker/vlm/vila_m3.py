@@ -18,7 +18,7 @@ import torch
 from config.errors import GpuBusyError, ModelError, ModelPackageError
 from worker.vlm.answers import choice, word_ids
 from worker.vlm.backends import Answer, Conversation, Generation, VlmCard
-from worker.vlm.checkpoint import Quantization, load_parts
+from worker.vlm.checkpoint import Quantization, load_parts, weights_mb
 from worker.vlm.front_end import (
     IMAGE_ID,
     Element,
@@ -141,6 +141,7 @@ class VilaM3:
             "attention": str(self.llm.config._attn_implementation),
             "torch_threads": str(torch.get_num_threads()),
             "kv_cache_mb": f"{self._known.budget_bytes / 2**20:g}",
+            "weights_mb": f"{weights_mb(self.llm, self.tower, self.projector):.0f}",
             **self._runtime,
         }
 
