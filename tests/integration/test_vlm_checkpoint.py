@@ -192,3 +192,11 @@ def test_a_manifest_that_is_none_is_refused(own, change):
 def test_a_folder_without_manifest_is_refused(tmp_path):
     with pytest.raises(ModelPackageError, match="missing"):
         VilaM3.load(tmp_path)
+
+
+def test_the_tower_stops_where_the_features_are_taken(model):
+    """The shortcut past the last layer gives ``hidden_states[-2]`` of the whole tower, to the bit."""
+    pixels = torch.randn(2, 3, 42, 42, generator=torch.Generator().manual_seed(3))
+    with torch.inference_mode():
+        states = model.tower(pixel_values=pixels, output_hidden_states=True).hidden_states
+        assert torch.equal(model.encode(pixels), model.projector(states[-2]))

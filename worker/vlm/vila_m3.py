@@ -338,9 +338,14 @@ class VilaM3:
         return rows
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return projector rows of ``(images, 3, side, side)`` normalised pixels."""
-        states = self.tower(pixel_values=pixels, output_hidden_states=True).hidden_states
-        rows: torch.Tensor = self.projector(states[-2])
+        """Return projector rows of ``(images, 3, side, side)`` normalised pixels.
+
+        What goes on is ``hidden_states[-2]``: the last encoder layer and the pooling head would be run for nothing.
+        """
+        states = self.tower.embeddings(pixels)
+        for layer in self.tower.encoder.layers[:-1]:
+            states = layer(states, None)
+        rows: torch.Tensor = self.projector(states)
         return rows
 
     def _with_room(self, work: Callable[[], Made]) -> Made:
