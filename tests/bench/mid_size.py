@@ -8,6 +8,7 @@ new overlay must always be encoded: counting operations, 3B comes to 3.0, 8B to 
 
 import hashlib
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,14 @@ from worker.vlm.generation import Answering
 from worker.vlm.kv_cache import Kept
 from worker.vlm.package import VlmManifest
 from worker.vlm.projector import Projector
-from worker.vlm.prompts import first_message, overlay_message, structure_legend
+from worker.vlm.prompts import (
+    TRAINED_ORDER,
+    brats_legend,
+    first_message,
+    overlay_message,
+    prediction_lines,
+    structure_legend,
+)
 from worker.vlm.templates import TEMPLATES, Message
 from worker.vlm.vila_m3 import VilaM3
 
@@ -49,6 +57,11 @@ CARDS_SHA256 = "c0e10e631e87a7da0873be4f94e5aa560529f751638016cb37347ebd3a6945b6
 TRIGGER = "This looks like a CT image. Let me trigger <VISTA3D(hepatic tumor)>. "
 LEGEND = structure_legend([("red", "liver"), ("blue", "hepatic tumor")])
 QUESTION = "Is there any evidence of a hepatic tumor in this image?"
+FILM_QUESTION = "Describe the image in detail."
+FILM_TRIGGER = "This looks like an chest x-ray. Let me first trigger <CXR()>."
+ANALYSE = ". Analyze the image and take these predictions into account when responding to this prompt:\n"
+BRAIN_QUESTION = "What glioma grade is shown in the image?"
+BRAIN_TRIGGER = "This looks like an MRI image sequence. Let me first trigger <BRATS()>."
 
 Picture = NDArray[np.uint8]
 
@@ -121,14 +134,46 @@ def studies(count: int) -> list[Conversation]:
     return [Conversation((opening,), (rgb(slice_of(number)),)) for number in range(count)]
 
 
-def second_round(first: Conversation, answer: str, number: int) -> Conversation:
-    """Return the conversation after the Expert ran: the answer, then its feedback with an overlay."""
+@dataclass(frozen=True)
+class TrainedRounds:
+    """The two rounds VILA-M3 was trained on for one modality.
+
+    Attributes:
+        name: of the modality.
+        first: the first turn.
+        answer: the Trigger sentence the model answers with.
+        second: the conversation after the Expert ran.
+    """
+
+    name: str
+    first: Conversation
+    answer: str
+    second: Conversation
+
+
+def trained_rounds() -> list[TrainedRounds]:
+    """Return the rounds of the three Experts: one image and an overlay, one image and 18 lines, four and an overlay."""
     labels = np.zeros((512, 512), np.uint8)
     labels[150:330, 120:300] = 1
     labels[200:240, 160:200] = 26
-    feedback = overlay_message(LEGEND, QUESTION)
-    painted = overlay(slice_of(number), labels)
-    return Conversation((*first.messages, Message("assistant", answer), feedback), (*first.images, painted))
+    painted = overlay(slice_of(0), labels)
+    lines = prediction_lines((label, number % 5 == 0) for number, label in enumerate(TRAINED_ORDER))
+    chest = Message("user", f"{lines}{ANALYSE}{FILM_QUESTION}")
+    brain = overlay_message(brats_legend({1: "red", 2: "blue", 4: "yellow"}), BRAIN_QUESTION)
+    return [
+        _rounds("CT", QUESTION, 1, TRIGGER, overlay_message(LEGEND, QUESTION), (painted,)),
+        _rounds("CXR", FILM_QUESTION, 1, FILM_TRIGGER, chest, ()),
+        _rounds("MRI", BRAIN_QUESTION, 4, BRAIN_TRIGGER, brain, (painted,)),
+    ]
+
+
+def _rounds(
+    modality: str, question: str, images: int, answer: str, feedback: Message, overlays: tuple[Picture, ...]
+) -> TrainedRounds:
+    opening = first_message(question, cards=CARDS, modality=modality, images=images)
+    first = Conversation((opening,), tuple(rgb(slice_of(number)) for number in range(images)))
+    said = (*first.messages, Message("assistant", answer), feedback)
+    return TrainedRounds(modality, first, answer, Conversation(said, (*first.images, *overlays)))
 
 
 def slice_of(number: int) -> Picture:
@@ -153,7 +198,9 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     trainer = trainers.BpeTrainer(
         vocab_size=7000, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False, min_frequency=2
     )
-    said = [TEMPLATES["llama_3"].system, TRIGGER, overlay_message(LEGEND, QUESTION).text]
+    said = [TEMPLATES["llama_3"].system, ANALYSE, QUESTION, FILM_QUESTION, BRAIN_QUESTION]
+    said += [TRIGGER, FILM_TRIGGER, BRAIN_TRIGGER, overlay_message(LEGEND, QUESTION).text]
+    said.append(prediction_lines((label, False) for label in TRAINED_ORDER))
     core.train_from_iterator([*texts, CARDS, CARDS[:500], *said, *said], trainer)
     special = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
     core.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in special])
