@@ -31,6 +31,7 @@ from worker.drafting import DraftContent, DraftFinding, measured_sentence
 from worker.experts.base import Classification, SegmentationResult
 from worker.intake import Intake
 from worker.measuring import LesionMeasure, label_counts
+from worker.provenance import result_sha256
 from worker.segments import algorithm, build_segmentations
 from worker.vlm.backends import VlmCard
 
@@ -66,16 +67,9 @@ def result_digest(content: DraftContent) -> str:
     said = {
         "sections": content.sections,
         "findings": [[f.label, f.is_present, f.expert_positive] for f in content.findings],
-        "labels": {"/".join(key): _labels_digest(r) for key, r in sorted(content.results.items())},
+        "labels": {"/".join(key): result_sha256(r) for key, r in sorted(content.results.items())},
     }
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
-
-
-def _labels_digest(result: object) -> str:
-    if isinstance(result, SegmentationResult):
-        return hashlib.sha256(np.ascontiguousarray(result.labels).tobytes()).hexdigest()
-    assert isinstance(result, Classification)
-    return hashlib.sha256(json.dumps(dict(result.probabilities), sort_keys=True).encode()).hexdigest()
 
 
 def write_outputs(content: DraftContent, intake: Intake, vlm: VlmCard, place: Place) -> Made:

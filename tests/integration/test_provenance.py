@@ -38,6 +38,16 @@ class BlindPipeline(OtherPipeline):
     effusion = 0.2
 
 
+def alter_the_image(settings, sessions):
+    """Change one bit of the one kept Instance behind everybody's back."""
+    with sessions() as session:
+        path = settings.instances_dir / session.scalars(select(Instance.path)).one()
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.chmod(0o640)
+    path.write_bytes(content)
+
+
 @pytest.fixture
 def drafted(installation):  # noqa: F811
     settings, sessions, reading_id = installation
@@ -120,24 +130,14 @@ def test_another_decision_differs_and_says_where(drafted):
 
 def test_an_altered_image_is_never_read_and_never_reproduced(drafted):
     settings, sessions, draft = drafted
-    with sessions() as session:
-        path = settings.instances_dir / session.scalars(select(Instance.path)).one()
-    content = bytearray(path.read_bytes())
-    content[-3] ^= 1
-    path.chmod(0o640)
-    path.write_bytes(content)
+    alter_the_image(settings, sessions)
     with pytest.raises(AlteredInstanceError, match="not what was received"):
         reproduce(ScriptedPipeline(sessions, settings), sessions, draft.id)
 
 
 def test_a_study_altered_on_disk_ends_without_a_draft_and_says_why(installation):  # noqa: F811
     settings, sessions, reading_id = installation
-    with sessions() as session:
-        path = settings.instances_dir / session.scalars(select(Instance.path)).one()
-    content = bytearray(path.read_bytes())
-    content[-3] ^= 1
-    path.chmod(0o640)
-    path.write_bytes(content)
+    alter_the_image(settings, sessions)
     Reader(sessions, settings, ScriptedPipeline(sessions, settings)).read(reading_id)
     reading = state_of(sessions, reading_id)
     assert reading.state is ReadingState.NO_DRAFT
