@@ -216,7 +216,7 @@ def _opened(
         record |= {"answer": "", "triggers": [], "lapse": str(answer)}
         return dialogue
     if isinstance(answer, Generation):
-        record["prompt"] = answer.prompt or opening.text
+        record |= {"prompt": answer.prompt or opening.text, "token_ids": list(answer.token_ids)}
     heard = hear(bench, answer)
     text, triggers, lapses = heard.text, heard.triggers, list(heard.lapses)
     demanded = any((t.expert, t.argument) == dialogue.key for t in triggers)

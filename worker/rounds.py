@@ -173,8 +173,12 @@ def _next_round(bench: Bench, dialogue: Dialogue, branch: str, *, is_last: bool)
     spoke = [tuple(key) for turn in dialogue.record["rounds"] for key in turn["experts"]]
     dialogue.triggers = tuple(t for t in heard.triggers if (t.expert, t.argument) not in spoke)
     dialogue.record["rounds"][-1] |= {"wrote": heard.text, "lapse": "; ".join(heard.lapses)}
-    if isinstance(answer, Generation) and answer.dropped_exchanges:
-        dialogue.record["rounds"][-1]["dropped_exchanges"] = answer.dropped_exchanges
+    if isinstance(answer, Generation):
+        dialogue.record["rounds"][-1] |= {
+            "prompt": answer.prompt,
+            "token_ids": list(answer.token_ids),
+            "dropped_exchanges": answer.dropped_exchanges,
+        }
     if heard.tried:
         _mark(bench, dialogue, heard.lapses)
     if dialogue.triggers and is_last:

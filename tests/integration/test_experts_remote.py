@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from config.errors import ConfigurationError, ExpertError, InputTooLargeError, ModelPackageError, PeerUnavailableError
 from phantoms.brain_mr import make_brain_mr
@@ -59,8 +60,10 @@ def _token(monkeypatch):
 
 @pytest.fixture(scope="module")
 def shipped():
-    options = ("serve", "--port", "0")
-    with process("-c", SERVE, *options, FIRSTREAD_MODELS__REGISTRY=str(ROOT / "config" / "models.yaml")) as port:
+    # as many threads as here: the order in which numbers are added decides their last bits
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    registry = {"FIRSTREAD_MODELS__REGISTRY": str(ROOT / "config" / "models.yaml")}
+    with process("-c", SERVE, "serve", "--port", "0", **threads, **registry) as port:
         yield port
 
 

@@ -92,6 +92,16 @@ def marked_points(path, sources):
     return np.concatenate(found)
 
 
+def normal_of(path):
+    """The unit normal of a file's slices, from its header alone."""
+    ds = pydicom.dcmread(path, stop_before_pixels=True)
+    if "PerFrameFunctionalGroupsSequence" in ds:
+        groups = (ds.SharedFunctionalGroupsSequence[0], ds.PerFrameFunctionalGroupsSequence[0])
+        ds = next(one for one in groups if "PlaneOrientationSequence" in one).PlaneOrientationSequence[0]
+    cosines = np.array(ds.ImageOrientationPatient, dtype=float)
+    return np.cross(cosines[:3], cosines[3:])
+
+
 def source_places(paths):
     places = {}
     for path in paths:
@@ -128,7 +138,17 @@ def test_one_lesion_scanned_in_every_way(tmp_path, scan, exact):
     made = write_outputs(content, intake, vlm.card, place(tmp_path, intake, content))
     assert_valid(tmp_path, made)
     (seg,) = (tmp_path / one.path for one in made.objects if one.kind == "SEG")
-    points = marked_points(seg, source_places(paths))
+    places = source_places(paths)
+    points = marked_points(seg, places)
     assert points.mean(axis=0) == pytest.approx((LOW + HIGH) / 2, abs=1e-6 if exact else 0.6)
     assert (points >= LOW - 1.6).all()
     assert (points < HIGH + 1.6).all()
+    # the slice a click goes to shows the lesion, and so does every overlay the model was asked about
+    (row,) = [row for row in made.findings if row.label == "hepatic tumor"]
+    (talk,) = [one for one in content.provenance["conversations"] if "hepatic" in one["question"]]
+    shown = [one for one in talk["pictures"] if one["kind"] == "overlay"]
+    assert shown
+    # an overlay cut across the slices of a Series that is not axial has no Instance of its own
+    for one in (row.key_slice, *(one for one in shown if one["sop_instance_uid"])):
+        here = places[one["sop_instance_uid"], one["frame_number"]]
+        assert min(abs((points - here) @ normal_of(paths[0]))) < 0.1

@@ -85,12 +85,12 @@ def watched(model: VilaM3) -> Iterator[Work]:
     def decoder(_module, _args, kwargs) -> None:
         work.passes.append(tuple(kwargs["inputs_embeds"].shape[:2]))
 
-    def tower(_module, _args, kwargs) -> None:
-        work.pictures += len(kwargs["pixel_values"])
+    def tower(_module, args) -> None:
+        work.pictures += len(args[0])
 
     handles = [
         model.llm.model.register_forward_pre_hook(decoder, with_kwargs=True),
-        model.tower.register_forward_pre_hook(tower, with_kwargs=True),
+        model.tower.embeddings.register_forward_pre_hook(tower),
     ]
     yield work
     for handle in handles:

@@ -274,7 +274,7 @@ def test_pixels_that_cannot_be_decoded_are_a_reason(chest):
     ("values", "reason"),
     [
         ({"ViewPosition": "LL"}, "view position is LL"),
-        ({"ViewPosition": ""}, "view position is unknown"),
+        ({"ViewPosition": "", "ViewCodeSequence": []}, "view position is unknown"),
         ({"BodyPartExamined": "TIBIA"}, "body part is TIBIA"),
         ({"PatientAge": "004Y"}, "under 18"),
         ({"Modality": "MG"}, "no CR or DX image"),
@@ -284,6 +284,12 @@ def test_what_is_outside_the_intended_use_gets_no_draft(chest, values, reason):
     edit(chest[0], **values)
     with pytest.raises(OutsideIntendedUseError, match=reason):
         gate(chest, CHEST_XRAY)
+
+
+def test_a_film_that_says_its_view_by_code_alone_is_read(chest):
+    view = pydicom.dcmread(chest[0]).ViewPosition
+    edit(chest[0], ViewPosition="")
+    assert gate(chest, CHEST_XRAY).study.radiograph.view_position == view
 
 
 def test_two_patients_in_one_study_are_never_read(torso):

@@ -45,6 +45,10 @@ def build(source, sections=SECTIONS, algorithms=(ALGORITHM,), sign_off=None, **o
     )
 
 
+def texts(document):
+    return [str(element.value) for element in document.iterall() if element.keyword == "TextValue"]
+
+
 def flags(document):
     return document.CompletionFlag, document.VerificationFlag, document.PreliminaryFlag
 
@@ -120,9 +124,10 @@ def test_weights_for_research_only_say_so_wherever_people_look(source):
     draft = build(source, algorithms=[algorithm])
     assert draft.ContentQualification == "RESEARCH"
     assert "RESEARCH USE ONLY" in draft.SeriesDescription
-    assert "RESEARCH USE ONLY, not for clinical use" in draft.to_json()
+    assert any("RESEARCH USE ONLY, not for clinical use" in text for text in texts(draft))
     free = build(source, algorithms=[replace(algorithm, research_only=False)])
-    assert "RESEARCH" not in free.to_json()
+    assert "ContentQualification" not in free
+    assert not any("RESEARCH" in text for text in (*texts(free), free.SeriesDescription))
 
 
 def test_signing_makes_a_new_instance_and_removes_the_draft_notice(source):

@@ -149,7 +149,7 @@ class TransformersVlm:
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "device": str(self.model.device),
             "attention": str(self.model.config._attn_implementation),
-            "weights_mb": f"{self.model.get_memory_footprint() / 2**20:.0f}",
+            "weights_mb": f"{self.model.get_memory_footprint() / 1e6:.1f}",
             "torch_threads": str(torch.get_num_threads()),
             "yes_no_request": answers.ONE_WORD.strip(),
             **self._runtime,

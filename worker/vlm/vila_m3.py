@@ -141,7 +141,7 @@ class VilaM3:
             "attention": str(self.llm.config._attn_implementation),
             "torch_threads": str(torch.get_num_threads()),
             "kv_cache_mb": f"{self._known.budget_bytes / 2**20:g}",
-            "weights_mb": f"{weights_mb(self.llm, self.tower, self.projector):.0f}",
+            "weights_mb": f"{weights_mb(self.llm, self.tower, self.projector):.1f}",
             **self._runtime,
         }
 
