@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from config.errors import GenerationBudgetError, ModelError, ModelOutputError, RepetitionError
+from config.errors import GenerationBudgetError, ModelError, ModelOutputError, ModelPackageError, RepetitionError
 from worker.vlm.front_end import Element
 from worker.vlm.kv_cache import Kept, LayerTensors, RoomyCache, side_by_side
+from worker.vlm.templates import Template
 
 LINE_TOKENS = 8
 """Longest n-gram that may be a line of a list, such as ``- no fracture``."""
@@ -197,3 +198,22 @@ def packed_attention(trunk: int, lengths: Sequence[int], *, dtype: torch.dtype) 
     sees = torch.cat([torch.ones(len(owner), trunk, dtype=torch.bool), sees], dim=1)
     mask = torch.zeros(sees.shape, dtype=dtype).masked_fill(~sees, torch.finfo(dtype).min)
     return mask[None, None], (trunk + step)[None]
+
+
+def stop_ids(model: str, layout: Template, tokenizer: Any, settings: Any) -> frozenset[int]:
+    """Return the ids that end an answer: the template's and those of the checkpoint's generation settings.
+
+    The published 8B names only ``<|end_of_text|>`` there, and ends most answers with ``<|eot_id|>``.
+
+    Raises:
+        ModelPackageError: the tokenizer has no such token; ``model`` names the package.
+    """
+    vocabulary = tokenizer.get_vocab()
+    missing = [token for token in layout.stop_tokens if token not in vocabulary]
+    if missing:
+        raise ModelPackageError(
+            f"{model}: template {layout.name} ends answers with {missing[0]}, which the tokenizer does not have"
+        )
+    eos = settings.eos_token_id
+    ids = [*(vocabulary[token] for token in layout.stop_tokens), *(eos if isinstance(eos, list) else [eos])]
+    return frozenset(int(token) for token in ids if token is not None)

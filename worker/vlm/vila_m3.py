@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar
 import structlog
 import torch
 
-from config.errors import GpuBusyError, ModelError, ModelPackageError
+from config.errors import GpuBusyError, ModelError
 from worker.vlm.answers import choice, word_ids
 from worker.vlm.backends import Answer, Conversation, Generation, VlmCard
 from worker.vlm.checkpoint import Quantization, load_parts, weights_mb
@@ -29,7 +29,7 @@ from worker.vlm.front_end import (
     picture_tensor,
     tokenise,
 )
-from worker.vlm.generation import Answering, decode, finite, packed_attention
+from worker.vlm.generation import Answering, decode, finite, packed_attention, stop_ids
 from worker.vlm.kv_cache import Kept, PrefixStore, RoomyCache
 from worker.vlm.package import VlmManifest, verify_vlm_package
 from worker.vlm.projector import Projector
@@ -258,6 +258,11 @@ class VilaM3:
         answers = [self._writer.answer_ids(answer) if answer is not None else [] for _, answer in pairs]
         endings = [(question, len(answer)) for (question, _), answer in zip(pairs, answers, strict=True)]
         prompts = self._writer.prompts(messages, images, endings)
+        if len(prompts) == 1 and not answers[0]:
+            # nothing to branch: the last state of the prompt is the answer's, and one pass less is run
+            whole = self._read(prompts[0], room=0)
+            self._known.keep(whole.known())
+            return whole.last, torch.ones(1, dtype=torch.long, device=whole.last.device)
         shared = common_prefix([prompt.elements for prompt in prompts])
         branches = [[*prompt.elements[shared:], *answer] for prompt, answer in zip(prompts, answers, strict=True)]
         tokens = [element for branch in branches for element in branch if isinstance(element, int)]
@@ -377,22 +382,5 @@ class VilaM3:
         return dtype
 
     def _stops(self) -> frozenset[int]:
-        """Return the ids that end an answer: the template's and the checkpoint's own.
-
-        The published 8B names only ``<|end_of_text|>`` there, and ends most answers with ``<|eot_id|>``.
-
-        Raises:
-            ModelPackageError: the tokenizer has no such token.
-        """
-        vocabulary = self.tokenizer.get_vocab()
-        missing = [token for token in self._template.stop_tokens if token not in vocabulary]
-        if missing:
-            raise ModelPackageError(
-                f"{self.manifest.name}: template {self._template.name} ends answers with {missing[0]}, "
-                "which the tokenizer does not have"
-            )
-        eos = self.llm.generation_config.eos_token_id
-        ids = [vocabulary[token] for token in self._template.stop_tokens]
-        return frozenset(
-            int(token) for token in [*ids, *(eos if isinstance(eos, list) else [eos])] if token is not None
-        )
+        """Return the ids that end an answer, see `stop_ids`."""
+        return stop_ids(self.manifest.name, self._template, self.tokenizer, self.llm.generation_config)
