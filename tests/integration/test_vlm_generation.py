@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from config.errors import GenerationBudgetError, GpuBusyError, ModelError, ModelOutputError, RepetitionError
 from tests.published_checkpoint import seal_published, write_published
 from worker.vlm.backends import Conversation, Generation
+from worker.vlm.gathering import GatheringVlm
 from worker.vlm.templates import Message
 from worker.vlm.vila_m3 import VilaM3
 
@@ -324,6 +326,23 @@ def no_memory_for(model: VilaM3, rows: int):
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     return model.llm.model.register_forward_pre_hook(refuse, with_kwargs=True)
+
+
+def test_studies_read_side_by_side_share_one_batch_and_get_the_answers_they_would_get_alone(reusing, plain):
+    together = GatheringVlm(reusing, wait_s=30)
+    talks = [first(number) for number in range(4)]
+    started = threading.Barrier(len(talks))
+
+    def read(talk: Conversation) -> Generation:
+        with together.reading():
+            started.wait(10)
+            return one(together, talk)
+
+    with watched(reusing) as work, ThreadPoolExecutor(len(talks)) as pool:
+        answers = list(pool.map(read, talks))
+    assert answers == [one(plain, talk) for talk in talks]
+    # alone every step has one row; an answer that ends at once leaves before the first step
+    assert max(rows for rows, positions in work.passes if positions == 1) > 1
 
 
 def test_a_batch_too_large_for_the_device_is_halved_and_answers_the_same(reusing, plain):
