@@ -7,6 +7,8 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session, sessionmaker
 
+from config.errors import ConfigurationError
+
 ROOT = Path(__file__).resolve().parent.parent
 BUSY_S = 30.0
 WRITING = {"firstread_writing": True}  # execution option of a connection that will write
@@ -76,3 +78,15 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
 def _begin_sqlite(connection: Connection) -> None:
     writing = connection.get_execution_options().get("firstread_writing", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+
+def current_sessions(url: str) -> sessionmaker[Session]:
+    """Return sessions on a database that has this release's schema: what a verb of the command line begins with.
+
+    Raises:
+        ConfigurationError: it has another schema, or none yet.
+    """
+    engine = make_engine(url)
+    if not is_current(engine):
+        raise ConfigurationError("the database is not this release's: run firstread migrate")
+    return make_sessions(engine)

@@ -23,7 +23,11 @@ def audit_study(
     """Print the events of one Study as JSON lines; the look itself is an event."""
     from firstread.record import study_events
 
-    for event in study_events(start("audit", data_dir), accession):
+    try:
+        events = study_events(start("audit", data_dir), accession)
+    except AppError as exc:
+        raise refuse(exc) from exc
+    for event in events:
         typer.echo(json.dumps(event, ensure_ascii=False))
 
 

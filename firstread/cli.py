@@ -223,6 +223,10 @@ def users_list(data_dir: DataDir = None) -> None:
     from firstread.people import list_people
 
     table = Table("login", "name", "role", "active")
-    for row in list_people(start("users", data_dir)):
+    try:
+        people = list_people(start("users", data_dir))
+    except AppError as exc:
+        raise refuse(exc) from exc
+    for row in people:
         table.add_row(*row)
     console.print(table)

@@ -7,10 +7,10 @@ from typing import Any
 import typer
 from sqlalchemy.orm import Session, sessionmaker
 
-from config.errors import ConfigurationError, ModelPackageError
+from config.errors import ModelPackageError
 from config.settings import Settings
 from db import packages
-from db.engine import is_current, make_engine, make_sessions
+from db.engine import current_sessions, is_current, make_engine, make_sessions
 from db.package_models import Package
 from db.packages import NewPackage
 from db.types import PackageState
@@ -101,7 +101,7 @@ def verify(settings: Settings, name: str) -> bool:
     Raises:
         RefusedInputError: no such package.
     """
-    sessions = _sessions(settings)
+    sessions = current_sessions(settings.database)
     with sessions() as session:
         chosen = (
             [packages.find_package(session, name)]
@@ -120,7 +120,7 @@ def activate(settings: Settings, name: str) -> tuple[Package, str | None]:
         ModelPackageError: a file differs.
         LifecycleError: it is active or retired.
     """
-    sessions = _sessions(settings)
+    sessions = current_sessions(settings.database)
     with sessions() as session:
         package = packages.find_package(session, name)
     if _differences(settings, sessions, package):
@@ -136,7 +136,7 @@ def retire(settings: Settings, name: str, *, reason: str, fall_back: bool) -> Pa
         RefusedInputError: no such package.
         LifecycleError: it is retired, or active and no fall-back was asked for.
     """
-    sessions = _sessions(settings)
+    sessions = current_sessions(settings.database)
     with sessions() as session:
         package = packages.find_package(session, name)
     with unit_of_work(sessions, actor()) as uow:
@@ -144,16 +144,9 @@ def retire(settings: Settings, name: str, *, reason: str, fall_back: bool) -> Pa
     return package
 
 
-def _sessions(settings: Settings) -> sessionmaker[Session]:
-    engine = make_engine(settings.database)
-    if not is_current(engine):
-        raise ConfigurationError("the database is not this release's: run firstread migrate")
-    return make_sessions(engine)
-
-
 def _acquisition(settings: Settings, accepted: str) -> Acquisition:
     store = ModelStore(active.models_dir(settings))
-    return Acquisition(store, _sessions(settings), actor(), _asking(accepted.lower()))
+    return Acquisition(store, current_sessions(settings.database), actor(), _asking(accepted.lower()))
 
 
 def _asking(accepted: str) -> Ask:

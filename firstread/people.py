@@ -6,7 +6,7 @@ import secrets
 from config.errors import RefusedInputError
 from config.settings import Settings
 from db import users
-from db.engine import make_engine, make_sessions
+from db.engine import current_sessions
 from db.types import Role
 from db.uow import Actor, unit_of_work
 
@@ -28,7 +28,7 @@ def add_user(settings: Settings, *, login: str, role: str, printed_name: str) ->
     if role not in set(Role):
         raise RefusedInputError(f"no role {role!r}; there are: {', '.join(Role)}")
     password = secrets.token_urlsafe(15)
-    with unit_of_work(make_sessions(make_engine(settings.database)), actor()) as uow:
+    with unit_of_work(current_sessions(settings.database), actor()) as uow:
         users.create_user(
             uow, login=login, printed_name=printed_name, role=Role(role), password_hash=hash_password(password)
         )
@@ -37,5 +37,5 @@ def add_user(settings: Settings, *, login: str, role: str, printed_name: str) ->
 
 def list_people(settings: Settings) -> list[tuple[str, str, str, str]]:
     """Return login, printed name, role and whether the account is active."""
-    with make_sessions(make_engine(settings.database))() as session:
+    with current_sessions(settings.database)() as session:
         return [(u.login, u.printed_name, str(u.role), "yes" if u.active else "no") for u in users.list_users(session)]

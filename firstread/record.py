@@ -9,7 +9,7 @@ from config.errors import RefusedInputError
 from config.settings import Settings
 from db import queries
 from db.audit import AuditTag
-from db.engine import make_engine, make_sessions
+from db.engine import current_sessions
 from db.report_models import Draft
 from db.uow import unit_of_work
 from firstread.people import actor
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def study_events(settings: Settings, accession: str) -> list[dict[str, Any]]:
     """Return a Study's audit events in order; looking is itself recorded."""
-    sessions = make_sessions(make_engine(settings.database))
+    sessions = current_sessions(settings.database)
     with unit_of_work(sessions, actor()) as uow:
         uow.audit(AuditTag.AUDIT_VIEWED, object_type="accession", object_id=accession[:64])
     with sessions() as session:
@@ -49,7 +49,7 @@ def draft_record(settings: Settings, name: str) -> dict[str, Any]:
     Raises:
         RefusedInputError: no such draft.
     """
-    sessions = make_sessions(make_engine(settings.database))
+    sessions = current_sessions(settings.database)
     with unit_of_work(sessions, actor()) as uow:
         draft = find_draft(uow.session, name)
         uow.audit(
@@ -94,7 +94,7 @@ def reproduce_draft(settings: Settings, name: str) -> "Reproduction":
     from worker.pipeline import StudyPipeline
     from worker.reproduce import reproduce
 
-    sessions = make_sessions(make_engine(settings.database))
+    sessions = current_sessions(settings.database)
     with sessions() as session:
         draft = find_draft(session, name)
     result = reproduce(StudyPipeline(sessions, settings), sessions, draft.id)
