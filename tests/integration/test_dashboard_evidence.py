@@ -42,3 +42,14 @@ def test_a_picture_the_model_was_shown_leads_to_its_slice(site: Site) -> None:
 def test_a_draft_without_conversations_lists_no_pictures(site: Site) -> None:
     page = site.client("radiologist").get(f"/studies/{site.drafted()}").text
     assert 'id="shown"' not in page
+
+
+@pytest.mark.parametrize("demonstration", [True, False])
+@pytest.mark.parametrize("research_only", [True, False])
+def test_what_keeps_a_draft_out_of_care_is_said_above_it_each_by_itself(
+    site: Site, demonstration: bool, research_only: bool
+) -> None:
+    model = {"role": "VLM", "name": "VILA", "version": "3", "research_only": research_only}
+    study_id = site.drafted(demonstration=demonstration, provenance={"models": [model]})
+    page = site.client("radiologist").get(f"/studies/{study_id}").text
+    assert ("DEMONSTRATION MODEL" in page, "RESEARCH USE ONLY" in page) == (demonstration, research_only)
