@@ -11,52 +11,34 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
+from config.node_settings import (
+    AeProfile,
+    Destination,
+    DicomSettings,
+    Peer,
+    PriorSettings,
+    PriorSource,
+    RetentionSettings,
+    TlsSettings,
+)
+
+__all__ = [
+    "AeProfile",
+    "Destination",
+    "DicomSettings",
+    "ModelSettings",
+    "Peer",
+    "PriorSettings",
+    "PriorSource",
+    "RetentionSettings",
+    "Settings",
+    "TlsSettings",
+    "WebSettings",
+    "WorkerSettings",
+    "settings",
+]
+
 ROOT = Path(__file__).resolve().parent.parent
-_AE = r"^[!-\[\]-~](?:[ -\[\]-~]{0,14}[!-\[\]-~])?$"  # VR AE: 1-16 characters, no backslash (PS3.5 6.2)
-
-
-class Destination(BaseModel, frozen=True, extra="forbid"):
-    """One DICOM peer that results are delivered to by C-STORE."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,32}$", description="Name shown to people and in the audit log.")
-    ae_title: str = Field(pattern=_AE, description="Called AE title.")
-    host: str = Field(description="Host name or address.")
-    port: int = Field(ge=1, le=65535, description="TCP port.")
-    drafts: bool = Field(
-        default=False, description="Also send AI drafts (SEG, findings SR, draft SR) before a person signed."
-    )
-
-
-class Peer(BaseModel, frozen=True, extra="forbid"):
-    """A calling AE that may open associations."""
-
-    ae_title: str = Field(pattern=_AE, description="Calling AE title.")
-    host: str | None = Field(default=None, description="Only from this address; any address when empty.")
-    quiet_s: float | None = Field(
-        default=None, gt=0, description="Quiet time of this source; dicom.quiet_s when empty."
-    )
-
-
-class DicomSettings(BaseModel, frozen=True, extra="forbid"):
-    """The DICOM node."""
-
-    ae_title: str = Field(
-        default="FIRSTREAD", pattern=_AE, description="Our AE title; other called titles are rejected."
-    )
-    host: str = Field(default="127.0.0.1", description="Address to listen on; only loopback without TLS.")
-    port: int = Field(default=11112, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    peers: tuple[Peer, ...] = Field(
-        default=(), description="Calling AEs allowed; empty allows any caller on loopback only."
-    )
-    quiet_s: float = Field(default=10.0, gt=0, description="Seconds without a new Instance that complete a Study.")
-    max_associations: int = Field(default=25, ge=1, description="Associations served at once.")
-    max_pdu_bytes: int = Field(default=131072, ge=4096, description="Maximum PDU size we announce.")
-    network_timeout_s: float = Field(default=120.0, gt=0, description="An idle association is aborted after this.")
-    min_free_bytes: int = Field(
-        default=512 * 1024**2,
-        ge=0,
-        description="C-STORE is refused (A700) when less space than this is free.",
-    )
 
 
 class WorkerSettings(BaseModel, frozen=True, extra="forbid"):
@@ -113,6 +95,10 @@ class WebSettings(BaseModel, frozen=True, extra="forbid"):
     tls_certificate: Path | None = Field(default=None, description="PEM certificate; required off loopback.")
     tls_key: Path | None = Field(default=None, description="PEM private key.")
     idle_timeout_s: int = Field(default=1800, ge=60, description="A session without requests ends after this.")
+    dicomweb: bool = Field(default=True, description="Serve DICOMweb below /dicomweb.")
+    stow_max_bytes: int = Field(
+        default=4 * 1024**3, ge=1024, description="Largest STOW-RS request; each part goes straight to a file."
+    )
     lockout_failures: int = Field(default=5, ge=1, description="Failed logins that lock an account.")
     lockout_s: int = Field(default=900, ge=1, description="Seconds an account stays locked.")
 
@@ -157,6 +143,8 @@ class Settings(BaseSettings):
     routing: Path = Field(default=ROOT / "config" / "routing.yaml", description="Routing rules.")
     destinations: tuple[Destination, ...] = Field(default=(), description="Where results are delivered.")
     dicom: DicomSettings = DicomSettings()
+    priors: PriorSettings = PriorSettings()
+    retention: RetentionSettings = RetentionSettings()
     worker: WorkerSettings = WorkerSettings()
     web: WebSettings = WebSettings()
     models: ModelSettings = ModelSettings()
@@ -179,7 +167,7 @@ class Settings(BaseSettings):
     def _loopback_without_tls(self) -> "Settings":
         loopback = {"127.0.0.1", "::1", "localhost"}
         if self.dicom.host not in loopback:
-            raise ValueError("dicom.host must be loopback: the node has no TLS yet; put a TLS gateway in front")
+            raise ValueError("dicom.host must be loopback: from other machines only TLS is taken, see dicom.tls")
         if self.web.host not in loopback and not (self.web.tls_certificate and self.web.tls_key):
             raise ValueError("web.host off loopback needs web.tls_certificate and web.tls_key")
         return self

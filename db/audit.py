@@ -10,11 +10,29 @@ class AuditTag(StrEnum):
     ASSOCIATION_ACCEPTED = "association:accepted"
     ASSOCIATION_REJECTED = "association:rejected"
     ASSOCIATION_FINISHED = "association:finished"
+    PEER_ADDED = "peer:added"
+    PEER_REMOVED = "peer:removed"
+    CERTIFICATE_LOADED = "certificate:loaded"
     STUDY_RECEIVED = "study:received"
     STUDY_REVISED = "study:revised"
     STUDY_IDENTITY_CONFLICT = "study:identity_conflict"
+    STUDY_EXPECTED = "study:expected"
+    STUDY_COMPLETE_NOW = "study:complete_now"
+    STUDY_HOLD_PLACED = "study:hold_placed"
+    STUDY_HOLD_LIFTED = "study:hold_lifted"
+    STUDY_PIXELS_DELETED = "study:pixels_deleted"
+    STUDY_TRACED = "study:traced"
     INSTANCE_DUPLICATE = "instance:duplicate"
     INSTANCE_QUARANTINED = "instance:quarantined"
+    # earlier Studies of the same patient
+    PRIOR_SEARCHED = "prior:searched"
+    PRIOR_RETRIEVED = "prior:retrieved"
+    PRIOR_REFUSED = "prior:refused"
+    PRIOR_FAILED = "prior:failed"
+    # storage commitment that a peer asked of us
+    COMMITMENT_REQUESTED = "commitment:requested"
+    COMMITMENT_REPORTED = "commitment:reported"
+    COMMITMENT_REPORT_FAILED = "commitment:report_failed"
     # one per move of a Reading
     READING_COMPLETE = "reading:complete"
     READING_QUEUED = "reading:queued"
@@ -57,6 +75,11 @@ class AuditTag(StrEnum):
     DELIVERY_FAILED = "delivery:failed"
     DELIVERY_WITHDRAWN = "delivery:withdrawn"
     DELIVERY_RESUBMITTED = "delivery:resubmitted"
+    # storage commitment of what was delivered
+    DELIVERY_COMMITMENT_ASKED = "delivery:commitment_asked"
+    DELIVERY_COMMITTED = "delivery:committed"
+    DELIVERY_NOT_COMMITTED = "delivery:not_committed"
+    DELIVERY_COMMITMENT_ALARM = "delivery:commitment_alarm"
     # people
     USER_CREATED = "user:created"
     USER_LOGIN = "user:login"
@@ -69,6 +92,8 @@ class AuditTag(StrEnum):
     USER_ROLE_CHANGED = "user:role_changed"
     USER_ACTIVATED = "user:activated"
     USER_DEACTIVATED = "user:deactivated"
+    TOKEN_CREATED = "token:created"  # noqa: S105 a tag, not a secret
+    TOKEN_REVOKED = "token:revoked"  # noqa: S105 a tag, not a secret
     ACCESS_REFUSED = "access:refused"
     # model packages: how one came, then one per move, then about it
     MODEL_FETCHED = "model:fetched"
@@ -82,6 +107,9 @@ class AuditTag(StrEnum):
     # looking
     WORKLIST_VIEWED = "worklist:viewed"
     IMAGES_VIEWED = "images:viewed"
+    DICOMWEB_QUERIED = "dicomweb:queried"
+    DICOMWEB_RETRIEVED = "dicomweb:retrieved"
+    DICOMWEB_STORED = "dicomweb:stored"
     AUDIT_VIEWED = "audit:viewed"
     AUDIT_EXPORTED = "audit:exported"
     DRAFT_REPRODUCED = "draft:reproduced"

@@ -8,10 +8,10 @@ from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, MetaData, String, Text, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, MetaData, String, Text, UniqueConstraint, false
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from db.types import DeliveryState, Priority, ReadingState, Use, UtcDateTime, choice, utcnow
+from db.types import CommitmentState, DeliveryState, Priority, ReadingState, Use, UtcDateTime, choice, utcnow
 
 Key = Annotated[UUID, mapped_column(primary_key=True, default=uuid4)]
 Uid = Annotated[str, mapped_column(String(64))]  # VR UI, PS3.5 6.2
@@ -65,6 +65,14 @@ class Study(Base):
     first_received_at: Mapped[Instant]
     last_received_at: Mapped[Instant] = mapped_column(index=True)
     quiet_s: Mapped[float] = mapped_column(default=10.0)
+    is_prior: Mapped[bool] = mapped_column(
+        default=False, server_default=false()
+    )  # fetched for comparison, never drafted
+    expected_instances: Mapped[int | None]  # as an archive or a modality said
+    expected_by: Mapped[str] = mapped_column(String(16), default="", server_default="")  # c-find, mpps, ian
+    complete_now: Mapped[bool] = mapped_column(default=False, server_default=false())  # a person will not wait longer
+    legal_hold: Mapped[bool] = mapped_column(default=False, server_default=false())
+    pixels_deleted_at: Mapped[MaybeInstant]  # retention took the files; rows and hashes stay
 
 
 class Series(Base):
@@ -97,7 +105,27 @@ class Instance(Base):
     path: Mapped[str] = mapped_column(String(400))
     revision: Mapped[int] = mapped_column(default=1)
     calling_ae: Mapped[str] = mapped_column(String(16), default="")
+    association_id: Mapped[UUID | None]  # it came on
+    deleted_at: Mapped[MaybeInstant]  # retention took the file
     received_at: Mapped[Instant]
+
+
+class PeerAssociation(Base):
+    """One association a peer asked for: who, from where, by which proof, and what became of it."""
+
+    __tablename__ = "association"
+    id: Mapped[Key]
+    calling_ae: Mapped[str] = mapped_column(String(16), default="")
+    called_ae: Mapped[str] = mapped_column(String(16), default="")
+    address: Mapped[str] = mapped_column(String(64), default="")
+    tls_subject: Mapped[str] = mapped_column(String(400), default="")
+    user_identity: Mapped[str] = mapped_column(String(64), default="")
+    rejected: Mapped[str] = mapped_column(String(200), default="")  # the reason; empty when it was accepted
+    opened_at: Mapped[Instant]
+    ended_at: Mapped[MaybeInstant]
+    ended_how: Mapped[str] = mapped_column(String(16), default="")  # released, aborted, lost
+    instances: Mapped[int] = mapped_column(default=0)  # acknowledged on it
+    size_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
 
 
 class Quarantined(Base):
@@ -175,6 +203,13 @@ class Delivery(Base):
     last_error: Mapped[str] = mapped_column(String(200), default="")
     created_at: Mapped[Instant]
     delivered_at: Mapped[MaybeInstant]
+    commitment: Mapped[CommitmentState] = mapped_column(
+        choice(CommitmentState), default=CommitmentState.NOT_ASKED, server_default=CommitmentState.NOT_ASKED.value
+    )
+    commitment_uid: Mapped[str] = mapped_column(String(64), default="", server_default="", index=True)  # transaction
+    commitment_due_at: Mapped[MaybeInstant]  # ask (again) then
+    commitment_attempts: Mapped[int] = mapped_column(default=0, server_default="0")
+    committed_at: Mapped[MaybeInstant]
     version: Mapped[int] = mapped_column(default=1)
     __table_args__ = (UniqueConstraint("result_object_id", "destination"),)
     __mapper_args__ = {"version_id_col": version}  # noqa: RUF012

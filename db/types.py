@@ -47,6 +47,16 @@ class DeliveryState(StrEnum):
     WITHDRAWN = "WITHDRAWN"
 
 
+class CommitmentState(StrEnum):
+    """What a destination promised about an object it accepted (PS3.4 Annex J)."""
+
+    NOT_ASKED = "NOT_ASKED"
+    ASKED = "ASKED"
+    COMMITTED = "COMMITTED"
+    REFUSED = "REFUSED"
+    ALARM = "ALARM"
+
+
 class Presence(StrEnum):
     """CID 240 Present-Absent, and undetermined."""
 

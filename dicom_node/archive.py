@@ -17,14 +17,15 @@ from pynetdicom.sop_class import Verification
 
 from config.errors import AppError
 from config.settings import DicomSettings
-from dicom_node.handlers import STATUS, handle_echo, handle_unnamed_classes
-from dicom_node.header import read_header
+from dicom_node.handlers import handle_echo, handle_unnamed_classes
 from dicom_node.library import make_ae
-from dicom_node.part10 import FileMeta, file_head
 from dicom_node.policy import judge_association
 from dicom_node.scu import send_at_once
-from dicom_node.store import FileStore
+from dicom_node.storing import STATUS
 from dicom_node.transfer_syntaxes import supported_contexts
+from instances.header import read_header
+from instances.part10 import FileMeta, file_head
+from instances.store import FileStore
 
 log = structlog.get_logger()
 

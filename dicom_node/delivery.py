@@ -15,7 +15,7 @@ from db import lifecycle
 from db.lifecycle import DeliveryJob
 from db.uow import Actor, unit_of_work
 from dicom_node import scu
-from dicom_node.part10 import split_file
+from instances.part10 import split_file
 
 log = structlog.get_logger()
 LEASE_S = 900.0

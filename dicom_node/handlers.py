@@ -1,66 +1,21 @@
 """DIMSE requests in, status out: thin, one function per event."""
 
-from dataclasses import dataclass
 from typing import Any
 
-import structlog
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 from pynetdicom import evt
 from pynetdicom.events import Event
 from pynetdicom.pdu_primitives import SOPClassCommonExtendedNegotiation
-from sqlalchemy.orm import Session, sessionmaker
 
-from config.errors import (
-    AppError,
-    ConflictingInstanceError,
-    InvalidUidError,
-    LifecycleError,
-    MissingUidError,
-    NotAuthorisedError,
-    OutOfSpaceError,
-    SopMismatchError,
-    TransientError,
-    UnreadableDatasetError,
-    UnsupportedSopClassError,
-)
-from config.settings import DicomSettings
-from db.audit import AuditTag
-from db.uow import Actor, unit_of_work
-from dicom_node.inbox import Inbox, Incoming
-from dicom_node.policy import Rejection, judge_association
+from config.errors import AppError
+from dicom_node import services, storing
+from dicom_node.context import Asking, NodeContext, Tally, tally
 from dicom_node.scu import send_at_once
-from dicom_node.transfer_syntaxes import is_unnamed, supported_contexts
+from dicom_node.transfer_syntaxes import is_storage_sop_class, is_unnamed, supported_contexts
+from instances.arrival import Announced
 
-log = structlog.get_logger()
-SUCCESS = 0x0000
-INTERNAL_ERROR = (0xC0FF, "Internal error")
 _STORAGE_SERVICE = UID("1.2.840.10008.4.2")
-
-# PS3.4 table B.2-1, PS3.7 section 9.1.1.1.9. First match wins. The comment (0000,0902) is fixed text,
-# at most 64 characters, so nothing about a patient can get into it.
-STATUS: dict[type[AppError], tuple[int, str]] = {
-    UnsupportedSopClassError: (0x0122, "SOP Class was not negotiated"),
-    MissingUidError: (0xC001, "Study, Series, SOP Instance or SOP Class UID is missing"),
-    InvalidUidError: (0x0117, "A UID is malformed"),
-    SopMismatchError: (0xA900, "Data Set is not what the command announced"),
-    UnreadableDatasetError: (0xC002, "Data Set cannot be parsed or ends too early"),
-    ConflictingInstanceError: (0xC003, "Other content is stored under this SOP Instance UID"),
-    NotAuthorisedError: (0x0124, "Not authorised"),
-    OutOfSpaceError: (0xA700, "Not enough space left"),
-    TransientError: (0xA700, "Temporarily unable to store"),
-    LifecycleError: (0xA700, "Temporarily unable to store"),
-    AppError: (0xC000, "Cannot understand"),
-}
-
-
-@dataclass(frozen=True)
-class NodeContext:
-    """What every handler of one node shares."""
-
-    inbox: Inbox
-    sessions: sessionmaker[Session]
-    dicom: DicomSettings
 
 
 def event_handlers(context: NodeContext) -> list[tuple[Any, ...]]:
@@ -73,59 +28,41 @@ def event_handlers(context: NodeContext) -> list[tuple[Any, ...]]:
         (evt.EVT_C_STORE, handle_store, [context]),
         (evt.EVT_RELEASED, handle_end, [context, "released"]),
         (evt.EVT_ABORTED, handle_end, [context, "aborted"]),
+        *services.event_handlers(context),
     ]
 
 
 def handle_request(event: Event, context: NodeContext) -> None:
-    """Accept or reject an association, record it, and support what it proposes of our kinds."""
+    """Accept or reject an association, and support what it proposes of our kinds."""
     assoc = event.assoc
-    asked = assoc.requestor.primitive
-    calling_ae = str(asked.calling_ae_title).strip()
-    rejection = judge_association(
-        context.dicom,
-        calling_ae=calling_ae,
-        called_ae=str(asked.called_ae_title),
-        address=str(assoc.requestor.address),
-        active=sum(1 for other in assoc.ae.active_associations if other.is_acceptor),
-    )
-    _record_association(context, event, calling_ae, rejection)
-    if rejection:
+    proposed = [str(cx.abstract_syntax) for cx in assoc.requestor.primitive.presentation_context_definition_list]
+    admission = context.door.enter(asking(event, stores=any(is_storage_sop_class(uid) for uid in proposed)))
+    if admission.rejection:
+        rejection = admission.rejection
         assoc.acse.send_reject(rejection.result, rejection.source, rejection.diagnostic)
         assoc.kill()
         return
-    proposed = [cx.abstract_syntax for cx in asked.presentation_context_definition_list]
-    assoc.acceptor.supported_contexts = supported_contexts(proposed)
+    assoc.firstread_tally = Tally(admission.association_id)
+    allowed = [uid for uid in proposed if not admission.sop_classes or uid in admission.sop_classes]
+    assoc.acceptor.supported_contexts = [*supported_contexts(allowed), *services.supported_contexts(proposed)]
 
 
-def _record_association(context: NodeContext, event: Event, calling_ae: str, rejection: Rejection | None) -> None:
-    address = str(event.assoc.requestor.address)
-    if rejection:
-        log.warning("association.rejected", calling_ae=calling_ae, host=address, error=rejection.reason)
-    tag = AuditTag.ASSOCIATION_REJECTED if rejection else AuditTag.ASSOCIATION_ACCEPTED
-    detail = {"address": address, "called_ae": str(event.assoc.requestor.primitive.called_ae_title).strip()}
-    if rejection:
-        detail["reason"] = rejection.reason
-    _audit(context, calling_ae, tag, "failure" if rejection else "success", detail)
+def asking(event: Event, *, stores: bool) -> Asking:
+    """Return what an A-ASSOCIATE-RQ says of who is calling whom."""
+    requestor = event.assoc.requestor
+    return Asking(
+        calling_ae=str(requestor.primitive.calling_ae_title).strip(),
+        called_ae=str(requestor.primitive.called_ae_title).strip(),
+        address=str(requestor.address),
+        stores=stores,
+    )
 
 
 def handle_end(event: Event, context: NodeContext, how: str) -> None:
     """Record the end of an accepted association."""
-    asked = event.assoc.requestor.primitive
-    if asked is None:
-        return  # a connection that never asked for an association
-    calling_ae = str(asked.calling_ae_title).strip()
-    detail = {"address": str(event.assoc.requestor.address), "how": how}
-    outcome = "success" if how == "released" else "failure"
-    _audit(context, calling_ae, AuditTag.ASSOCIATION_FINISHED, outcome, detail)
-
-
-def _audit(context: NodeContext, calling_ae: str, tag: AuditTag, outcome: str, detail: dict[str, Any]) -> None:
-    try:
-        with unit_of_work(context.sessions, Actor(calling_ae, "peer")) as uow:
-            uow.audit(tag, outcome=outcome, object_type="association", detail=detail)
-    except AppError as exc:
-        # the association is of no use without a database, but its C-STORE will say so with a status
-        log.error("association.not_recorded", error=exc, calling_ae=calling_ae)  # noqa: TRY400
+    ended = tally(event.assoc)
+    if ended is not None:
+        context.door.leave(ended.association_id, how=how, instances=ended.instances, size_bytes=ended.size_bytes)
 
 
 def handle_unnamed_classes(event: Event) -> dict[UID, SOPClassCommonExtendedNegotiation]:
@@ -142,52 +79,51 @@ def handle_unnamed_classes(event: Event) -> dict[UID, SOPClassCommonExtendedNego
 
 def handle_echo(_event: Event) -> int:
     """Answer C-ECHO: the node is there (PS3.4 Annex A)."""
-    return SUCCESS
+    return storing.SUCCESS
 
 
 def handle_store(event: Event, context: NodeContext) -> int | Dataset:
     """Answer one C-STORE; Success only once the Instance is safe on disk and in the database."""
-    incoming = _incoming(event)
-    error: AppError | None = None
+    announced = announced_by(event)
+    dataset = event.request.DataSet.getbuffer() if event.request.DataSet else memoryview(b"")
     try:
-        if incoming.sop_class_uid != str(event.context.abstract_syntax):
-            raise UnsupportedSopClassError("the command's SOP Class is not the context's")  # noqa: TRY301
-        context.inbox.keep(incoming)
+        arrival = context.inbox.open(announced)
     except AppError as exc:
-        error = exc
-        status, comment = next(answer for kind, answer in STATUS.items() if isinstance(exc, kind))
-    except Exception as exc:  # noqa: BLE001 the process edge: whatever it is, the peer gets an answer
-        log.error("instance.failed", error=type(exc).__name__, calling_ae=incoming.calling_ae)  # noqa: TRY400
-        status, comment = INTERNAL_ERROR
-    else:
-        return SUCCESS
-    return _refused(context, incoming, error, status, comment)
-
-
-def _refused(context: NodeContext, incoming: Incoming, error: AppError | None, status: int, comment: str) -> Dataset:
-    log.warning(
-        "instance.refused", error=error or "InternalError", status=f"{status:04X}", calling_ae=incoming.calling_ae
-    )
-    if not 0xA700 <= status <= 0xA7FF:
+        return _response(storing.refuse(context.inbox, announced, None, exc))
+    with arrival:
         try:
-            context.inbox.refuse(incoming, error, status)
-        except Exception as exc:  # noqa: BLE001 nothing was recorded, so the sender has to keep its copy
-            log.error("instance.refusal_not_recorded", error=type(exc).__name__)  # noqa: TRY400
-            status, comment = STATUS[TransientError]
-    answer = Dataset()
-    answer.Status = status
-    answer.ErrorComment = comment
-    return answer
+            arrival.write(dataset)
+        except AppError as exc:
+            return _response(storing.refuse(context.inbox, announced, None, exc))
+        answer = storing.keep(context.inbox, arrival, abstract_syntax=str(event.context.abstract_syntax))
+        counted = tally(event.assoc)
+        if answer[0] == storing.SUCCESS and counted is not None:
+            counted.instances += 1
+            counted.size_bytes += arrival.size
+    return _response(answer)
 
 
-def _incoming(event: Event) -> Incoming:
+def _response(answer: storing.Answer) -> int | Dataset:
+    status, comment = answer
+    if not comment:
+        return status
+    response = Dataset()
+    response.Status = status
+    response.ErrorComment = comment
+    return response
+
+
+def announced_by(event: Event) -> Announced:
+    """Return what a C-STORE command says of its Data Set."""
     request = event.request
     asked = event.assoc.requestor.primitive
-    return Incoming(
-        dataset=request.DataSet.getvalue() if request.DataSet else b"",
+    came_on = tally(event.assoc)
+    return Announced(
         transfer_syntax_uid=str(event.context.transfer_syntax),
         sop_class_uid=str(request.AffectedSOPClassUID or ""),
         sop_instance_uid=str(request.AffectedSOPInstanceUID or ""),
         calling_ae=str(asked.calling_ae_title).strip(),
         called_ae=str(asked.called_ae_title).strip(),
+        association_id=came_on.association_id if came_on else None,
+        move_originator_ae=str(request.MoveOriginatorApplicationEntityTitle or "").strip(),
     )

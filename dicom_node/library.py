@@ -2,7 +2,7 @@
 
 from pynetdicom import AE, _config
 
-from dicom_node.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from instances.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 ACSE_TIMEOUT_S = 30.0
 DIMSE_TIMEOUT_S = 120.0  # a peer may take a while to store a large object

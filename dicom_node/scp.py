@@ -15,17 +15,17 @@ from config.errors import AppError, ConfigurationError
 from config.settings import Settings
 from db.audit import AuditTag
 from db.engine import make_engine, make_sessions
-from db.types import utcnow
 from db.uow import Actor, unit_of_work
-from dicom_node.delivery import deliver_due
-from dicom_node.handlers import NodeContext, event_handlers
-from dicom_node.inbox import Inbox, make_inbox
+from dicom_node.context import NodeContext
+from dicom_node.door import Door
+from dicom_node.duties import start_duties
+from dicom_node.handlers import event_handlers
 from dicom_node.library import make_ae
-from dicom_node.reconcile import Reconciled, reconcile
+from instances.inbox import Inbox, make_inbox
+from instances.reconcile import Reconciled, reconcile
 
 log = structlog.get_logger()
 _NODE = Actor("node", "process")
-_DELIVERY_PAUSE_S = 1.0
 _GRACE_S = 5.0  # for associations that are storing while the node is told to stop
 _NO_LIMIT = 10_000  # the policy counts associations itself, so that a rejection is recorded with its reason
 
@@ -67,7 +67,7 @@ def start_node(
     Args:
         settings: the node listens on ``dicom.host`` and ``dicom.port``; 0 takes a free port.
         sessions: the database; that of the settings when None.
-        deliver: also send results that are due, in a thread of its own.
+        deliver: also do what the node does beside answering, see :mod:`dicom_node.duties`.
 
     Raises:
         ConfigurationError: the port cannot be opened.
@@ -77,14 +77,12 @@ def start_node(
     inbox = make_inbox(sessions, settings)
     inbox.prepare()
     reconciled = reconcile(inbox, called_ae=settings.dicom.ae_title)
-    ae, server = _listen(settings, NodeContext(inbox, sessions, settings.dicom))
+    ae, server = _listen(NodeContext(inbox, Door(settings, sessions), sessions, settings))
     node = RunningNode(server.server_address[1], inbox, sessions, reconciled, ae, server)
     detail = {"port": node.port, "ae_title": settings.dicom.ae_title, **vars(reconciled)}
     _audit(sessions, AuditTag.PROCESS_STARTED, detail)
     if deliver:
-        thread = threading.Thread(target=_keep_delivering, args=(node, settings), name="delivery", daemon=True)
-        node._threads.append(thread)
-        thread.start()
+        node._threads.extend(start_duties(sessions, settings, node._stopped))
     log.info("node.started", host=settings.dicom.host, port=node.port)
     return node
 
@@ -103,8 +101,8 @@ def run_node(settings: Settings) -> None:
     node.stop()
 
 
-def _listen(settings: Settings, context: NodeContext) -> tuple[AE, Any]:
-    dicom = settings.dicom
+def _listen(context: NodeContext) -> tuple[AE, Any]:
+    dicom = context.settings.dicom
     ae = make_ae(dicom.ae_title, max_pdu_bytes=dicom.max_pdu_bytes, network_timeout_s=dicom.network_timeout_s)
     ae.maximum_associations = _NO_LIMIT
     ae.add_supported_context(Verification)
@@ -113,14 +111,6 @@ def _listen(settings: Settings, context: NodeContext) -> tuple[AE, Any]:
     except OSError as exc:
         raise ConfigurationError(f"cannot listen on {dicom.host}:{dicom.port}: {exc.strerror}") from exc
     return ae, server
-
-
-def _keep_delivering(node: RunningNode, settings: Settings) -> None:
-    while not node._stopped.wait(_DELIVERY_PAUSE_S):
-        try:
-            deliver_due(node.sessions, settings, utcnow())
-        except Exception as exc:  # noqa: BLE001 the thread's edge: what is owed stays owed and is tried again
-            log.error("delivery.interrupted", error=type(exc).__name__)  # noqa: TRY400
 
 
 def _audit(sessions: sessionmaker[Session], tag: AuditTag, detail: dict[str, Any]) -> None:

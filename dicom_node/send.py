@@ -19,9 +19,9 @@ from pydicom.uid import (
 
 from config.errors import InvalidUidError, PeerUnavailableError, RefusedInputError, UnreadableDatasetError
 from dicom_node import scu
-from dicom_node.elements import find_elements
-from dicom_node.header import valid_uid
-from dicom_node.part10 import FileMeta, file_head, split_file
+from instances.elements import find_elements
+from instances.header import valid_uid
+from instances.part10 import FileMeta, file_head, split_file
 
 Outcome = Literal["stored", "refused", "not sent", "skipped"]
 _SOP_CLASS, _SOP_INSTANCE = int(Tag("SOPClassUID")), int(Tag("SOPInstanceUID"))

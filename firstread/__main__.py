@@ -2,4 +2,5 @@
 
 from firstread.cli import app
 
-app()
+if __name__ == "__main__":  # receiver processes import this module again
+    app()

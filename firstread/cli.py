@@ -12,17 +12,23 @@ from config.errors import AppError
 from firstread.audit import audit_app
 from firstread.experts import experts_app
 from firstread.models import models_app
+from firstread.node import node_app
+from firstread.retention import retention_app
 from firstread.terminal import DataDir, console, refuse, start
+from firstread.tokens import tokens_app
+from firstread.trace import trace
 from training.cli import evaluate_app, train_app
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_show_locals=False, help="Every study gets a first read.")
-node_app = typer.Typer(no_args_is_help=True, help="The DICOM node.")
 users_app = typer.Typer(no_args_is_help=True, help="People who may log in.")
 app.add_typer(node_app, name="node")
 app.add_typer(models_app, name="models")
 app.add_typer(experts_app, name="experts")
 app.add_typer(users_app, name="users")
 app.add_typer(audit_app, name="audit")
+app.add_typer(retention_app, name="retention")
+app.add_typer(tokens_app, name="tokens")
+app.command("trace")(trace)
 app.add_typer(train_app, name="train")
 app.add_typer(evaluate_app, name="evaluate")
 
@@ -129,45 +135,6 @@ def doctor(data_dir: DataDir = None) -> None:
 
 
 # --- single processes --------------------------------------------------------------------------------------
-
-
-@node_app.command("run")
-def node_run() -> None:
-    """Serve DICOM and deliver results until SIGTERM."""
-    from dicom_node.scp import run_node
-
-    run_node(start("node"))
-
-
-@node_app.command("archive")
-def node_archive(
-    folder: Path,
-    ae_title: str = "ARCHIVE",
-    port: Annotated[int, typer.Option()] = 11113,
-) -> None:
-    """Serve a minimal second SCP that keeps what is delivered: the demonstration's PACS."""
-    from dicom_node.archive import run_archive
-
-    start("archive")
-    run_archive(folder, ae_title=ae_title, port=port)
-
-
-@node_app.command("echo")
-def node_echo(destination: str) -> None:
-    """Send a C-ECHO to a configured destination."""
-    from dicom_node.delivery import echo
-
-    settings = start("node")
-    found = next((d for d in settings.destinations if d.name == destination), None)
-    if found is None:
-        names = ", ".join(d.name for d in settings.destinations) or "none"
-        console.print(f"no destination {destination!r}; configured: {names}")
-        raise typer.Exit(2)
-    try:
-        echo(found, calling_ae=settings.dicom.ae_title)
-    except AppError as exc:
-        raise refuse(exc) from exc
-    console.print("the destination answers")
 
 
 @app.command()

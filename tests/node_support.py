@@ -20,8 +20,8 @@ from sqlalchemy.orm import Session, sessionmaker
 from config.settings import Settings
 from db.engine import make_engine, make_sessions, migrate
 from db.models import AuditEvent, Base
-from dicom_node.part10 import FileMeta, file_head
 from dicom_node.scp import RunningNode, start_node
+from instances.part10 import FileMeta, file_head
 
 AE_TITLE = "FIRSTREAD"
 

@@ -1,8 +1,9 @@
 """The only code that moves a Reading, a Report or a Delivery: by table, with its audit event and its message."""
 
+from db.lifecycle.completion import complete, quiet_studies, study_facts
 from db.lifecycle.deliveries import claim_delivery, delivered, delivery_failed, resubmit
-from db.lifecycle.intake import complete, quarantine, quiet_studies, receive_instance, study_facts
 from db.lifecycle.queueing import process_again, requeue_due, requeue_expired
+from db.lifecycle.reception import quarantine, receive_instance
 from db.lifecycle.review import SECTION_KEYS, decide_finding, open_review, reject, release, save_sections, text_sha256
 from db.lifecycle.signing import sign
 from db.lifecycle.values import (

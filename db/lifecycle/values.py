@@ -8,6 +8,8 @@ from uuid import UUID
 
 from db.types import Presence, Priority, Use
 
+IDENTITY_REASON = "images of this study name more than one Patient ID"
+
 
 @dataclass(frozen=True)
 class InstanceHeader:

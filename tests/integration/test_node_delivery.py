@@ -24,8 +24,8 @@ from db.types import DeliveryState, utcnow
 from db.uow import Actor, unit_of_work
 from dicom_node.archive import start_archive
 from dicom_node.delivery import deliver_due, echo
-from dicom_node.part10 import split_file
 from dicom_node.scp import start_node
+from instances.part10 import split_file
 from tests.node_support import associate, ct_slice, encoded, node_settings, rows, store_bytes, write_file
 
 WORKER = Actor("worker", "process")

@@ -15,7 +15,7 @@ from pydicom.uid import generate_uid
 
 from db.engine import make_engine, make_sessions, migrate
 from db.models import Instance, Quarantined, Study
-from dicom_node.part10 import FileMeta, file_head, split_file
+from instances.part10 import FileMeta, file_head, split_file
 from tests.node_support import (
     associate,
     audit_tags,

@@ -13,8 +13,8 @@ from pydicom.data import get_testdata_file
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 
 from db.models import Instance, Quarantined, Series
-from dicom_node.part10 import FileMeta, file_head, split_file
 from dicom_node.send import send_folder
+from instances.part10 import FileMeta, file_head, split_file
 from tests.node_support import ct_slice, encoded, node_settings, rows, running_node, write_file
 
 

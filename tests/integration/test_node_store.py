@@ -23,7 +23,7 @@ from pydicom.uid import (
 from config.logs import configure_logs
 from db.models import Instance, Quarantined, Reading, Series, Study
 from db.types import ReadingState
-from dicom_node.part10 import split_file
+from instances.part10 import split_file
 from tests.node_support import (
     associate,
     audit_tags,

@@ -20,7 +20,7 @@ from pydicom.uid import (
 )
 
 from config.errors import UnreadableDatasetError
-from dicom_node.elements import find_elements
+from instances.elements import find_elements
 
 PATIENT_ID, STUDY_UID = 0x00100020, 0x0020000D
 SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, JPEGBaseline8Bit)

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from config.errors import InvalidUidError, MissingUidError, UnreadableDatasetError
-from dicom_node.header import read_header, valid_uid
-from dicom_node.inbox import instance_path
+from instances.header import read_header, valid_uid
+from instances.inbox import instance_path
 from tests.node_support import ct_slice, encoded
 
 

@@ -12,8 +12,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LONGEST = 400
-PACKAGES = ("config", "dashboard", "db", "dicom_node", "firstread", "migrations", "phantoms", "reports", "training",
-            "worker")  # fmt: skip
+PACKAGES = ("config", "dashboard", "db", "dicom_node", "firstread", "instances", "migrations", "phantoms", "reports",
+            "training", "worker")  # fmt: skip
 TEXT = {".py", ".ts", ".js", ".mjs", ".html", ".css", ".md", ".toml", ".yaml", ".yml", ".json", ".sh", ".ini", ".cfg",
         ".mako", ".lock", ".txt", ".svg", ""}  # fmt: skip
 

@@ -4,10 +4,10 @@ import re
 from pathlib import Path
 
 from dicom_node import policy
-from dicom_node.handlers import INTERNAL_ERROR, STATUS
 from dicom_node.library import ACSE_TIMEOUT_S, DIMSE_TIMEOUT_S
-from dicom_node.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_node.storing import INTERNAL_ERROR, STATUS
 from dicom_node.transfer_syntaxes import ACCEPTED
+from instances.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from reports.values import SERIES_NUMBERS
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "conformance.md").read_text(encoding="utf-8")

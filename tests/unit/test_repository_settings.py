@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from config.settings import ROOT, Destination, Peer, Settings
+from config.settings import ROOT, AeProfile, Destination, Peer, PriorSource, Settings
 
 PAGE = ROOT / "docs" / "settings.md"
 
@@ -43,7 +43,8 @@ def list_rows(model: type[BaseModel]) -> Iterator[str]:
         yield f"| `{name}` | {shown_default(field)} | {field.description} |"
 
 
-EXPECTED = [*settings_rows(), *list_rows(Destination), *list_rows(Peer)]
+LISTED = (Destination, Peer, AeProfile, PriorSource)
+EXPECTED = [*settings_rows(), *(row for model in LISTED for row in list_rows(model))]
 
 
 @pytest.mark.parametrize("row", EXPECTED, ids=lambda row: row.split("`")[1])

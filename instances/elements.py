@@ -26,7 +26,7 @@ _DATASET_GROUPS = range(0x0008, 0xFFFE)  # below stand command, file meta and di
 
 
 def find_elements(
-    data: bytes, transfer_syntax_uid: str, wanted: Collection[int], *, groups: range = _DATASET_GROUPS
+    data: bytes | memoryview, transfer_syntax_uid: str, wanted: Collection[int], *, groups: range = _DATASET_GROUPS
 ) -> dict[int, bytes]:
     """Return the encoded values of the ``wanted`` top-level elements that ``data`` holds.
 
@@ -49,7 +49,7 @@ def find_elements(
     return _Walk(data, groups).top(implicit=transfer_syntax_uid == ImplicitVRLittleEndian, wanted=wanted)
 
 
-def inflate(data: bytes) -> bytes:
+def inflate(data: bytes | memoryview) -> bytes:
     """Return a deflated Data Set inflated (PS3.5 A.5: raw deflate, padded to even length).
 
     Raises:
@@ -68,7 +68,7 @@ def inflate(data: bytes) -> bytes:
 class _Walk:
     """One pass over one Data Set; positions are byte offsets into it."""
 
-    def __init__(self, data: bytes, groups: range) -> None:
+    def __init__(self, data: bytes | memoryview, groups: range) -> None:
         self._data = data
         self._groups = groups
         self._end = len(data)
@@ -85,7 +85,7 @@ class _Walk:
                     raise UnreadableDatasetError(f"{_named(tag)} stands twice in the Data Set")
                 found[tag] = bytes(self._data[start:stop])
             position = stop
-        if any(self._data[position : self._end]):
+        if any(bytes(self._data[position : self._end])):
             raise UnreadableDatasetError(f"{self._end - position} stray bytes at the end")
         return found
 
@@ -95,8 +95,9 @@ class _Walk:
             raise UnreadableDatasetError(f"the Data Set ends inside an element header at byte {position}")
         group, number = _TAG.unpack_from(self._data, position)
         tag = group << 16 | number
-        vr = b"" if implicit else self._data[position + 4 : position + 6]
-        start, length = self._length(position, tag, bytes(vr))
+        # a copy at once: a slice that an error carries away would keep a mapped file open
+        vr = b"" if implicit else bytes(self._data[position + 4 : position + 6])
+        start, length = self._length(position, tag, vr)
         if length == _UNDEFINED:
             # the content of an UN of undefined length is Implicit VR (PS3.5 section 6.2.2)
             return tag, start, self._items(start, implicit or vr == b"UN", depth + 1)

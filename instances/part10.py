@@ -11,7 +11,7 @@ from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from config.errors import UnreadableDatasetError
-from dicom_node.elements import find_elements
+from instances.elements import find_elements
 
 IMPLEMENTATION_CLASS_UID = UID("2.25.180432907513846219307645128890113547266")
 IMPLEMENTATION_VERSION_NAME = "FIRSTREAD_0_1"

@@ -10,7 +10,7 @@ from pydicom.tag import Tag
 
 from config.errors import InvalidUidError, MissingUidError
 from db.lifecycle import InstanceHeader
-from dicom_node.elements import find_elements
+from instances.elements import find_elements
 
 # PS3.5 section 9.1, without its ban on leading zeros in a component: real devices break that one, and it
 # names no path. What is left cannot hold a separator, a parent folder or a drive.
@@ -59,7 +59,7 @@ def valid_uid(uid: str, *, what: str) -> str:
     return uid
 
 
-def read_header(data: bytes, transfer_syntax_uid: str) -> InstanceHeader:
+def read_header(data: bytes | memoryview, transfer_syntax_uid: str) -> InstanceHeader:
     """Return the indexed attributes of an encoded Data Set.
 
     Text is decoded with its Specific Character Set; control characters are dropped and each value is cut

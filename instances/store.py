@@ -46,6 +46,15 @@ class FileStore:
         if free - size < self._min_free:
             raise OutOfSpaceError(f"{free} bytes are free, {self._min_free} must stay free")
 
+    def temporary(self) -> tuple[Path, int]:
+        """Open a new temporary file; return its path and descriptor, readable and writable.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        path = self.incoming / f"{_owner()}{uuid4().hex}.part"
+        return path, os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
+
     @contextmanager
     def written(self, *parts: bytes) -> Iterator[Path]:
         """Give the path of a flushed temporary file holding ``parts``; what is still there at the end is removed.
@@ -54,19 +63,19 @@ class FileStore:
             OutOfSpaceError: the disk is full.
             TransientError: any other trouble of the file system.
         """
-        path = self.incoming / f"{_owner()}{uuid4().hex}.part"
+        with named_errors():
+            path, handle = self.temporary()
         try:
             with named_errors():
-                self._write(path, parts)
+                self._write(handle, parts)
             yield path
         finally:
             with contextlib.suppress(OSError):
                 path.unlink()
 
     @staticmethod
-    def _write(path: Path, parts: tuple[bytes, ...]) -> None:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _FILE_MODE)
-        with open(handle, "wb", buffering=0) as file:  # noqa: PTH123 a path cannot be opened with a mode
+    def _write(handle: int, parts: tuple[bytes, ...]) -> None:
+        with open(handle, "wb", buffering=0) as file:
             for part in parts:
                 rest = memoryview(part)
                 while rest:  # an unbuffered write may stop short of 2 GiB
@@ -86,6 +95,20 @@ class FileStore:
             for folder in (target.parent, *made):
                 sync_folder(folder)
         return target
+
+    def adopt(self, path: Path, relative: str) -> Path:
+        """Take a file from elsewhere, perhaps another file system, under a name here; durable on return.
+
+        Raises:
+            OutOfSpaceError, TransientError: the file system.
+        """
+        with named_errors():
+            target, handle = self.temporary()
+            with open(handle, "wb") as copy, path.open("rb") as source:  # noqa: PTH123 an open descriptor
+                shutil.copyfileobj(source, copy, 1 << 20)
+                copy.flush()
+                os.fsync(copy.fileno())
+        return self.publish(target, relative)
 
     def remove_leftovers(self) -> int:
         """Remove temporary files that no living process is writing; return how many."""

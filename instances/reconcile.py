@@ -12,13 +12,14 @@ from sqlalchemy import select
 
 from config.errors import RefusedInputError
 from db.models import Instance
-from dicom_node.header import read_header
-from dicom_node.inbox import Inbox, Incoming, instance_path
-from dicom_node.part10 import split_file
-from dicom_node.store import named_errors
+from instances.arrival import Announced, Arrival, instance_path, read_file
+from instances.inbox import Inbox
+from instances.part10 import FileMeta, split_file
+from instances.store import named_errors
 
 log = structlog.get_logger()
 _MARKER = ".reconciled"
+_HEAD_BYTES = 65536  # more than any file meta information
 _MARGIN_S = 120.0  # file systems and clocks that disagree a little
 
 
@@ -78,25 +79,24 @@ def _changed_files(root: Path) -> Iterator[str]:
 def _adopt(inbox: Inbox, relative: str, called_ae: str) -> bool:
     """Index one orphan; return False when it had to be quarantined."""
     path = inbox.instances.root / relative
-    with named_errors():
-        content = path.read_bytes()
-    incoming = Incoming(content, "", "", "", calling_ae="", called_ae=called_ae)
+    with named_errors(), path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
     try:
-        meta, offset = split_file(content)
-        incoming = Incoming(
-            content[offset:],
-            meta.transfer_syntax_uid,
-            meta.sop_class_uid,
-            meta.sop_instance_uid,
-            calling_ae=meta.source_ae,
-            called_ae=called_ae,
-        )
-        if instance_path(read_header(incoming.dataset, meta.transfer_syntax_uid)) != relative:
-            raise RefusedInputError("file name and content differ")  # noqa: TRY301
-        inbox.keep(incoming)
-    except RefusedInputError as exc:
-        inbox.refuse(incoming, exc, status=0)
-        with named_errors():
-            path.unlink(missing_ok=True)
-        return False
+        meta, offset = split_file(head)
+    except RefusedInputError:
+        meta, offset = FileMeta("", "", ""), 0
+    announced = Announced(
+        meta.transfer_syntax_uid, meta.sop_class_uid, meta.sop_instance_uid, meta.source_ae, called_ae
+    )
+    with Arrival(announced, inbox.instances) as arrival:
+        read_file(arrival, path, offset)
+        try:
+            if instance_path(arrival.finish()) != relative:
+                raise RefusedInputError("file name and content differ")  # noqa: TRY301
+            inbox.keep(arrival)
+        except RefusedInputError as exc:
+            inbox.refuse(announced, arrival, exc, status=0)
+            with named_errors():
+                path.unlink(missing_ok=True)
+            return False
     return True

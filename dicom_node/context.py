@@ -1,0 +1,85 @@
+"""What the handlers of one node share, and who may come in."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+from uuid import UUID
+
+from sqlalchemy.orm import Session, sessionmaker
+
+from config.errors import AppError
+from config.settings import Settings
+from db.lifecycle import Received
+from dicom_node.policy import Rejection
+from instances.arrival import Announced, Arrival
+
+
+class Keeper(Protocol):
+    """Where Instances go; :class:`instances.inbox.Inbox`, or what stands for it in a receiver process."""
+
+    def open(self, announced: Announced) -> Arrival:
+        """Return the file an announced Data Set is written into."""
+
+    def keep(self, arrival: Arrival) -> Received:
+        """Make a finished Arrival durable and indexed; afterwards it may be acknowledged."""
+
+    def refuse(self, announced: Announced, arrival: Arrival | None, error: AppError | None, status: int) -> None:
+        """Keep what was refused, with its reason."""
+
+
+@dataclass(frozen=True)
+class Asking:
+    """An A-ASSOCIATE-RQ, as far as it decides whether the caller may come in."""
+
+    calling_ae: str
+    called_ae: str
+    address: str
+    tls_subject: str = ""  # RFC 4514; empty without TLS
+    is_tls: bool = False
+    identity_type: int = 0  # PS3.7 D.3.3.7: 1 user name, 2 with passcode, 3 Kerberos, 4 SAML, 5 JWT; 0 none given
+    user: str = ""
+    passcode: str = ""
+    stores: bool = True  # it proposes a storage SOP Class
+
+
+@dataclass(frozen=True)
+class Admission:
+    """The answer: come in (``rejection`` is None), under this id; ``sop_classes`` empty means every one of ours."""
+
+    association_id: UUID
+    rejection: Rejection | None = None
+    sop_classes: frozenset[str] = frozenset()
+
+
+class Doorkeeper(Protocol):
+    """Decides over associations and records them, for all receivers of a node together."""
+
+    def enter(self, asking: Asking) -> Admission:
+        """Judge, count and record one request."""
+
+    def leave(self, association_id: UUID, *, how: str, instances: int = 0, size_bytes: int = 0) -> None:
+        """Record the end of an accepted association: ``how`` is released, aborted or lost."""
+
+
+@dataclass(frozen=True)
+class NodeContext:
+    """What every handler of one node shares."""
+
+    inbox: Keeper
+    door: Doorkeeper
+    sessions: sessionmaker[Session]
+    settings: Settings
+
+
+@dataclass
+class Tally:
+    """What one association brought so far; kept on pynetdicom's Association object."""
+
+    association_id: UUID
+    instances: int = 0
+    size_bytes: int = 0
+
+
+def tally(assoc: Any) -> Tally | None:
+    """Return the tally of an admitted association."""
+    found: Tally | None = getattr(assoc, "firstread_tally", None)
+    return found

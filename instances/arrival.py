@@ -1,0 +1,145 @@
+"""One Data Set on its way into a file: written piece by piece, hashed as it comes, never held whole in memory."""
+
+import contextlib
+import hashlib
+import mmap
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from uuid import UUID
+
+from config.errors import InvalidUidError, SopMismatchError, UnreadableDatasetError
+from db.lifecycle import InstanceHeader
+from instances.header import read_header, valid_uid
+from instances.part10 import FileMeta, file_head
+from instances.store import FileStore, named_errors
+
+
+@dataclass(frozen=True)
+class Announced:
+    """What a C-STORE command, or a part of a STOW-RS request, says of the Data Set that follows it."""
+
+    transfer_syntax_uid: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    calling_ae: str
+    called_ae: str
+    association_id: UUID | None = None
+    move_originator_ae: str = ""  # (0000,1030), when a C-MOVE of ours brought it
+
+    @property
+    def meta(self) -> FileMeta:
+        """The file meta information to keep it with; a UID that is none is left out."""
+        return FileMeta(
+            sop_class_uid=_uid_or_nothing(self.sop_class_uid),
+            sop_instance_uid=_uid_or_nothing(self.sop_instance_uid),
+            transfer_syntax_uid=self.transfer_syntax_uid,
+            source_ae=self.calling_ae,
+        )
+
+
+class Arrival:
+    """A temporary file that grows; ``finish`` makes it durable and readable, leaving the block removes it.
+
+    After :meth:`finish`: ``header`` is set, ``sha256`` and ``size`` are of the Data Set without file meta.
+    """
+
+    def __init__(self, announced: Announced, store: FileStore) -> None:
+        """Open the file and write what stands before the Data Set.
+
+        Raises:
+            OutOfSpaceError, TransientError: it cannot be made.
+        """
+        self.announced = announced
+        self.size = 0
+        self.header: InstanceHeader | None = None
+        self._hash = hashlib.sha256()
+        head = file_head(announced.meta)
+        self._start = len(head)
+        with named_errors():
+            self.path, self._handle = store.temporary()
+        self._write(memoryview(head))
+
+    def write(self, piece: memoryview) -> None:
+        """Append a piece of the Data Set.
+
+        Raises:
+            OutOfSpaceError, TransientError: it cannot be written.
+        """
+        self._hash.update(piece)
+        self.size += len(piece)
+        self._write(piece)
+
+    def _write(self, piece: memoryview) -> None:
+        with named_errors():
+            while piece:  # a write may stop short
+                piece = piece[os.write(self._handle, piece) :]
+
+    def finish(self) -> InstanceHeader:
+        """Flush the file and read its header; the bytes survive a power cut, the name does not yet.
+
+        Raises:
+            UnreadableDatasetError, InvalidUidError: see :func:`instances.header.read_header`.
+            SopMismatchError: the Data Set is not what was announced.
+            OutOfSpaceError, TransientError: the file system.
+        """
+        with named_errors():
+            os.fsync(self._handle)
+        self.header = self._read_header()
+        if self.header.sop_instance_uid != self.announced.sop_instance_uid:
+            raise SopMismatchError("SOP Instance UID of Data Set and command differ")
+        if self.header.sop_class_uid != self.announced.sop_class_uid:
+            raise SopMismatchError("SOP Class UID of Data Set and command differ")
+        return self.header
+
+    def _read_header(self) -> InstanceHeader:
+        if not self.size:
+            raise UnreadableDatasetError("the Data Set is empty")
+        with named_errors():
+            whole = mmap.mmap(self._handle, 0, access=mmap.ACCESS_READ)
+        with whole, memoryview(whole) as view, view[self._start :] as dataset:
+            return read_header(dataset, self.announced.transfer_syntax_uid)
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of the Data Set's bytes so far."""
+        return self._hash.hexdigest()
+
+    def close(self) -> None:
+        """Remove the temporary file, if nobody gave it a name meanwhile."""
+        with contextlib.suppress(OSError):
+            os.close(self._handle)
+        self._handle = -1
+        with contextlib.suppress(OSError):
+            self.path.unlink()
+
+    def __enter__(self) -> "Arrival":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+def instance_path(header: InstanceHeader) -> str:
+    """Return the place of an Instance relative to the instance store; its UIDs must have been validated."""
+    return f"{header.study_instance_uid}/{header.series_instance_uid}/{header.sop_instance_uid}.dcm"
+
+
+def read_file(arrival: Arrival, path: Path, offset: int) -> None:
+    """Write into ``arrival`` what stands in a file from ``offset`` on.
+
+    Raises:
+        OutOfSpaceError, TransientError: the file system.
+    """
+    with named_errors(), path.open("rb") as file:
+        file.seek(offset)
+        while piece := file.read(1 << 20):
+            arrival.write(memoryview(piece))
+
+
+def _uid_or_nothing(uid: str) -> str:
+    try:
+        return valid_uid(uid, what="UID")
+    except InvalidUidError:
+        return ""
