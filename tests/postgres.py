@@ -6,9 +6,11 @@ import shutil
 import socket
 import subprocess
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
+import psutil
 import psycopg
 
 _START_S = 60
@@ -26,11 +28,15 @@ def find_binaries() -> Path | None:
 
 
 class PostgresServer:
-    """A server that runs while the context is open. Nothing in it survives, so it need not flush."""
+    """A server that runs while the context is open.
 
-    def __init__(self, binaries: Path) -> None:
+    Nothing in it survives the context, so it need not flush; with ``durable`` it does, and stands a kill.
+    """
+
+    def __init__(self, binaries: Path, *, durable: bool = False) -> None:
         self._binaries = binaries
-        self._folder = Path(tempfile.mkdtemp(prefix="firstread-pg-", dir=memory_folder()))
+        self._durable = durable
+        self._folder = Path(tempfile.mkdtemp(prefix="firstread-pg-", dir=None if durable else memory_folder()))
         self._port = _free_port()
         self._watcher: subprocess.Popen[bytes] | None = None
         # the server refuses to run as root
@@ -43,23 +49,38 @@ class PostgresServer:
     def __enter__(self) -> "PostgresServer":
         data = self._folder / "data"
         self._run("initdb", "-D", str(data), "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8", "-N")
-        options = (
-            f"-p {self._port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self._folder} "
-            "-c fsync=off -c synchronous_commit=off -c full_page_writes=off -c max_connections=100 "
-            "-c shared_buffers=32MB"
-        )
-        log = str(self._folder / "log")
-        self._run("pg_ctl", "-D", str(data), "-l", log, "-w", "-t", str(_START_S), "-o", options, "start")
-        server = (data / "postmaster.pid").read_text(encoding="ascii").split()[0]
+        server = self.start()
         # a test run that is killed must not leave a server behind
         self._watcher = subprocess.Popen(
-            ["/bin/sh", "-c", _WATCH, "sh", str(os.getpid()), server, str(self._folder)],
+            ["/bin/sh", "-c", _WATCH, "sh", str(os.getpid()), str(server), str(self._folder)],
             start_new_session=True,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
         return self
+
+    def start(self) -> int:
+        """Start the server, which recovers what a kill left; return its process number."""
+        data = self._folder / "data"
+        options = (
+            f"-p {self._port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self._folder} "
+            "-c max_connections=100 -c shared_buffers=32MB"
+        )
+        if not self._durable:
+            options += " -c fsync=off -c synchronous_commit=off -c full_page_writes=off"
+        log = str(self._folder / "log")
+        self._run("pg_ctl", "-D", str(data), "-l", log, "-w", "-t", str(_START_S), "-o", options, "start")
+        return int((data / "postmaster.pid").read_text(encoding="ascii").split()[0])
+
+    def kill(self) -> None:
+        """SIGKILL the server and every process of it, as a power cut would."""
+        postmaster = psutil.Process(int((self._folder / "data" / "postmaster.pid").read_text("ascii").split()[0]))
+        family = [postmaster, *postmaster.children(recursive=True)]
+        for process in family:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(family, timeout=_START_S)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
