@@ -2,8 +2,9 @@
 
 from db.lifecycle.completion import complete, quiet_studies, study_facts
 from db.lifecycle.deliveries import claim_delivery, delivered, delivery_failed, resubmit
+from db.lifecycle.quarantine import quarantine
 from db.lifecycle.queueing import process_again, requeue_due, requeue_expired
-from db.lifecycle.reception import quarantine, receive_instance
+from db.lifecycle.reception import receive_instance, receive_instances
 from db.lifecycle.review import SECTION_KEYS, decide_finding, open_review, reject, release, save_sections, text_sha256
 from db.lifecycle.signing import sign
 from db.lifecycle.values import (
@@ -13,6 +14,7 @@ from db.lifecycle.values import (
     NewDraft,
     NewEvidence,
     NewFinding,
+    NewInstance,
     NewObject,
     Received,
 )
@@ -26,6 +28,7 @@ __all__ = [
     "NewDraft",
     "NewEvidence",
     "NewFinding",
+    "NewInstance",
     "NewObject",
     "Received",
     "claim",
@@ -43,6 +46,7 @@ __all__ = [
     "quarantine",
     "quiet_studies",
     "receive_instance",
+    "receive_instances",
     "reject",
     "release",
     "requeue_due",

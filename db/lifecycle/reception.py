@@ -1,21 +1,25 @@
-"""Instances that arrive: their Study, their row, what is doubted."""
+"""Instances that arrive: their Study, their Series, their row."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import Connection, Row, bindparam, exists, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, exists, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from config.errors import ConflictingInstanceError
+from config.errors import AppError, ConflictingInstanceError
 from db.audit import AuditTag
 from db.lifecycle.late import reopen
 from db.lifecycle.moves import locked
-from db.lifecycle.values import IDENTITY_REASON, InstanceHeader, Received
-from db.models import Base, Instance, Quarantined, Reading, Series, Study
+from db.lifecycle.priors import is_awaited
+from db.lifecycle.quarantine import fit
+from db.lifecycle.values import IDENTITY_REASON, InstanceHeader, NewInstance, Received
+from db.models import Base, Instance, Reading, Series, Study
 from db.report_models import Report
 from db.types import ReadingState, UtcDateTime, utcnow
-from db.uow import UnitOfWork
+from db.uow import Actor, UnitOfWork
 
 _STUDY_FIELDS = (
     "study_instance_uid",
@@ -34,35 +38,70 @@ _SERIES_FIELDS = ("series_instance_uid", "modality", "series_number", "series_de
 _COUNTED = {"preserve_rowcount": True}
 _INSERTS: dict[str, Callable[[Any], Any]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
-# C-STORE's hot path: built once, columns instead of objects
-_STUDY = (
-    select(Study.id, Study.revision, Study.patient_id, Study.identity_conflict)
-    .where(Study.study_instance_uid == bindparam("uid"))
+# C-STORE's hot path: statements built once, columns instead of objects, one round for a whole group
+_STUDIES = (
+    select(
+        Study.id,
+        Study.study_instance_uid,
+        Study.revision,
+        Study.patient_id,
+        Study.identity_conflict,
+        Study.is_prior,
+    )
+    .where(Study.study_instance_uid.in_(bindparam("uids", expanding=True)))
+    .order_by(Study.study_instance_uid)  # everybody locks in one order, so nobody waits in a circle
     .with_for_update(key_share=True)
 )
-_INSTANCE = select(Instance.id, Instance.study_id, Instance.sha256).where(Instance.sop_instance_uid == bindparam("uid"))
-_PLACE = select(
-    select(Series.id)
-    .where(Series.study_id == bindparam("study"), Series.series_instance_uid == bindparam("uid"))
-    .scalar_subquery()
-    .label("series_id"),
-    exists(
-        select(Reading.id).where(
-            Reading.study_id == bindparam("study"),
-            Reading.state == ReadingState.RECEIVING,
-            Reading.superseded.is_(False),
-        )
-    ).label("receiving"),
+_HELD = select(Instance.id, Instance.study_id, Instance.sop_instance_uid, Instance.sha256).where(
+    Instance.sop_instance_uid.in_(bindparam("uids", expanding=True))
+)
+# asked after the lock: a Reading or Series that another unit of work added meanwhile has to be seen
+_PLACES = (
+    select(
+        Study.id.label("study_id"),
+        exists(
+            select(Reading.id).where(
+                Reading.study_id == Study.id,
+                Reading.state == ReadingState.RECEIVING,
+                Reading.superseded.is_(False),
+            )
+        ).label("receiving"),
+        Series.id.label("series_id"),
+        Series.series_instance_uid,
+    )
+    .outerjoin(
+        Series,
+        and_(Series.study_id == Study.id, Series.series_instance_uid.in_(bindparam("series", expanding=True))),
+    )
+    .where(Study.id.in_(bindparam("studies", expanding=True)))
 )
 _COUNT = (
     update(Study)
     .where(Study.id == bindparam("study"))
     .values(
-        instance_count=Study.instance_count + 1,
+        instance_count=Study.instance_count + bindparam("added"),
         last_received_at=bindparam("now", type_=UtcDateTime),
         quiet_s=bindparam("quiet"),
     )
 )
+_INSERT_INSTANCES = {name: insert(Instance.__table__).on_conflict_do_nothing() for name, insert in _INSERTS.items()}
+
+
+def receive_instances(uow: UnitOfWork, news: Sequence[NewInstance]) -> list[Received | AppError]:
+    """Index a group of Instances whose bytes are safe on the disk; return what became of each, in order.
+
+    A new Instance of a Study that was complete starts a new revision: a new Reading, and whatever the old
+    images led to is superseded if nobody signed it, or flagged if somebody did. The same Instance again
+    changes nothing. A :class:`ConflictingInstanceError` in the list says that a UID is held with other
+    bytes; the others are not touched by it. Each event is written in the name of the Instance's sender.
+    """
+    group = _Group(uow, news)
+    group.lock_studies()
+    group.find_held()
+    fresh = group.fresh()
+    if fresh:
+        group.insert(fresh)
+    return group.outcomes()
 
 
 def receive_instance(
@@ -76,126 +115,206 @@ def receive_instance(
     called_ae: str,
     quiet_s: float,
 ) -> Received:
-    """Index one Instance whose bytes are safe on the disk already.
-
-    A new Instance of a Study that was complete starts a new revision: a new Reading, and whatever the old
-    images led to is superseded if nobody signed it, or flagged if somebody did. The same Instance again
-    changes nothing.
+    """Index one Instance, see :func:`receive_instances`.
 
     Raises:
         ConflictingInstanceError: its UID is held with other bytes.
     """
-    connection = uow.session.connection()
-    study = _study_row(uow, header, calling_ae=calling_ae, called_ae=called_ae, quiet_s=quiet_s)
-    revision: int = study.revision
-    held = _held_instance(connection, header.sop_instance_uid, sha256)
-    if held is not None:
-        return _duplicate(uow, held, header.sop_instance_uid, revision)
-    place = connection.execute(_PLACE, {"study": study.id, "uid": header.series_instance_uid}).one()
-    if not place.receiving:
-        revision = reopen(uow, study.id)
-    if not study.identity_conflict and _fit(Study, "patient_id", header.patient_id) != study.patient_id:
-        _notice_identity(uow, study.id, header)
-    now = utcnow()
-    values = {
-        "id": uuid4(),
-        "study_id": study.id,
-        "series_id": place.series_id or _add_series(uow, study.id, header),
-        "sop_instance_uid": header.sop_instance_uid,
-        "sop_class_uid": header.sop_class_uid,
-        "transfer_syntax_uid": header.transfer_syntax_uid,
-        "instance_number": header.instance_number,
-        "sha256": sha256,
-        "size_bytes": size_bytes,
-        "path": path,
-        "revision": revision,
-        "calling_ae": _fit(Instance, "calling_ae", calling_ae),
-        "received_at": now,
-    }
-    if not _insert_if_absent(connection, Instance, values):
-        # the same UID came in under another Study at the same moment
-        held = _held_instance(connection, header.sop_instance_uid, sha256)
-        assert held is not None
-        return _duplicate(uow, held, header.sop_instance_uid, revision)
-    connection.execute(_COUNT, {"study": study.id, "now": now, "quiet": quiet_s})
-    return Received(study.id, values["id"], is_new=True, revision=revision)
+    new = NewInstance(header, path, sha256, size_bytes, calling_ae, called_ae, quiet_s)
+    (outcome,) = receive_instances(uow, [new])
+    if isinstance(outcome, AppError):
+        raise outcome
+    return outcome
 
 
-def quarantine(
-    uow: UnitOfWork,
-    *,
-    reason: str,
-    error: str,
-    status: int,
-    path: str = "",
-    sop_instance_uid: str = "",
-    calling_ae: str = "",
-    study_id: UUID | None = None,
-) -> UUID:
-    """Keep what was refused or doubted, with its reason, for a person to see; return its id."""
-    row = Quarantined(
-        id=uuid4(),
-        reason=_fit(Quarantined, "reason", reason),
-        error=_fit(Quarantined, "error", error),
-        status=status,
-        path=path,
-        sop_instance_uid=_fit(Quarantined, "sop_instance_uid", sop_instance_uid),
-        calling_ae=_fit(Quarantined, "calling_ae", calling_ae),
-        study_id=study_id,
-    )
-    uow.session.add(row)
-    uow.audit(
-        AuditTag.INSTANCE_QUARANTINED,
-        outcome="failure",
-        study_id=study_id,
-        object_type="quarantined",
-        object_id=str(row.id),
-        detail={"error": row.error, "reason": row.reason, "status": status, "sop_instance_uid": row.sop_instance_uid},
-    )
-    return row.id
+@dataclass(frozen=True)
+class _Held:
+    """The row that holds a SOP Instance UID."""
+
+    id: UUID
+    study_id: UUID
+    sha256: str
 
 
-def _study_row(
-    uow: UnitOfWork, header: InstanceHeader, *, calling_ae: str, called_ae: str, quiet_s: float
-) -> Row[UUID, int, str, bool]:
-    """Return the Study, locked; add it, its Report and its first Reading when it is new."""
-    connection = uow.session.connection()
-    row = connection.execute(_STUDY, {"uid": header.study_instance_uid}).one_or_none()
-    if row is not None:
-        return row
-    now = utcnow()
-    values: dict[str, Any] = {name: _fit(Study, name, getattr(header, name)) for name in _STUDY_FIELDS}
-    values |= {
-        "id": uuid4(),
-        "modalities": "",
-        "body_part": "",
-        "calling_ae": _fit(Study, "calling_ae", calling_ae),
-        "called_ae": _fit(Study, "called_ae", called_ae),
-        "revision": 1,
-        "instance_count": 0,
-        "identity_conflict": False,
-        "first_received_at": now,
-        "last_received_at": now,
-        "quiet_s": quiet_s,
-    }
-    # two associations may bring the first two images at once: one of them adds the Study, both go on
-    if _insert_if_absent(connection, Study, values):
-        uow.session.add_all([Report(study_id=values["id"]), Reading(study_id=values["id"], revision=1)])
-        uow.audit(AuditTag.STUDY_RECEIVED, study_id=values["id"], detail={"calling_ae": calling_ae})
-        uow.session.flush()
-    return connection.execute(_STUDY, {"uid": header.study_instance_uid}).one()
+@dataclass
+class _Place:
+    """Where the Instances of one Study go."""
+
+    study: Row[Any]
+    revision: int
+    receiving: bool = False
+    series: dict[str, UUID] = field(default_factory=dict)
 
 
-def _held_instance(connection: Connection, sop_instance_uid: str, sha256: str) -> Row[UUID, UUID, str] | None:
-    held = connection.execute(_INSTANCE, {"uid": sop_instance_uid}).one_or_none()
-    if held is not None and held.sha256 != sha256:
-        raise ConflictingInstanceError("this SOP Instance UID is held with other bytes")
-    return held
+class _Group:
+    """One group on its way into the database, step by step."""
 
+    def __init__(self, uow: UnitOfWork, news: Sequence[NewInstance]) -> None:
+        self._uow = uow
+        self._connection: Connection = uow.session.connection()
+        self._news = news
+        self._now = utcnow()
+        self._places: dict[str, _Place] = {}  # by Study Instance UID
+        self._held: dict[str, _Held] = {}  # by SOP Instance UID
+        self._added: dict[str, UUID] = {}  # rows of this group, by SOP Instance UID
 
-def _duplicate(uow: UnitOfWork, held: Row[UUID, UUID, str], uid: str, revision: int) -> Received:
-    uow.audit(AuditTag.INSTANCE_DUPLICATE, study_id=held.study_id, object_type="instance", object_id=uid)
-    return Received(held.study_id, held.id, is_new=False, revision=revision)
+    def lock_studies(self) -> None:
+        """Lock every Study of the group; add those that are new, each with its Report and first Reading."""
+        first: dict[str, NewInstance] = {}
+        for new in self._news:
+            first.setdefault(new.header.study_instance_uid, new)
+        uids = sorted(first)
+        rows = self._studies(uids)
+        missing = [uid for uid in uids if uid not in rows]
+        if missing:
+            for uid in missing:
+                self._add_study(first[uid])
+            rows = self._studies(uids)
+        self._places = {uid: _Place(row, row.revision) for uid, row in rows.items()}
+
+    def _studies(self, uids: list[str]) -> dict[str, Row[Any]]:
+        return {row.study_instance_uid: row for row in self._connection.execute(_STUDIES, {"uids": uids})}
+
+    def _add_study(self, new: NewInstance) -> None:
+        header, uow = new.header, self._acting(new)
+        values: dict[str, Any] = {name: fit(Study, name, getattr(header, name)) for name in _STUDY_FIELDS}
+        values |= {
+            "id": uuid4(),
+            "modalities": "",
+            "body_part": "",
+            "calling_ae": fit(Study, "calling_ae", new.calling_ae),
+            "called_ae": fit(Study, "called_ae", new.called_ae),
+            "revision": 1,
+            "instance_count": 0,
+            "identity_conflict": False,
+            "is_prior": is_awaited(self._connection, header.study_instance_uid),
+            "first_received_at": self._now,
+            "last_received_at": self._now,
+            "quiet_s": new.quiet_s,
+        }
+        # two processes may bring the first two images at once: one of them adds the Study, both go on
+        if _insert_if_absent(self._connection, Study, values):
+            uow.session.add_all([Report(study_id=values["id"]), Reading(study_id=values["id"], revision=1)])
+            uow.audit(AuditTag.STUDY_RECEIVED, study_id=values["id"], detail={"calling_ae": new.calling_ae})
+            uow.session.flush()
+
+    def find_held(self) -> None:
+        """Look up which SOP Instance UIDs have a row."""
+        uids = list({new.header.sop_instance_uid for new in self._news})
+        self._held = {
+            row.sop_instance_uid: _Held(row.id, row.study_id, row.sha256)
+            for row in self._connection.execute(_HELD, {"uids": uids})
+        }
+
+    def fresh(self) -> list[NewInstance]:
+        """Return the Instances to insert: of each UID that has no row, the first one."""
+        first: dict[str, NewInstance] = {}
+        for new in self._news:
+            if new.header.sop_instance_uid not in self._held:
+                first.setdefault(new.header.sop_instance_uid, new)
+        return list(first.values())
+
+    def insert(self, fresh: list[NewInstance]) -> None:
+        """Insert new Instances into their Studies' present revisions, and count them."""
+        self._find_places(fresh)
+        self._notice_priors(fresh)
+        for new in fresh:
+            self._open(new, self._places[new.header.study_instance_uid])
+        values = [self._values(new) for new in sorted(fresh, key=lambda new: new.header.sop_instance_uid)]
+        inserted = self._connection.execute(
+            _INSERT_INSTANCES[self._connection.dialect.name], values, execution_options=_COUNTED
+        )
+        self._added = {row["sop_instance_uid"]: row["id"] for row in values}
+        # what we hold now is what we added, unless another process brought a UID under another Study meanwhile
+        if inserted.rowcount == len(values):
+            self._held |= {row["sop_instance_uid"]: _Held(row["id"], row["study_id"], row["sha256"]) for row in values}
+        else:
+            self.find_held()
+        self._count([new for new in fresh if self._is_added(new)])
+
+    def _is_added(self, new: NewInstance) -> bool:
+        uid = new.header.sop_instance_uid
+        return self._held[uid].id == self._added.get(uid)
+
+    def _find_places(self, fresh: list[NewInstance]) -> None:
+        of_studies = {new.header.study_instance_uid for new in fresh}
+        by_id = {self._places[uid].study.id: self._places[uid] for uid in of_studies}
+        series = list({new.header.series_instance_uid for new in fresh})
+        for row in self._connection.execute(_PLACES, {"studies": list(by_id), "series": series}):
+            place = by_id[row.study_id]
+            place.receiving = row.receiving
+            if row.series_id is not None:
+                place.series[row.series_instance_uid] = row.series_id
+
+    def _notice_priors(self, fresh: list[NewInstance]) -> None:
+        """Take a Study that was fetched as a prior for one to read, when its Instances now come by themselves."""
+        for uid in {new.header.study_instance_uid for new in fresh}:
+            study = self._places[uid].study
+            if study.is_prior and not is_awaited(self._connection, uid):
+                locked(self._uow, Study, study.id).is_prior = False
+
+    def _open(self, new: NewInstance, place: _Place) -> None:
+        """Make a Study ready for one more Instance: reopened, doubted, with its Series."""
+        header, uow, study = new.header, self._acting(new), place.study
+        if not place.receiving:
+            place.revision = reopen(uow, study.id)
+            place.receiving = True
+        if not study.identity_conflict and fit(Study, "patient_id", header.patient_id) != study.patient_id:
+            _notice_identity(uow, study.id, header)
+        if header.series_instance_uid not in place.series:
+            place.series[header.series_instance_uid] = _add_series(uow, study.id, header)
+
+    def _values(self, new: NewInstance) -> dict[str, Any]:
+        header, place = new.header, self._places[new.header.study_instance_uid]
+        return {
+            "id": uuid4(),
+            "study_id": place.study.id,
+            "series_id": place.series[header.series_instance_uid],
+            "sop_instance_uid": header.sop_instance_uid,
+            "sop_class_uid": header.sop_class_uid,
+            "transfer_syntax_uid": header.transfer_syntax_uid,
+            "instance_number": header.instance_number,
+            "sha256": new.sha256,
+            "size_bytes": new.size_bytes,
+            "path": new.path,
+            "revision": place.revision,
+            "calling_ae": fit(Instance, "calling_ae", new.calling_ae),
+            "association_id": new.association_id,
+            "received_at": self._now,
+        }
+
+    def _count(self, added: list[NewInstance]) -> None:
+        numbers = Counter(new.header.study_instance_uid for new in added)
+        quiet = {new.header.study_instance_uid: new.quiet_s for new in added}  # the last one's
+        if numbers:
+            self._connection.execute(
+                _COUNT,
+                [
+                    {"study": self._places[uid].study.id, "added": n, "now": self._now, "quiet": quiet[uid]}
+                    for uid, n in numbers.items()
+                ],
+            )
+
+    def outcomes(self) -> list[Received | AppError]:
+        """Return what became of each Instance; one that was held already is recorded."""
+        told: set[str] = set()
+        return [self._outcome(new, told) for new in self._news]
+
+    def _outcome(self, new: NewInstance, told: set[str]) -> Received | AppError:
+        uid = new.header.sop_instance_uid
+        held, revision = self._held[uid], self._places[new.header.study_instance_uid].revision
+        if held.sha256 != new.sha256:
+            return ConflictingInstanceError("this SOP Instance UID is held with other bytes")
+        if self._is_added(new) and uid not in told:
+            told.add(uid)
+            return Received(held.study_id, held.id, is_new=True, revision=revision)
+        self._acting(new).audit(
+            AuditTag.INSTANCE_DUPLICATE, study_id=held.study_id, object_type="instance", object_id=uid
+        )
+        return Received(held.study_id, held.id, is_new=False, revision=revision)
+
+    def _acting(self, new: NewInstance) -> UnitOfWork:
+        return UnitOfWork(self._uow.session, Actor(new.calling_ae, "peer"))
 
 
 def _notice_identity(uow: UnitOfWork, study_id: UUID, header: InstanceHeader) -> None:
@@ -214,7 +333,7 @@ def _add_series(uow: UnitOfWork, study_id: UUID, header: InstanceHeader) -> UUID
     """Add a Series and return its id; the Study row's lock keeps others away."""
     series = Series(id=uuid4(), study_id=study_id)
     for name in _SERIES_FIELDS:
-        setattr(series, name, _fit(Series, name, getattr(header, name)))
+        setattr(series, name, fit(Series, name, getattr(header, name)))
     uow.session.add(series)
     study = locked(uow, Study, study_id)
     study.modalities = _merged("modalities", study.modalities, header.modality)
@@ -230,16 +349,8 @@ def _insert_if_absent(connection: Connection, kind: type[Base], values: dict[str
     return result.rowcount == 1
 
 
-def _fit(kind: type[Base], column: str, value: Any) -> Any:
-    """Return text as its column can hold it: peers send values longer than their VR, and NULs."""
-    if not isinstance(value, str):
-        return value
-    length = kind.__table__.c[column].type.length  # type: ignore[attr-defined]
-    return value.replace("\x00", "")[:length]
-
-
 def _merged(column: str, present: str, added: str) -> str:
     """Return a Study's comma separated words with one more, sorted."""
     words = {w for w in (*present.split(","), added) if w}
-    fitted: str = _fit(Study, column, ",".join(sorted(words)))
+    fitted: str = fit(Study, column, ",".join(sorted(words)))
     return fitted

@@ -38,6 +38,20 @@ class InstanceHeader:
 
 
 @dataclass(frozen=True)
+class NewInstance:
+    """One Instance to index; its bytes are on the disk, ``path`` is relative to the instance store."""
+
+    header: InstanceHeader
+    path: str
+    sha256: str
+    size_bytes: int
+    calling_ae: str
+    called_ae: str
+    quiet_s: float
+    association_id: UUID | None = None
+
+
+@dataclass(frozen=True)
 class Received:
     """What became of one Instance; ``is_new`` is False when it was held already."""
 
