@@ -16,7 +16,7 @@ import structlog
 
 ALLOWED_FIELDS = frozenset({
     "association", "attempt", "bytes", "calling_ae", "called_ae", "child", "count", "delivery_id", "destination",
-    "draft_id", "error", "event", "exit_code", "expert", "host", "instances", "level", "logger", "model", "pid",
+    "draft_id", "error", "event", "exit_code", "expert", "hint", "host", "instances", "level", "logger", "model", "pid",
     "port", "process", "profile", "queue", "reading_id", "report_id", "request_id", "revision", "rounds", "rule",
     "seconds", "state", "status", "step", "study_id", "task", "timestamp", "tokens", "user_id", "version", "where",
 })  # fmt: skip

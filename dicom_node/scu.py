@@ -5,6 +5,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 from pydicom.dataset import Dataset
@@ -12,20 +13,26 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.events import Event
+from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import Verification
 
 from config.errors import PeerUnavailableError
+from config.settings import Destination, Peer, PriorSource, Settings, TlsSettings
 from dicom_node.library import MAX_CONTEXTS, make_ae
+from dicom_node.tls import ClientContext, client_context, in_words
 
 log = structlog.get_logger()
 _MAX_PDU_BYTES = 131072
 _IDLE_S = 120.0
 _RESTARTS = 3  # associations that may be lost in one batch before the rest is given up
 _REJECTIONS = {  # (source, diagnostic) of an A-ASSOCIATE-RJ, PS3.8 table 9-21
+    (1, 1): "no reason given",
     (1, 2): "application context not supported",
     (1, 3): "calling AE title not recognised",
     (1, 7): "called AE title not recognised",
+    (2, 1): "not authorised, or no reason given",
+    (2, 2): "protocol version not supported",
     (3, 1): "temporary congestion",
     (3, 2): "too many associations",
 }
@@ -33,12 +40,13 @@ _REJECTIONS = {  # (source, diagnostic) of an A-ASSOCIATE-RJ, PS3.8 table 9-21
 
 @dataclass(frozen=True)
 class Address:
-    """A DICOM peer, and the name we call it by and under."""
+    """A DICOM peer, the name we call it by and under, and with which TLS; None is without."""
 
     host: str
     port: int
     called_ae: str
     calling_ae: str
+    tls: TlsSettings | None = None
 
 
 @dataclass(frozen=True)
@@ -70,17 +78,29 @@ class Sent:
         return self.status is not None and (self.status == 0x0000 or self.status & 0xF000 == 0xB000)
 
 
+def address_of(peer: Destination | Peer | PriorSource, settings: Settings) -> Address:
+    """Return where somebody of the settings is called.
+
+    Raises:
+        PeerUnavailableError: a Peer without host or port, or with a network instead of a host: it only calls us.
+    """
+    if not peer.host or not peer.port or "/" in peer.host:
+        raise PeerUnavailableError(f"it is not known where {peer.ae_title} listens: host and port are needed")
+    tls = settings.dicom.tls if peer.tls else None
+    return Address(peer.host, peer.port, peer.ae_title, settings.dicom.ae_title, tls)
+
+
 def echo(peer: Address) -> None:
     """Ask a peer with C-ECHO whether it is there.
 
     Raises:
         PeerUnavailableError: no connection, no association, or no Success.
     """
-    assoc = _associate(peer, [build_context(Verification, [ImplicitVRLittleEndian, ExplicitVRLittleEndian])])
+    assoc = associate(peer, [build_context(Verification, [ImplicitVRLittleEndian, ExplicitVRLittleEndian])])
     try:
         status = _status(assoc.send_c_echo())
     finally:
-        _end(assoc)
+        end(assoc)
     if status != 0x0000:
         raise PeerUnavailableError(f"C-ECHO was answered {_hex(status)}")
 
@@ -118,18 +138,18 @@ def _store_batch(peer: Address, batch: Sequence[Outgoing]) -> Iterator[Sent]:
     contexts = [build_context(Verification, [ImplicitVRLittleEndian])]
     contexts += [build_context(UID(sop), [UID(syntax)]) for sop, syntax in dict.fromkeys(i.syntax for i in batch)]
     losses = 0
-    assoc = _associate(peer, contexts)
+    assoc = associate(peer, contexts)
     try:
         for item in batch:
             if not assoc.is_established:
-                _end(assoc)
+                end(assoc)
                 losses += 1
                 if losses > _RESTARTS:
                     raise PeerUnavailableError("the peer keeps ending the association")
-                assoc = _associate(peer, contexts)
+                assoc = associate(peer, contexts)
             yield _send(assoc, item)
     finally:
-        _end(assoc)
+        end(assoc)
 
 
 def _send(assoc: Association, item: Outgoing) -> Sent:
@@ -159,40 +179,66 @@ def _why_not(assoc: Association, item: Outgoing) -> str:
     return f"presentation context not accepted by the peer: {UID(item.sop_class_uid).name}"
 
 
-def _associate(peer: Address, contexts: list[PresentationContext]) -> Association:
+def associate(
+    peer: Address,
+    contexts: Sequence[PresentationContext],
+    *,
+    roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
+    handlers: Sequence[tuple[Any, ...]] = (),
+) -> Association:
+    """Open an association; the caller ends it with :func:`end`.
+
+    Args:
+        peer: whom to call.
+        contexts: what is proposed, at most 128.
+        roles: role selection items, see ``pynetdicom.build_role``.
+        handlers: of events on this association, for what the peer sends: ``(event, function[, arguments])``.
+
+    Raises:
+        PeerUnavailableError: no connection, no TLS, or no association; the message says which and why.
+    """
     ae = make_ae(peer.calling_ae, max_pdu_bytes=_MAX_PDU_BYTES, network_timeout_s=_IDLE_S)
-    assoc = ae.associate(
-        peer.host,
-        peer.port,
-        contexts=contexts,
-        ae_title=peer.called_ae,
-        max_pdu=_MAX_PDU_BYTES,
-        evt_handlers=[(evt.EVT_CONN_OPEN, send_at_once)],
-    )
+    context = client_context(peer.tls) if peer.tls else None
+    try:
+        assoc = ae.associate(
+            peer.host,
+            peer.port,
+            contexts=list(contexts),
+            ae_title=peer.called_ae,
+            max_pdu=_MAX_PDU_BYTES,
+            ext_neg=list(roles),
+            evt_handlers=[(evt.EVT_CONN_OPEN, send_at_once), *handlers],
+            tls_args=(context, peer.host) if context else None,
+        )
+    except socket.gaierror as exc:
+        raise PeerUnavailableError(f"the host name {peer.host} cannot be resolved") from exc
     if assoc.is_established:
         return assoc
-    raise PeerUnavailableError(_refusal(assoc))
+    raise PeerUnavailableError(_refusal(assoc, context))
 
 
-def _refusal(assoc: Association) -> str:
+def _refusal(assoc: Association, context: ClientContext | None) -> str:
     if assoc.is_rejected:
         answer = assoc.acceptor.primitive
         reason = _REJECTIONS.get((answer.result_source, answer.diagnostic), "no reason given")
         return f"the association was rejected: {reason}"
+    if context is not None and context.failure is not None:
+        return in_words(context.failure)
     if assoc.is_aborted and assoc.acceptor.primitive is not None:
         return "the association was aborted: no presentation context was accepted"
     return "no connection, or no answer to the association request"
+
+
+def end(assoc: Association) -> None:
+    """Release an association, unless the peer has ended it."""
+    if assoc.is_established:
+        assoc.release()
 
 
 def send_at_once(event: Event) -> None:
     """Turn off Nagle's algorithm, which would hold small PDUs back for an acknowledgement."""
     with contextlib.suppress(OSError, AttributeError):
         event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-def _end(assoc: Association) -> None:
-    if assoc.is_established:
-        assoc.release()
 
 
 def _status(answer: Dataset) -> int | None:
