@@ -167,3 +167,8 @@ class RetentionSettings(BaseModel, frozen=True, extra="forbid"):
     refuse_free_bytes: int = Field(
         default=1024**3, ge=0, description="Below this, new associations that store are refused as transient."
     )
+    unreported: bool = Field(
+        default=False,
+        description="Pixel data of Studies that ended without a delivered signed report (ignored, no draft, rejected) "
+        "may go too: only where an archive holds them.",
+    )
