@@ -6,24 +6,9 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session, sessionmaker
 
-from config.errors import AppError
 from config.settings import Settings
-from db.lifecycle import Received
 from dicom_node.policy import Rejection
-from instances.arrival import Announced, Arrival
-
-
-class Keeper(Protocol):
-    """Where Instances go; :class:`instances.inbox.Inbox`, or what stands for it in a receiver process."""
-
-    def open(self, announced: Announced) -> Arrival:
-        """Return the file an announced Data Set is written into."""
-
-    def keep(self, arrival: Arrival) -> Received:
-        """Make a finished Arrival durable and indexed; afterwards it may be acknowledged."""
-
-    def refuse(self, announced: Announced, arrival: Arrival | None, error: AppError | None, status: int) -> None:
-        """Keep what was refused, with its reason."""
+from instances.storing import Keeper
 
 
 @dataclass(frozen=True)
