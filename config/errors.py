@@ -8,6 +8,7 @@ AppError
 │  ├─ InvalidUidError         a UID that is no UID
 │  │  └─ MissingUidError         a UID that is not there
 │  ├─ ConflictingInstanceError  same SOP Instance UID, other bytes
+│  ├─ AbortAssociationError   a peer broke the protocol, or was too slow: A-ABORT
 │  ├─ GeometryError           slices that make no Volume
 │  ├─ UndecodablePixelsError  stored, but its pixels cannot be read
 │  ├─ AlteredInstanceError    a kept file is not what was received
@@ -27,6 +28,7 @@ AppError
 └─ TransientError        waiting may cure it; the task layer retries
    ├─ OutOfSpaceError
    ├─ PeerUnavailableError
+   │  └─ AssociationLostError    the connection of an association is gone
    └─ GpuBusyError
 """
 
@@ -61,6 +63,19 @@ class MissingUidError(InvalidUidError):
 
 class ConflictingInstanceError(RefusedInputError):
     """An Instance with this UID is already held with other bytes."""
+
+
+class AbortAssociationError(RefusedInputError):
+    """The association is ended with an A-ABORT: the peer broke the protocol, was too slow, or the node stops.
+
+    ``source`` and ``reason`` are those of the A-ABORT PDU (PS3.8 section 9.3.8): source 0 is the service user
+    (DIMSE and above), whose reason is always 0; source 2 is the service provider.
+    """
+
+    def __init__(self, message: str, *, source: int = 0, reason: int = 0) -> None:
+        super().__init__(message)
+        self.source = source
+        self.reason = reason
 
 
 class GeometryError(RefusedInputError):
@@ -137,6 +152,10 @@ class OutOfSpaceError(TransientError):
 
 class PeerUnavailableError(TransientError):
     """A peer (DICOM node, model server, hub) did not answer, or refused for a passing reason."""
+
+
+class AssociationLostError(PeerUnavailableError):
+    """The connection of an association is gone; nobody is there to be told."""
 
 
 class GpuBusyError(TransientError):
