@@ -126,4 +126,5 @@ def announced_by(event: Event) -> Announced:
         called_ae=str(asked.called_ae_title).strip(),
         association_id=came_on.association_id if came_on else None,
         move_originator_ae=str(request.MoveOriginatorApplicationEntityTitle or "").strip(),
+        move_message_id=int(request.MoveOriginatorMessageID or 0),
     )

@@ -26,7 +26,13 @@ class Announced:
     calling_ae: str
     called_ae: str
     association_id: UUID | None = None
-    move_originator_ae: str = ""  # (0000,1030), when a C-MOVE of ours brought it
+    move_originator_ae: str = ""  # (0000,1030): whose C-MOVE brought it; our own AE title for any retrieval of ours
+    move_message_id: int = 0  # (0000,1031): of that C-MOVE, or of our retrieval
+
+    @property
+    def retrieval(self) -> int:
+        """The Message ID of the retrieval of ours that says it brought this; 0 when others sent it."""
+        return self.move_message_id if self.move_originator_ae == self.called_ae else 0
 
     @property
     def meta(self) -> FileMeta:
@@ -37,6 +43,17 @@ class Announced:
             transfer_syntax_uid=self.transfer_syntax_uid,
             source_ae=self.calling_ae,
         )
+
+
+@dataclass(frozen=True)
+class Landed:
+    """An Arrival as plain values, so that another process of ours can keep its file; ``header`` once it is finished."""
+
+    announced: Announced
+    path: Path
+    sha256: str
+    size: int
+    header: InstanceHeader | None
 
 
 class Arrival:
@@ -105,6 +122,11 @@ class Arrival:
     def sha256(self) -> str:
         """The SHA-256 of the Data Set's bytes so far."""
         return self._hash.hexdigest()
+
+    @property
+    def landed(self) -> Landed:
+        """What is known of it so far."""
+        return Landed(self.announced, self.path, self.sha256, self.size, self.header)
 
     def close(self) -> None:
         """Remove the temporary file, if nobody gave it a name meanwhile."""

@@ -13,7 +13,7 @@ from config.errors import AppError, ConflictingInstanceError
 from db.audit import AuditTag
 from db.lifecycle.late import reopen
 from db.lifecycle.moves import locked
-from db.lifecycle.priors import is_awaited
+from db.lifecycle.priors import is_fetched, take_for_reading
 from db.lifecycle.quarantine import fit
 from db.lifecycle.values import IDENTITY_REASON, InstanceHeader, NewInstance, Received
 from db.models import Base, Instance, Reading, Series, Study
@@ -35,6 +35,7 @@ _STUDY_FIELDS = (
     "referring_physician",
 )
 _SERIES_FIELDS = ("series_instance_uid", "modality", "series_number", "series_description", "body_part")
+_StudyRow = Row[UUID, str, int, str, bool, bool]  # as _STUDIES selects
 _COUNTED = {"preserve_rowcount": True}
 _INSERTS: dict[str, Callable[[Any], Any]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
@@ -97,6 +98,7 @@ def receive_instances(uow: UnitOfWork, news: Sequence[NewInstance]) -> list[Rece
     """
     group = _Group(uow, news)
     group.lock_studies()
+    group.notice_priors()
     group.find_held()
     fresh = group.fresh()
     if fresh:
@@ -140,8 +142,9 @@ class _Held:
 class _Place:
     """Where the Instances of one Study go."""
 
-    study: Row[Any]
+    study: _StudyRow
     revision: int
+    is_prior: bool
     receiving: bool = False
     series: dict[str, UUID] = field(default_factory=dict)
 
@@ -170,9 +173,9 @@ class _Group:
             for uid in missing:
                 self._add_study(first[uid])
             rows = self._studies(uids)
-        self._places = {uid: _Place(row, row.revision) for uid, row in rows.items()}
+        self._places = {uid: _Place(row, row.revision, row.is_prior) for uid, row in rows.items()}
 
-    def _studies(self, uids: list[str]) -> dict[str, Row[Any]]:
+    def _studies(self, uids: list[str]) -> dict[str, _StudyRow]:
         return {row.study_instance_uid: row for row in self._connection.execute(_STUDIES, {"uids": uids})}
 
     def _add_study(self, new: NewInstance) -> None:
@@ -187,7 +190,7 @@ class _Group:
             "revision": 1,
             "instance_count": 0,
             "identity_conflict": False,
-            "is_prior": is_awaited(self._connection, header.study_instance_uid),
+            "is_prior": is_fetched(self._connection, header.study_instance_uid, new.retrieval),
             "first_received_at": self._now,
             "last_received_at": self._now,
             "quiet_s": new.quiet_s,
@@ -197,6 +200,15 @@ class _Group:
             uow.session.add_all([Report(study_id=values["id"]), Reading(study_id=values["id"], revision=1)])
             uow.audit(AuditTag.STUDY_RECEIVED, study_id=values["id"], detail={"calling_ae": new.calling_ae})
             uow.session.flush()
+
+    def notice_priors(self) -> None:
+        """Take a Study that was fetched as a prior for one to read, as soon as others send any Instance of it."""
+        for new in self._news:
+            uid = new.header.study_instance_uid
+            place = self._places[uid]
+            if place.is_prior and not is_fetched(self._connection, uid, new.retrieval):
+                place.is_prior = False
+                place.revision = take_for_reading(self._acting(new), place.study.id)
 
     def find_held(self) -> None:
         """Look up which SOP Instance UIDs have a row."""
@@ -217,7 +229,6 @@ class _Group:
     def insert(self, fresh: list[NewInstance]) -> None:
         """Insert new Instances into their Studies' present revisions, and count them."""
         self._find_places(fresh)
-        self._notice_priors(fresh)
         for new in fresh:
             self._open(new, self._places[new.header.study_instance_uid])
         values = [self._values(new) for new in sorted(fresh, key=lambda new: new.header.sop_instance_uid)]
@@ -245,13 +256,6 @@ class _Group:
             place.receiving = row.receiving
             if row.series_id is not None:
                 place.series[row.series_instance_uid] = row.series_id
-
-    def _notice_priors(self, fresh: list[NewInstance]) -> None:
-        """Take a Study that was fetched as a prior for one to read, when its Instances now come by themselves."""
-        for uid in {new.header.study_instance_uid for new in fresh}:
-            study = self._places[uid].study
-            if study.is_prior and not is_awaited(self._connection, uid):
-                locked(self._uow, Study, study.id).is_prior = False
 
     def _open(self, new: NewInstance, place: _Place) -> None:
         """Make a Study ready for one more Instance: reopened, doubted, with its Series."""

@@ -49,6 +49,7 @@ class NewInstance:
     called_ae: str
     quiet_s: float
     association_id: UUID | None = None
+    retrieval: int = 0  # Message ID of the retrieval of ours that brought it; 0 when others sent it
 
 
 @dataclass(frozen=True)
