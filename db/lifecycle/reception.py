@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -15,6 +15,7 @@ from db.lifecycle.late import reopen
 from db.lifecycle.moves import locked
 from db.lifecycle.priors import is_fetched, take_for_reading
 from db.lifecycle.quarantine import fit
+from db.lifecycle.retention import taken_back
 from db.lifecycle.values import IDENTITY_REASON, InstanceHeader, NewInstance, Received
 from db.models import Base, Instance, Reading, Series, Study
 from db.report_models import Report
@@ -53,7 +54,7 @@ _STUDIES = (
     .order_by(Study.study_instance_uid)  # everybody locks in one order, so nobody waits in a circle
     .with_for_update(key_share=True)
 )
-_HELD = select(Instance.id, Instance.study_id, Instance.sop_instance_uid, Instance.sha256).where(
+_HELD = select(Instance.id, Instance.study_id, Instance.sop_instance_uid, Instance.sha256, Instance.deleted_at).where(
     Instance.sop_instance_uid.in_(bindparam("uids", expanding=True))
 )
 # asked after the lock: a Reading or Series that another unit of work added meanwhile has to be seen
@@ -83,6 +84,7 @@ _COUNT = (
         instance_count=Study.instance_count + bindparam("added"),
         last_received_at=bindparam("now", type_=UtcDateTime),
         quiet_s=bindparam("quiet"),
+        pixels_deleted_at=None,  # there are files again
     )
 )
 _INSERT_INSTANCES = {name: insert(Instance.__table__).on_conflict_do_nothing() for name, insert in _INSERTS.items()}
@@ -136,6 +138,7 @@ class _Held:
     id: UUID
     study_id: UUID
     sha256: str
+    is_deleted: bool = False  # by retention; the row stayed
 
 
 @dataclass
@@ -214,7 +217,7 @@ class _Group:
         """Look up which SOP Instance UIDs have a row."""
         uids = list({new.header.sop_instance_uid for new in self._news})
         self._held = {
-            row.sop_instance_uid: _Held(row.id, row.study_id, row.sha256)
+            row.sop_instance_uid: _Held(row.id, row.study_id, row.sha256, row.deleted_at is not None)
             for row in self._connection.execute(_HELD, {"uids": uids})
         }
 
@@ -312,8 +315,15 @@ class _Group:
         if self._is_added(new) and uid not in told:
             told.add(uid)
             return Received(held.study_id, held.id, is_new=True, revision=revision)
+        if held.is_deleted:
+            taken_back(self._uow, held.study_id, held.id, self._now)
+            self._held[uid] = replace(held, is_deleted=False)
         self._acting(new).audit(
-            AuditTag.INSTANCE_DUPLICATE, study_id=held.study_id, object_type="instance", object_id=uid
+            AuditTag.INSTANCE_DUPLICATE,
+            study_id=held.study_id,
+            object_type="instance",
+            object_id=uid,
+            detail={"restored": True} if held.is_deleted else None,
         )
         return Received(held.study_id, held.id, is_new=False, revision=revision)
 

@@ -224,6 +224,12 @@ def pixels_deleted(uow: UnitOfWork, study_id: UUID, *, files: int, size_bytes: i
     uow.audit(AuditTag.STUDY_PIXELS_DELETED, study_id=study_id, detail=detail)
 
 
+def taken_back(uow: UnitOfWork, study_id: UUID, instance_id: UUID, now: datetime) -> None:
+    """Note that the file of an Instance that retention deleted came again; its Study's time runs anew."""
+    uow.session.execute(update(Instance).where(Instance.id == instance_id).values(deleted_at=None))
+    uow.session.execute(update(Study).where(Study.id == study_id).values(pixels_deleted_at=None, last_received_at=now))
+
+
 def deleted_paths(uow: UnitOfWork, study_id: UUID) -> frozenset[str]:
     """Return the paths of a Study's Instances that retention deleted; the Study stays locked."""
     if uow.session.get(Study, study_id, with_for_update={"key_share": True}, populate_existing=True) is None:

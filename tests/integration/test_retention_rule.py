@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from config.errors import LifecycleError, RefusedInputError
+from config.errors import ConflictingInstanceError, LifecycleError, RefusedInputError
 from config.routing import RoutingVerdict
 from db import lifecycle
 from db.lifecycle import retention
@@ -284,6 +284,47 @@ def test_claiming_marks_every_row_and_keeps_it(sessions: Sessions) -> None:
     assert (event.tag, event.actor) == ("study:pixels_deleted", "cli:jdoe")
     assert event.detail == {"files": 2, "bytes": 200, "missing": 0, "why": "older than 30 days"}
     assert may_go(sessions) == []
+
+
+def _delete(journey: Journey) -> None:
+    with unit_of_work(journey.sessions, ADMIN) as uow:
+        assert len(retention.claim_pixels(uow, journey.study_id, Terms())) == 2
+
+
+def test_the_same_instance_again_is_taken_back_and_the_study_stays_its_time_anew(sessions: Sessions) -> None:
+    journey = finished(sessions)
+    with sessions() as session:
+        session.execute(update(Study).values(last_received_at=utcnow() - timedelta(days=90)))
+        session.commit()
+    _delete(journey)
+    answer = receive(sessions, header(2))
+    assert not answer.is_new
+    with sessions() as session:
+        gone = {n: at for n, at in session.execute(select(Instance.instance_number, Instance.deleted_at))}
+        detail = session.scalars(select(AuditEvent.detail).where(AuditEvent.tag == "instance:duplicate")).one()
+    assert gone[1] is not None
+    assert gone[2] is None
+    assert detail == {"restored": True}
+    study = journey.study()
+    assert (study.pixels_deleted_at, study.revision, study.instance_count) == (None, 1, 2)
+    assert may_go(sessions, received_before=utcnow() - timedelta(days=1)) == []
+    with sessions() as session:
+        (again,) = retention.next_to_go(session, Terms())
+    assert again.files == 1
+
+
+def test_a_new_image_of_a_study_whose_pixels_are_gone_is_a_revision_that_is_kept(sessions: Sessions) -> None:
+    journey = finished(sessions)
+    _delete(journey)
+    assert receive(sessions, header(3)).revision == 2
+    assert journey.study().pixels_deleted_at is None
+    assert "being received or processed" in reasons(journey)
+
+
+def test_other_bytes_under_a_deleted_uid_are_still_a_conflict(sessions: Sessions) -> None:
+    _delete(finished(sessions))
+    with pytest.raises(ConflictingInstanceError):
+        receive(sessions, header(2), sha256="f" * 64)
 
 
 def test_an_instance_that_comes_between_the_question_and_the_lock_keeps_the_study(sessions: Sessions) -> None:
