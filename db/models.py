@@ -73,6 +73,7 @@ class Study(Base):
     complete_now: Mapped[bool] = mapped_column(default=False, server_default=false())  # a person will not wait longer
     legal_hold: Mapped[bool] = mapped_column(default=False, server_default=false())
     pixels_deleted_at: Mapped[MaybeInstant]  # retention took the files; rows and hashes stay
+    __table_args__ = (Index("ix_study_newest", "study_date", "study_time", "study_instance_uid"),)  # QIDO-RS pages
 
 
 class Series(Base):

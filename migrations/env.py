@@ -10,7 +10,7 @@ from alembic import context
 from alembic.autogenerate.api import AutogenContext
 
 from config.settings import settings
-from db import models, package_models, report_models  # noqa: F401 all fill the metadata
+from db import models, package_models, report_models, token_models  # noqa: F401 all fill the metadata
 from db.engine import WRITING, make_engine
 from db.types import UtcDateTime
 
