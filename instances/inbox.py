@@ -1,8 +1,8 @@
-"""Keep one Instance: bytes flushed to disk first, then its row, and only then is it said to be stored."""
+"""Keep Instances: bytes flushed first, then the name, then the row, and only then are they said to be stored."""
 
 import shutil
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 
@@ -13,13 +13,15 @@ from config.errors import AppError, LifecycleError, TransientError, UnreadableDa
 from config.quiet import quiet_seconds
 from config.settings import Settings
 from db import lifecycle
-from db.lifecycle import InstanceHeader, Received
+from db.lifecycle import NewInstance, Received
 from db.uow import Actor, unit_of_work
-from instances.arrival import Announced, Arrival, instance_path
+from instances.arrival import Announced, Arrival, Landed, instance_path
+from instances.group import GroupCommit
 from instances.part10 import dataset_digest
-from instances.store import FileStore, named_errors
+from instances.store import FileStore, named_errors, sync_folder
 
 log = structlog.get_logger()
+Outcomes = list[Received | Exception]
 _ATTEMPTS = 3  # when another association changed the same Study first
 
 
@@ -38,7 +40,7 @@ class Inbox:
         self.instances = instances
         self.quarantined = quarantine
         self._quiet_s = quiet_s
-        self._one_at_a_time = [threading.Lock() for _ in range(64)]  # by SOP Instance UID
+        self._group = GroupCommit(self._keep_group)
 
     def prepare(self) -> None:
         """Make the folders.
@@ -59,41 +61,92 @@ class Inbox:
         self.instances.require_space(0)
         return Arrival(announced, self.instances)
 
-    def keep(self, arrival: Arrival) -> Received:
+    def keep(self, arrival: Arrival | Landed) -> Received:
         """Keep a finished Arrival; on return it is on disk, in the database, and may be acknowledged.
 
-        The same bytes a second time change nothing. The file gets its name inside the transaction: after
-        the database agreed to it, before the commit.
+        The same bytes a second time change nothing. What several threads keep at one moment is committed
+        together, see :meth:`keep_later`.
 
         Raises:
             ConflictingInstanceError: other bytes are held under this SOP Instance UID; they stay.
             OutOfSpaceError: less space than the threshold would be left.
             TransientError: database or file system cannot be used now; nothing is acknowledged.
         """
-        header = arrival.header
-        assert header is not None
-        self.instances.require_space(0)
-        lock = self._one_at_a_time[hash(header.sop_instance_uid) % len(self._one_at_a_time)]
-        with lock:
-            return _with_patience(partial(self._register, header, arrival))
+        return self.keep_later(arrival).result()
 
-    def _register(self, header: InstanceHeader, arrival: Arrival) -> Received:
-        announced = arrival.announced
-        relative = instance_path(header)
-        with unit_of_work(self.sessions, Actor(announced.calling_ae, "peer")) as uow:
-            received = lifecycle.receive_instance(
-                uow,
-                header,
-                path=relative,
-                sha256=arrival.sha256,
-                size_bytes=arrival.size,
-                calling_ae=announced.calling_ae,
-                called_ae=announced.called_ae,
-                quiet_s=self._quiet_s(announced.calling_ae, announced.called_ae, header.modality),
-            )
-            if not self._already_there(relative, arrival.sha256):
-                self.instances.publish(arrival.path, relative)
-        return received
+    def keep_later(self, arrival: Arrival | Landed) -> Future[Received]:
+        """Let a finished Arrival join the next group; the Future ends as :meth:`keep` does.
+
+        A group is one transaction: the database agrees to each Instance, each file gets its name, each
+        folder is flushed once, then all is committed. An Instance that is refused, or whose file cannot
+        be placed, takes none of the others with it.
+        """
+        return self._group.submit(arrival if isinstance(arrival, Landed) else arrival.landed)
+
+    def _keep_group(self, group: Sequence[Landed]) -> Outcomes:
+        """Return what became of each; one whose file cannot be placed is left out, and the rest goes on."""
+        outcomes: dict[int, Received | Exception] = {}
+        waiting = dict(enumerate(group))
+        while waiting:
+            items = list(waiting.values())
+            try:
+                kept = _with_patience(partial(self._register, items))
+            except _NotPlacedError as exc:
+                failed = list(waiting)[exc.position]
+                outcomes[failed] = exc.error
+                del waiting[failed]
+                continue
+            except Exception as exc:  # noqa: BLE001 whoever waits raises it as its own
+                kept = self._apart(items, exc)
+            outcomes |= zip(waiting, kept, strict=True)
+            break
+        return [outcomes[i] for i in range(len(group))]
+
+    def _apart(self, group: Sequence[Landed], error: Exception) -> Outcomes:
+        """Return the outcomes after a group failed: without a database all fail, else one of them is to blame."""
+        if len(group) == 1 or isinstance(error, TransientError):
+            return [error] * len(group)
+        log.error("group.taken_apart", error=type(error).__name__, count=len(group))
+        return [self._keep_group([one])[0] for one in group]
+
+    def _register(self, group: Sequence[Landed]) -> Outcomes:
+        self.instances.require_space(0)
+        with unit_of_work(self.sessions, Actor(group[0].announced.calling_ae, "peer")) as uow:
+            outcomes = lifecycle.receive_instances(uow, [self._new_instance(landed) for landed in group])
+            folders: set[Path] = set()
+            for position, (landed, outcome) in enumerate(zip(group, outcomes, strict=True)):
+                if isinstance(outcome, Received):
+                    try:
+                        folders |= self._placed(landed)
+                    except TransientError as exc:
+                        raise _NotPlacedError(position, exc) from exc
+            with named_errors():
+                for folder in folders:
+                    sync_folder(folder)
+        return list(outcomes)
+
+    def _new_instance(self, landed: Landed) -> NewInstance:
+        header, announced = landed.header, landed.announced
+        assert header is not None
+        return NewInstance(
+            header,
+            path=instance_path(header),
+            sha256=landed.sha256,
+            size_bytes=landed.size,
+            calling_ae=announced.calling_ae,
+            called_ae=announced.called_ae,
+            quiet_s=self._quiet_s(announced.calling_ae, announced.called_ae, header.modality),
+            association_id=announced.association_id,
+            retrieval=announced.retrieval,
+        )
+
+    def _placed(self, landed: Landed) -> set[Path]:
+        """Give a file its name, unless it is there; return the folders to flush."""
+        assert landed.header is not None
+        relative = instance_path(landed.header)
+        if self._already_there(relative, landed.sha256):
+            return {(self.instances.root / relative).parent}
+        return self.instances.place(landed.path, relative)
 
     def _already_there(self, relative: str, sha256: str) -> bool:
         """Return whether the file holds these bytes; a file with others is moved to the quarantine.
@@ -111,7 +164,9 @@ class Inbox:
         log.error("instance.file_displaced")
         return False
 
-    def refuse(self, announced: Announced, arrival: Arrival | None, error: AppError | None, status: int) -> None:
+    def refuse(
+        self, announced: Announced, arrival: Arrival | Landed | None, error: AppError | None, status: int
+    ) -> None:
         """Keep what was refused, with the reason, for a person to see.
 
         The file is named by its digest, so a sender that repeats itself fills no disk.
@@ -131,7 +186,7 @@ class Inbox:
                 calling_ae=announced.calling_ae,
             )
 
-    def _quarantine_bytes(self, arrival: Arrival) -> str:
+    def _quarantine_bytes(self, arrival: Arrival | Landed) -> str:
         name = f"{arrival.sha256}.dcm"
         if (self.quarantined.root / name).exists():
             return name
@@ -157,8 +212,17 @@ def make_inbox(sessions: sessionmaker[Session], settings: Settings) -> Inbox:
     )
 
 
-def _with_patience(register: Callable[[], Received]) -> Received:
-    """Run ``register`` again when somebody else changed the Study first; then ask the sender to come back."""
+class _NotPlacedError(Exception):
+    """One file of a group cannot get its name; the transaction is undone and the group goes on without it."""
+
+    def __init__(self, position: int, error: TransientError) -> None:
+        super().__init__(position)
+        self.position = position
+        self.error = error
+
+
+def _with_patience(register: Callable[[], Outcomes]) -> Outcomes:
+    """Run ``register`` again when somebody else changed a Study first; then ask the senders to come back."""
     for _ in range(_ATTEMPTS):
         try:
             return register()

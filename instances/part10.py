@@ -15,6 +15,7 @@ from instances.elements import find_elements
 
 IMPLEMENTATION_CLASS_UID = UID("2.25.180432907513846219307645128890113547266")
 IMPLEMENTATION_VERSION_NAME = "FIRSTREAD_0_1"
+HEAD_BYTES = 65536  # more than any file meta information
 _PREAMBLE = bytes(128) + b"DICM"
 _SOP_CLASS, _SOP_INSTANCE, _SYNTAX, _SOURCE = (
     int(Tag(keyword))
@@ -99,6 +100,7 @@ def dataset_digest(path: Path) -> str:
         UnreadableDatasetError: it is not a DICOM file.
         OSError: it cannot be read.
     """
-    content = path.read_bytes()
-    _, offset = split_file(content)
-    return hashlib.sha256(memoryview(content)[offset:]).hexdigest()
+    with path.open("rb") as file:
+        _, offset = split_file(file.read(HEAD_BYTES))
+        file.seek(offset)
+        return hashlib.file_digest(file, "sha256").hexdigest()

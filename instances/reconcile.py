@@ -14,12 +14,11 @@ from config.errors import RefusedInputError
 from db.models import Instance
 from instances.arrival import Announced, Arrival, instance_path, read_file
 from instances.inbox import Inbox
-from instances.part10 import FileMeta, split_file
+from instances.part10 import HEAD_BYTES, FileMeta, split_file
 from instances.store import named_errors
 
 log = structlog.get_logger()
 _MARKER = ".reconciled"
-_HEAD_BYTES = 65536  # more than any file meta information
 _MARGIN_S = 120.0  # file systems and clocks that disagree a little
 
 
@@ -80,7 +79,7 @@ def _adopt(inbox: Inbox, relative: str, called_ae: str) -> bool:
     """Index one orphan; return False when it had to be quarantined."""
     path = inbox.instances.root / relative
     with named_errors(), path.open("rb") as file:
-        head = file.read(_HEAD_BYTES)
+        head = file.read(HEAD_BYTES)
     try:
         meta, offset = split_file(head)
     except RefusedInputError:

@@ -82,8 +82,8 @@ class FileStore:
                     rest = rest[file.write(rest) :]
             os.fsync(file.fileno())
 
-    def publish(self, temporary: Path, relative: str) -> Path:
-        """Move a flushed file to its name; afterwards name and bytes survive a power cut.
+    def place(self, temporary: Path, relative: str) -> set[Path]:
+        """Move a flushed file to its name; return the folders to flush before that name survives a power cut.
 
         Raises:
             OutOfSpaceError, TransientError: as :meth:`written`.
@@ -92,9 +92,19 @@ class FileStore:
         with named_errors():
             made = _make_folders(target.parent, self.root)
             temporary.replace(target)
-            for folder in (target.parent, *made):
+        return {target.parent, *made}
+
+    def publish(self, temporary: Path, relative: str) -> Path:
+        """Move a flushed file to its name; afterwards name and bytes survive a power cut.
+
+        Raises:
+            OutOfSpaceError, TransientError: as :meth:`written`.
+        """
+        folders = self.place(temporary, relative)
+        with named_errors():
+            for folder in folders:
                 sync_folder(folder)
-        return target
+        return self.root / relative
 
     def adopt(self, path: Path, relative: str) -> Path:
         """Take a file from elsewhere, perhaps another file system, under a name here; durable on return.
@@ -110,11 +120,13 @@ class FileStore:
                 os.fsync(copy.fileno())
         return self.publish(target, relative)
 
-    def remove_leftovers(self) -> int:
-        """Remove temporary files that no living process is writing; return how many."""
+    def remove_leftovers(self, *, of_process: int | None = None) -> int:
+        """Remove temporary files that no living process is writing, or those of one that died; return how many."""
         removed = 0
+        mine = f"{socket.gethostname()}~{of_process}~"
         for path in self.incoming.glob("*.part"):
-            if not _owner_is_alive(path.name):
+            is_dead = path.name.startswith(mine) if of_process else not _owner_is_alive(path.name)
+            if is_dead:
                 path.unlink(missing_ok=True)
                 removed += 1
         return removed

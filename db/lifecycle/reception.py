@@ -11,6 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from config.errors import AppError, ConflictingInstanceError
 from db.audit import AuditTag
+from db.lifecycle.expectations import adopt
 from db.lifecycle.late import reopen
 from db.lifecycle.moves import locked
 from db.lifecycle.priors import is_fetched, take_for_reading
@@ -100,9 +101,10 @@ def receive_instances(uow: UnitOfWork, news: Sequence[NewInstance]) -> list[Rece
     """
     group = _Group(uow, news)
     group.lock_studies()
-    group.notice_priors()
     group.find_held()
     fresh = group.fresh()
+    group.add_studies(fresh)
+    group.notice_priors()
     if fresh:
         group.insert(fresh)
     return group.outcomes()
@@ -165,21 +167,21 @@ class _Group:
         self._added: dict[str, UUID] = {}  # rows of this group, by SOP Instance UID
 
     def lock_studies(self) -> None:
-        """Lock every Study of the group; add those that are new, each with its Report and first Reading."""
-        first: dict[str, NewInstance] = {}
-        for new in self._news:
-            first.setdefault(new.header.study_instance_uid, new)
-        uids = sorted(first)
-        rows = self._studies(uids)
-        missing = [uid for uid in uids if uid not in rows]
-        if missing:
-            for uid in missing:
-                self._add_study(first[uid])
-            rows = self._studies(uids)
-        self._places = {uid: _Place(row, row.revision, row.is_prior) for uid, row in rows.items()}
+        """Lock those Studies of the group that are known."""
+        uids = sorted({new.header.study_instance_uid for new in self._news})
+        for row in self._connection.execute(_STUDIES, {"uids": uids}):
+            self._places[row.study_instance_uid] = _Place(row, row.revision, row.is_prior)
 
-    def _studies(self, uids: list[str]) -> dict[str, _StudyRow]:
-        return {row.study_instance_uid: row for row in self._connection.execute(_STUDIES, {"uids": uids})}
+    def add_studies(self, fresh: list[NewInstance]) -> None:
+        """Add and lock the Studies that new Instances need, each with its Report and first Reading."""
+        first: dict[str, NewInstance] = {}
+        for new in fresh:
+            if new.header.study_instance_uid not in self._places:
+                first.setdefault(new.header.study_instance_uid, new)
+        for _, new in sorted(first.items()):
+            self._add_study(new)
+        if first:
+            self.lock_studies()
 
     def _add_study(self, new: NewInstance) -> None:
         header, uow = new.header, self._acting(new)
@@ -203,13 +205,14 @@ class _Group:
             uow.session.add_all([Report(study_id=values["id"]), Reading(study_id=values["id"], revision=1)])
             uow.audit(AuditTag.STUDY_RECEIVED, study_id=values["id"], detail={"calling_ae": new.calling_ae})
             uow.session.flush()
+            adopt(uow, header.study_instance_uid)
 
     def notice_priors(self) -> None:
         """Take a Study that was fetched as a prior for one to read, as soon as others send any Instance of it."""
         for new in self._news:
             uid = new.header.study_instance_uid
-            place = self._places[uid]
-            if place.is_prior and not is_fetched(self._connection, uid, new.retrieval):
+            place = self._places.get(uid)
+            if place and place.is_prior and not is_fetched(self._connection, uid, new.retrieval):
                 place.is_prior = False
                 place.revision = take_for_reading(self._acting(new), place.study.id)
 
@@ -309,9 +312,10 @@ class _Group:
 
     def _outcome(self, new: NewInstance, told: set[str]) -> Received | AppError:
         uid = new.header.sop_instance_uid
-        held, revision = self._held[uid], self._places[new.header.study_instance_uid].revision
+        held = self._held[uid]
         if held.sha256 != new.sha256:
             return ConflictingInstanceError("this SOP Instance UID is held with other bytes")
+        revision = self._places[new.header.study_instance_uid].revision
         if self._is_added(new) and uid not in told:
             told.add(uid)
             return Received(held.study_id, held.id, is_new=True, revision=revision)
