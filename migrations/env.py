@@ -10,7 +10,15 @@ from alembic import context
 from alembic.autogenerate.api import AutogenContext
 
 from config.settings import settings
-from db import models, package_models, report_models, token_models  # noqa: F401 all fill the metadata
+from db import (  # noqa: F401 all fill the metadata
+    expectation_models,
+    models,
+    package_models,
+    peer_models,
+    prior_models,
+    report_models,
+    token_models,
+)
 from db.engine import WRITING, make_engine
 from db.types import UtcDateTime
 
