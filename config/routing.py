@@ -1,7 +1,7 @@
-"""Routing rules: which Study is drafted by which pipeline profile, with the trace that explains it."""
+"""Routing rules: which Study is whole, which is drafted by which pipeline profile, with the trace that explains it."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from config.errors import ConfigurationError
+from config.settings import Settings
 
 Action = Literal["draft", "ignore", "hold"]
 Purpose = Literal["clinical", "research"]
@@ -25,6 +26,15 @@ class StudyFacts:
     calling_ae: str = ""
     called_ae: str = ""
     procedure: str = ""  # Requested Procedure / Study Description
+
+
+@dataclass(frozen=True)
+class SeriesFacts:
+    """What a required series is compared with."""
+
+    modality: str
+    description: str
+    instances: int
 
 
 @dataclass(frozen=True)
@@ -57,12 +67,7 @@ class When(BaseModel, frozen=True, extra="forbid"):
     @field_validator("body_part", "calling_ae", "called_ae", "procedure")
     @classmethod
     def _compiles(cls, value: str | None) -> str | None:
-        if value is not None:
-            try:
-                re.compile(value)
-            except re.error as exc:
-                raise ValueError(f"not a regular expression: {exc}") from exc
-        return value
+        return _compiled(value)
 
     def first_miss(self, facts: StudyFacts) -> str:
         """Return why this does not match, or an empty string."""
@@ -97,10 +102,62 @@ class Rule(BaseModel, frozen=True, extra="forbid"):
     comment: str = Field(default="", description="For the people who maintain the rules.")
 
 
+class RequiredSeries(BaseModel, frozen=True, extra="forbid"):
+    """One series a Study must have; all given conditions must hold for the same series."""
+
+    modality: str = Field(default="", description="Its Modality (0008,0060); any when empty.")
+    description: str | None = Field(default=None, description="Regular expression, anywhere in Series Description.")
+    at_least: int = Field(default=1, ge=1, description="Instances it must have.")
+
+    @field_validator("description")
+    @classmethod
+    def _compiles(cls, value: str | None) -> str | None:
+        return _compiled(value)
+
+    def is_met(self, series: Iterable[SeriesFacts]) -> bool:
+        """Return whether one of ``series`` is what is required."""
+        return any(
+            one.instances >= self.at_least
+            and (not self.modality or one.modality == self.modality)
+            and (self.description is None or re.search(self.description, one.description, re.IGNORECASE))
+            for one in series
+        )
+
+    def __str__(self) -> str:
+        kind = f"{self.modality} series" if self.modality else "series"
+        like = f" described like {self.description!r}" if self.description is not None else ""
+        return f"{kind}{like} of at least {self.at_least} Instance{'' if self.at_least == 1 else 's'}"
+
+
+class CompletenessRule(BaseModel, frozen=True, extra="forbid"):
+    """What a Study must have before it goes on, and how long it waits for that; the first rule that matches counts."""
+
+    name: str = Field(pattern=r"^[a-z0-9-]{1,64}$", description="Shown in traces and in the audit log.")
+    when: When = When()
+    required: tuple[RequiredSeries, ...] = Field(default=(), description="Series the Study must have.")
+    wait_s: float = Field(
+        gt=0, description="Seconds after the last Instance that a Study waits for these, and for announced Instances."
+    )
+    then: Literal["draft", "hold"] = Field(
+        default="draft", description="What a Study that still lacks one goes on to: draft, with a note, or hold."
+    )
+    comment: str = Field(default="", description="For the people who maintain the rules.")
+
+    def lacking(self, series: Iterable[SeriesFacts]) -> tuple[str, ...]:
+        """Return what is required and not there, in words."""
+        held = list(series)
+        return tuple(str(one) for one in self.required if not one.is_met(held))
+
+
 class Rules(BaseModel, frozen=True, extra="forbid"):
-    """An ordered list of rules."""
+    """Two ordered lists of rules: when a Study is whole, and what is done with it then."""
 
     rules: tuple[Rule, ...]
+    completeness: tuple[CompletenessRule, ...] = ()
+
+    def completeness_of(self, facts: StudyFacts) -> CompletenessRule | None:
+        """Return the completeness rule that counts for a Study; None when no rule matches."""
+        return next((rule for rule in self.completeness if not rule.when.first_miss(facts)), None)
 
     def judge(self, facts: StudyFacts, *, only_drafting: bool = False) -> RoutingVerdict:
         """Return the verdict of the first rule that matches; a Study no rule matches is ignored, kept and shown.
@@ -128,15 +185,49 @@ class Rules(BaseModel, frozen=True, extra="forbid"):
         return RoutingVerdict(action="ignore", reason="no routing rule matches this study", trace=trace)
 
 
+@dataclass(frozen=True)
+class RuleBook:
+    """The rules of every called AE title."""
+
+    default: Rules
+    by_called_ae: Mapping[str, Rules] = field(default_factory=dict)
+
+    def of(self, called_ae: str) -> Rules:
+        """Return the rules of a called AE title; ours when it has none of its own."""
+        return self.by_called_ae.get(called_ae, self.default)
+
+
+def _compiled(value: str | None) -> str | None:
+    if value is not None:
+        try:
+            re.compile(value)
+        except re.error as exc:
+            raise ValueError(f"not a regular expression: {exc}") from exc
+    return value
+
+
 def _listed(words: Any) -> str:
     return ", ".join(sorted(words)) or "(none)"
+
+
+def load_rule_book(settings: Settings, *, profiles: Mapping[str, object] | None = None) -> RuleBook:
+    """Read the rules of every AE title we answer to.
+
+    Raises:
+        ConfigurationError: see :func:`load_rules`.
+    """
+    own = {one.ae_title: one.routing for one in settings.dicom.profiles if one.routing is not None}
+    return RuleBook(
+        load_rules(settings.routing, profiles=profiles),
+        {ae_title: load_rules(path, profiles=profiles) for ae_title, path in own.items()},
+    )
 
 
 def load_rules(path: Path, *, profiles: Mapping[str, object] | None = None) -> Rules:
     """Read the rules.
 
     Args:
-        path: a YAML file with one key, ``rules``.
+        path: a YAML file with the key ``rules`` and, when wanted, ``completeness``.
         profiles: known pipeline profiles; when given, a drafting rule must name one.
 
     Raises:

@@ -6,7 +6,7 @@ from flask import Blueprint, abort, flash, redirect, render_template, request, u
 from flask.typing import ResponseReturnValue
 
 from config.errors import RefusedInputError
-from config.routing import RoutingVerdict, load_rules
+from config.routing import RoutingVerdict, load_rule_book
 from dashboard.people import audit_view, sessions, site, work
 from dashboard.permissions import Permission, requires
 from db import lifecycle
@@ -60,7 +60,8 @@ def deliver_again(delivery_id: UUID) -> ResponseReturnValue:
 
 
 def _verdict(uow: UnitOfWork, study_id: UUID) -> RoutingVerdict:
-    verdict = load_rules(site().routing).judge(lifecycle.study_facts(uow.session, study_id), only_drafting=True)
+    facts = lifecycle.study_facts(uow.session, study_id)
+    verdict = load_rule_book(site()).of(facts.called_ae).judge(facts, only_drafting=True)
     if verdict.action != "draft":
         raise RefusedInputError("No routing rule drafts this kind of study: change the rules first.")
     return verdict

@@ -57,6 +57,23 @@ class CommitmentState(StrEnum):
     ALARM = "ALARM"
 
 
+class ExpectationSource(StrEnum):
+    """How somebody said what a Study should hold."""
+
+    ARCHIVE = "c-find"
+    STEP = "mpps"
+    NOTICE = "ian"
+
+
+class ExpectationState(StrEnum):
+    """How far such a statement is to be trusted: a procedure step runs, and an archive may not have answered yet."""
+
+    ASKED = "ASKED"
+    IN_PROGRESS = "IN_PROGRESS"
+    COMPLETED = "COMPLETED"
+    DISCONTINUED = "DISCONTINUED"
+
+
 class Presence(StrEnum):
     """CID 240 Present-Absent, and undetermined."""
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 from config.errors import AppError
-from config.routing import load_rules
+from config.routing import load_rule_book
 from config.settings import Settings
 
 
@@ -16,7 +16,7 @@ def examine(settings: Settings) -> Iterator[tuple[str, bool, str]]:
         ("python", _python),
         ("data folder", _data_dir),
         ("database", _database),
-        ("routing rules", lambda s: f"{len(load_rules(s.routing).rules)} rules"),
+        ("routing rules", _rules),
         ("code table", _codes),
         ("expert packages", _experts),
         ("language model", _vlm),
@@ -32,6 +32,12 @@ def examine(settings: Settings) -> Iterator[tuple[str, bool, str]]:
 
 def _python(_: Settings) -> str:
     return sys.version.split()[0]
+
+
+def _rules(settings: Settings) -> str:
+    book = load_rule_book(settings)
+    own = "".join(f", {len(rules.rules)} of {ae_title}" for ae_title, rules in book.by_called_ae.items())
+    return f"{len(book.default.rules)} rules{own}"
 
 
 def _data_dir(settings: Settings) -> str:

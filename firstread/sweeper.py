@@ -1,4 +1,4 @@
-"""The sweeper: completes quiet Studies, gives expired work back, and publishes what was committed."""
+"""The sweeper: completes Studies that are whole, gives expired work back, and publishes what was committed."""
 
 import signal
 import threading
@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from config.broker import make_celery
 from config.errors import AppError
-from config.routing import load_rules
+from config.routing import load_rule_book
 from config.settings import Settings
 from db import lifecycle
 from db.audit import AuditTag
@@ -18,7 +18,7 @@ from db.engine import make_engine, make_sessions
 from db.outbox import purge, relay
 from db.types import utcnow
 from db.uow import Actor, unit_of_work
-from dicom_node.completion import complete_quiet_studies
+from dicom_node.completion import Completion
 from worker.profiles import PROFILES
 
 log = structlog.get_logger()
@@ -33,14 +33,15 @@ class Sweeper:
     """The three duties, each retried at the next tick whatever happened at this one."""
 
     def __init__(self, settings: Settings, sessions: sessionmaker[Session]) -> None:
-        """Read the routing rules.
+        """Read the routing rules of every AE title we answer to.
 
         Raises:
             ConfigurationError: rules nobody can work with.
         """
         self._settings = settings
         self._sessions = sessions
-        self._rules = load_rules(settings.routing, profiles=PROFILES)
+        rules = load_rule_book(settings, profiles=PROFILES)
+        self._completion = Completion(sessions, rules, priors_wait_s=settings.priors.wait_s)
         self._celery = make_celery(settings)
         self._ticks = 0
 
@@ -48,7 +49,7 @@ class Sweeper:
         """Do each duty once; one that fails does not keep the others from their turn."""
         if self._ticks % REQUEUE_EVERY_TICKS == 0:
             self._attempt("requeue", self._requeue)
-        self._attempt("complete", lambda: complete_quiet_studies(self._sessions, self._rules, utcnow()))
+        self._attempt("complete", lambda: self._completion.sweep(utcnow()))
         self._attempt("relay", lambda: relay(self._sessions, self._publish))
         self._ticks += 1
 

@@ -1,6 +1,6 @@
 """The only code that moves a Reading, a Report or a Delivery: by table, with its audit event and its message."""
 
-from db.lifecycle.completion import complete, quiet_studies, study_facts
+from db.lifecycle.completion import Receiving, complete, complete_now, receiving, situation, study_facts
 from db.lifecycle.deliveries import claim_delivery, delivered, delivery_failed, resubmit
 from db.lifecycle.quarantine import quarantine
 from db.lifecycle.queueing import process_again, requeue_due, requeue_expired
@@ -31,9 +31,11 @@ __all__ = [
     "NewInstance",
     "NewObject",
     "Received",
+    "Receiving",
     "claim",
     "claim_delivery",
     "complete",
+    "complete_now",
     "decide_finding",
     "delivered",
     "delivery_failed",
@@ -44,9 +46,9 @@ __all__ = [
     "open_review",
     "process_again",
     "quarantine",
-    "quiet_studies",
     "receive_instance",
     "receive_instances",
+    "receiving",
     "reject",
     "release",
     "requeue_due",
@@ -55,6 +57,7 @@ __all__ = [
     "retry",
     "save_sections",
     "sign",
+    "situation",
     "study_facts",
     "text_sha256",
 ]

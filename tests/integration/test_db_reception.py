@@ -1,7 +1,6 @@
 """Reception: every Instance counted once, races won by nobody's loss, late images never forgotten."""
 
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 from threading import Barrier
 
 import pytest
@@ -150,15 +149,6 @@ def test_one_uid_in_two_studies_at_once_is_a_conflict_for_one_of_them(sessions):
 
     with ThreadPoolExecutor(2) as pool:
         assert sorted(pool.map(send, ["1.2.1", "1.2.2"])) == ["conflict", "kept"]
-
-
-def test_a_study_is_quiet_after_its_own_quiet_time_only(sessions):
-    fast = receiving(sessions, receive(sessions, header(1, "1.2.1"), quiet_s=5.0).study_id)
-    slow = receiving(sessions, receive(sessions, header(1, "1.2.2"), quiet_s=60.0).study_id)
-    with sessions() as session:
-        assert lifecycle.quiet_studies(session, utcnow()) == []
-        assert lifecycle.quiet_studies(session, utcnow() + timedelta(seconds=6)) == [fast]
-        assert lifecycle.quiet_studies(session, utcnow() + timedelta(seconds=61)) == [fast, slow]
 
 
 def test_routing_sees_every_series_and_sop_class(sessions):

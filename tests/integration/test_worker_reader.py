@@ -7,14 +7,14 @@ import pytest
 from sqlalchemy import func, select
 
 from config.errors import ExpertError, GeometryError, OutOfSpaceError, OutsideIntendedUseError
-from config.routing import load_rules
+from config.routing import RuleBook, load_rules
 from config.settings import ROOT, Destination, DicomSettings, Settings, WorkerSettings
 from db import lifecycle, queries
 from db.models import AuditEvent, Delivery, OutboxMessage, Reading
 from db.report_models import Draft
 from db.types import Priority, ReadingState, ReportState, utcnow
 from db.uow import Actor, unit_of_work
-from dicom_node.completion import complete_quiet_studies
+from dicom_node.completion import Completion
 from dicom_node.scp import start_node
 from dicom_node.send import send_folder
 from phantoms.chest_xray import make_chest_xray
@@ -80,7 +80,7 @@ def installation(tmp_path, sqlite_url, sqlite_sessions):
     node.stop()
     assert summary.counts == {"stored": 1}
     rules = load_rules(ROOT / "config" / "routing.yaml")
-    assert complete_quiet_studies(sqlite_sessions, rules, utcnow() + timedelta(seconds=30)) == 1
+    assert Completion(sqlite_sessions, RuleBook(rules)).sweep(utcnow() + timedelta(seconds=30)) == 1
     with sqlite_sessions() as session:
         reading = session.scalars(select(Reading)).one()
         assert reading.state is ReadingState.QUEUED
@@ -221,7 +221,7 @@ def test_waiting_studies_are_read_side_by_side_and_each_once(installation, tmp_p
         send_folder(folder, "127.0.0.1", node.port, "FIRSTREAD")
     node.stop()
     rules = load_rules(ROOT / "config" / "routing.yaml")
-    assert complete_quiet_studies(sessions, rules, utcnow() + timedelta(seconds=30)) == 3
+    assert Completion(sessions, RuleBook(rules)).sweep(utcnow() + timedelta(seconds=30)) == 3
     inner = ScriptedVlm(TRIGGER, reads_feedback)
     together = GatheringVlm(inner, wait_s=5)
 
