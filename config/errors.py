@@ -12,6 +12,7 @@ AppError
 │  ├─ GeometryError           slices that make no Volume
 │  ├─ UndecodablePixelsError  stored, but its pixels cannot be read
 │  ├─ AlteredInstanceError    a kept file is not what was received
+│  ├─ PixelsDeletedError      retention deleted the file; its row says when
 │  └─ OutsideIntendedUseError  a gate refused the study: no draft
 │     └─ UnlicensedModelError     a model whose licence does not allow this use
 ├─ ModelError            a model or its package broke its contract; never retried
@@ -88,6 +89,10 @@ class UndecodablePixelsError(RefusedInputError):
 
 class AlteredInstanceError(RefusedInputError):
     """A kept Instance is gone, or is not what was received."""
+
+
+class PixelsDeletedError(RefusedInputError):
+    """Retention deleted the pixel data of an Instance that was kept; the row says when."""
 
 
 class OutsideIntendedUseError(RefusedInputError):

@@ -5,13 +5,21 @@ from flask import Flask, Response, render_template, request
 from flask_wtf.csrf import CSRFError
 from werkzeug.exceptions import HTTPException
 
-from config.errors import AppError, LifecycleError, NotAuthorisedError, RefusedInputError, TransientError
+from config.errors import (
+    AppError,
+    LifecycleError,
+    NotAuthorisedError,
+    PixelsDeletedError,
+    RefusedInputError,
+    TransientError,
+)
 
 log = structlog.get_logger()
 
 STATUS: tuple[tuple[type[AppError], int, str], ...] = (  # first match wins
     (LifecycleError, 409, "That is no longer possible"),
     (NotAuthorisedError, 403, "You may not do this"),
+    (PixelsDeletedError, 410, "No longer here"),
     (RefusedInputError, 400, "This cannot be accepted"),
     (TransientError, 503, "Busy; try again in a moment"),
     (AppError, 500, "Something went wrong"),

@@ -9,7 +9,7 @@ from flask import Blueprint, Response, abort, current_app, request, session
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session, sessionmaker
 
-from config.errors import RefusedInputError
+from config.errors import PixelsDeletedError, RefusedInputError
 from config.settings import Settings
 from dashboard.library import SeriesImages, StudyImages, find_images
 from dashboard.people import audit_view, work
@@ -107,6 +107,8 @@ def parse_overlays(images: StudyImages, values: Sequence[str]) -> list[Overlay]:
 def _series(study_id: UUID, series_id: UUID) -> tuple[StudyImages, SeriesImages]:
     images = shelf().study(study_id)
     series = images.by_id(series_id) if images else None
+    if images and images.deleted and series_id in images.deleted.series_ids:
+        raise PixelsDeletedError(images.deleted.words)
     if images is None or series is None:
         abort(404)
     return images, series

@@ -1,14 +1,15 @@
 """Where the images and label maps of a Study are, by the ids that may appear in an address."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from uuid import UUID
 
 from sqlalchemy.orm import Session
 
 from config.errors import RefusedInputError
-from db.queries import ReportDetail, StudyDetail, instance_paths, report_detail, study_detail
+from db.queries import InstancePath, ReportDetail, StudyDetail, instance_paths, report_detail, study_detail
 from db.report_models import Evidence
 
 
@@ -31,12 +32,29 @@ class SeriesImages:
 
 
 @dataclass(frozen=True)
+class Deleted:
+    """What retention took of a Study; rows and hashes are still there."""
+
+    count: int
+    held: int  # files that are still there
+    at: datetime
+    series_ids: frozenset[UUID]  # Series of which nothing is left
+
+    @property
+    def words(self) -> str:
+        """What a person reads."""
+        which = "The images" if not self.held else f"{self.count} of {self.count + self.held} images"
+        return f"{which} of this study were deleted by retention on {self.at:%Y-%m-%d}."
+
+
+@dataclass(frozen=True)
 class StudyImages:
     """The Series of one Study that hold Instances, in the order of their numbers, and the draft's label maps."""
 
     study_id: UUID
     series: tuple[SeriesImages, ...]
     label_maps: Mapping[UUID, Path]
+    deleted: "Deleted | None" = None
 
     def by_id(self, series_id: UUID | None) -> SeriesImages | None:
         """Return a Series of this Study; None for any other: images of another study never show here."""
@@ -66,7 +84,10 @@ def study_images(
     """Return the files behind ``detail``, and the label maps behind ``report``'s draft."""
     paths: dict[str, list[Path]] = {}
     uids: dict[str, set[str]] = {}
-    for one in instance_paths(db, detail.study.id):
+    known = instance_paths(db, detail.study.id)
+    for one in known:
+        if one.deleted_at:
+            continue
         paths.setdefault(one.series_instance_uid, []).append(instances_dir / one.path)
         uids.setdefault(one.series_instance_uid, set()).add(one.sop_instance_uid)
     held = (row.series for row in detail.series if row.series.series_instance_uid in paths)
@@ -84,7 +105,16 @@ def study_images(
     )
     evidence = report.evidence if report else []
     maps = {one.id: _inside(results_dir, one) for one in evidence if one.label_map_path}
-    return StudyImages(detail.study.id, series, maps)
+    return StudyImages(detail.study.id, series, maps, _deleted(detail, known))
+
+
+def _deleted(detail: StudyDetail, known: Sequence[InstancePath]) -> Deleted | None:
+    at = [one.deleted_at for one in known if one.deleted_at]
+    if not at:
+        return None
+    left = {one.series_instance_uid for one in known if not one.deleted_at}
+    gone = frozenset(row.series.id for row in detail.series if row.series.series_instance_uid not in left)
+    return Deleted(len(at), len(known) - len(at), max(at), gone)
 
 
 def _inside(results_dir: Path, evidence: Evidence) -> Path:

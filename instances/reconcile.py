@@ -15,6 +15,7 @@ from db.models import Instance
 from instances.arrival import Announced, Arrival, instance_path, read_file
 from instances.inbox import Inbox
 from instances.part10 import HEAD_BYTES, FileMeta, split_file
+from instances.retention import finish_interrupted
 from instances.store import named_errors
 
 log = structlog.get_logger()
@@ -34,14 +35,16 @@ class Reconciled:
 def reconcile(inbox: Inbox, *, called_ae: str) -> Reconciled:
     """Bring store and database together after a stop at any moment; call before the port opens.
 
-    Temporary files were never acknowledged and are removed. A file under its name without a row was
-    flushed but perhaps not acknowledged: it is indexed like a new arrival, or quarantined when it is no
-    Instance of that name. Only folders that changed since the last clean start are looked at.
+    Temporary files were never acknowledged and are removed. What retention had begun is finished. A file
+    under its name without a row was flushed but perhaps not acknowledged: it is indexed like a new arrival,
+    or quarantined when it is no Instance of that name. Only folders that changed since the last clean start
+    are looked at.
 
     Raises:
         TransientError: database or file system cannot be used.
     """
     started = time.time()
+    finish_interrupted(inbox.sessions, inbox.instances.root)
     with named_errors():
         removed = inbox.instances.remove_leftovers() + inbox.quarantined.remove_leftovers()
         orphans = list(_orphans(inbox))
@@ -62,7 +65,8 @@ def _orphans(inbox: Inbox) -> Iterator[str]:
     files = _changed_files(root)
     while some := list(islice(files, 500)):
         with inbox.sessions() as session:
-            known = set(session.scalars(select(Instance.path).where(Instance.path.in_(some))))
+            claimed = select(Instance.path).where(Instance.path.in_(some), Instance.deleted_at.is_(None))
+            known = set(session.scalars(claimed))
         yield from (path for path in some if path not in known)
 
 

@@ -1,13 +1,14 @@
 """Whether kept Instances are still what was received: the hash of the Data Set's bytes, without file meta."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import _read_file_meta_info, read_preamble
 
-from config.errors import AlteredInstanceError
+from config.errors import AlteredInstanceError, PixelsDeletedError
+from db.queries import InstancePath
 
 _CHUNK = 1 << 20
 
@@ -28,6 +29,19 @@ def dataset_sha256(path: Path) -> str:
     except (OSError, InvalidDicomError, ValueError, KeyError, EOFError) as exc:
         raise AlteredInstanceError(f"a kept instance cannot be read back ({type(exc).__name__})") from exc
     return digest.hexdigest()
+
+
+def require_kept(held: Sequence[InstancePath]) -> None:
+    """Refuse to read a Study some of whose files retention deleted: a part of it is not the Study.
+
+    Raises:
+        PixelsDeletedError: with how many, and when.
+    """
+    deleted = [one.deleted_at for one in held if one.deleted_at]
+    if deleted:
+        raise PixelsDeletedError(
+            f"{len(deleted)} of {len(held)} images were deleted by retention on {max(deleted):%Y-%m-%d}"
+        )
 
 
 def require_unchanged(files: Iterable[Path], received: Mapping[Path, str]) -> None:

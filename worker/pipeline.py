@@ -22,7 +22,7 @@ from worker.drafting import DraftContent, draft_study
 from worker.experts.base import ModelCard
 from worker.experts.registry import ExpertRegistry
 from worker.intake import Intake, gate
-from worker.integrity import require_unchanged
+from worker.integrity import require_kept, require_unchanged
 from worker.intended_use import unsuited
 from worker.licensing import require_licence
 from worker.models_in_use import Models, ModelsInUse
@@ -112,6 +112,7 @@ class StudyPipeline:
         """
         clock = Clock()
         store = self._settings.instances_dir
+        require_kept(held)
         intake = gate([store / instance.path for instance in held], chosen)
         require_unchanged(
             {Path(str(ds.filename)) for headers in intake.headers.values() for ds in headers},

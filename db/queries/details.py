@@ -31,6 +31,7 @@ class InstancePath:
     sha256: str
     size_bytes: int
     revision: int
+    deleted_at: datetime | None = None  # retention took the file
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,7 @@ def instance_paths(session: Session, study_id: UUID, revision: int | None = None
             Instance.sha256,
             Instance.size_bytes,
             Instance.revision,
+            Instance.deleted_at,
         )
         .join(Series, Series.id == Instance.series_id)
         .where(Instance.study_id == study_id)

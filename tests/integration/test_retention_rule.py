@@ -300,7 +300,7 @@ def test_the_same_instance_again_is_taken_back_and_the_study_stays_its_time_anew
     answer = receive(sessions, header(2))
     assert not answer.is_new
     with sessions() as session:
-        gone = {n: at for n, at in session.execute(select(Instance.instance_number, Instance.deleted_at))}
+        gone = {one.instance_number: one.deleted_at for one in session.scalars(select(Instance))}
         detail = session.scalars(select(AuditEvent.detail).where(AuditEvent.tag == "instance:duplicate")).one()
     assert gone[1] is not None
     assert gone[2] is None
