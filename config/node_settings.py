@@ -1,11 +1,14 @@
 """The knobs of the DICOM node: who may call, under which names, how results leave, what is kept how long."""
 
+import ipaddress
+import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
-_AE = r"^[!-\[\]-~](?:[ -\[\]-~]{0,14}[!-\[\]-~])?$"  # VR AE: 1-16 characters, no backslash (PS3.5 6.2)
+AE_TITLE = r"^[!-\[\]-~](?:[ -\[\]-~]{0,14}[!-\[\]-~])?$"  # VR AE: 1-16 characters, no backslash (PS3.5 6.2)
+_HOST_NAME = re.compile(r"(?=.{1,253}$)(?:[\w-]{1,63}\.)*(?=[\w-]*[A-Za-z])[\w-]{1,63}\.?", re.ASCII)
 _NAME = r"^[A-Za-z0-9_-]{1,32}$"
 
 
@@ -13,7 +16,7 @@ class Destination(BaseModel, frozen=True, extra="forbid"):
     """One DICOM peer that results are delivered to by C-STORE."""
 
     name: str = Field(pattern=_NAME, description="Name shown to people and in the audit log.")
-    ae_title: str = Field(pattern=_AE, description="Called AE title.")
+    ae_title: str = Field(pattern=AE_TITLE, description="Called AE title.")
     host: str = Field(description="Host name or address.")
     port: int = Field(ge=1, le=65535, description="TCP port.")
     drafts: bool = Field(
@@ -28,7 +31,7 @@ class Destination(BaseModel, frozen=True, extra="forbid"):
 class Peer(BaseModel, frozen=True, extra="forbid"):
     """A calling AE that may open associations."""
 
-    ae_title: str = Field(pattern=_AE, description="Calling AE title.")
+    ae_title: str = Field(pattern=AE_TITLE, description="Calling AE title.")
     host: str | None = Field(
         default=None, description="Only from this address or network (192.0.2.0/24); any address when empty."
     )
@@ -49,11 +52,35 @@ class Peer(BaseModel, frozen=True, extra="forbid"):
         default=None, gt=0, description="Quiet time of this source; that of the called AE when empty."
     )
 
+    @field_validator("host")
+    @classmethod
+    def _some_host(cls, host: str | None) -> str | None:
+        if not host or _HOST_NAME.fullmatch(host):
+            return host or None
+        try:
+            ipaddress.ip_network(host)
+        except ValueError as exc:
+            raise ValueError(f"{host!r} is no host name, address or network: {exc}") from exc
+        return host
+
+    @field_validator("certificate_subject")
+    @classmethod
+    def _some_subject(cls, subject: str) -> str:
+        if not subject:
+            return subject
+        from cryptography.x509 import Name
+
+        try:
+            Name.from_rfc4514_string(subject)
+        except ValueError as exc:
+            raise ValueError(f"{subject!r} is no certificate subject like CN=CT1,O=Hospital (RFC 4514)") from exc
+        return subject
+
 
 class AeProfile(BaseModel, frozen=True, extra="forbid"):
     """A further AE title we answer to, and what is done with what is sent there."""
 
-    ae_title: str = Field(pattern=_AE, description="Called AE title.")
+    ae_title: str = Field(pattern=AE_TITLE, description="Called AE title.")
     routing: Path | None = Field(default=None, description="Routing rules of its own; those of routing when empty.")
     quiet_s: float | None = Field(default=None, gt=0, description="Quiet time; dicom.quiet_s when empty.")
     quiet_by_modality: dict[str, float] = Field(
@@ -87,7 +114,7 @@ class DicomSettings(BaseModel, frozen=True, extra="forbid"):
     """The DICOM node."""
 
     ae_title: str = Field(
-        default="FIRSTREAD", pattern=_AE, description="Our AE title; other called titles are rejected."
+        default="FIRSTREAD", pattern=AE_TITLE, description="Our AE title; other called titles are rejected."
     )
     host: str = Field(default="127.0.0.1", description="Address to listen on without TLS; only loopback.")
     port: int = Field(default=11112, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")

@@ -17,9 +17,10 @@ from pynetdicom.sop_class import Verification
 
 from config.errors import AppError
 from config.settings import DicomSettings
-from dicom_node.handlers import handle_echo, handle_unnamed_classes
+from dicom_node.context import Rejection
+from dicom_node.handlers import asking, handle_echo, handle_unnamed_classes, reject
 from dicom_node.library import make_ae
-from dicom_node.policy import judge_association
+from dicom_node.policy import judge_caller
 from dicom_node.scu import send_at_once
 from dicom_node.storing import STATUS
 from dicom_node.transfer_syntaxes import supported_contexts
@@ -86,18 +87,11 @@ def run_archive(folder: Path, ae_title: str, port: int) -> None:
 
 
 def _on_request(event: Event, settings: DicomSettings) -> None:
-    asked = event.assoc.requestor.primitive
-    rejection = judge_association(
-        settings,
-        calling_ae=str(asked.calling_ae_title),
-        called_ae=str(asked.called_ae_title),
-        address=str(event.assoc.requestor.address),
-        active=0,
-    )
-    if rejection:
-        event.assoc.acse.send_reject(rejection.result, rejection.source, rejection.diagnostic)
-        event.assoc.kill()
+    verdict = judge_caller(settings, asking(event, stores=True))
+    if isinstance(verdict, Rejection):
+        reject(event.assoc, verdict)
         return
+    asked = event.assoc.requestor.primitive
     proposed = [cx.abstract_syntax for cx in asked.presentation_context_definition_list]
     event.assoc.acceptor.supported_contexts = supported_contexts(proposed)
 

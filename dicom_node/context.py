@@ -7,7 +7,6 @@ from uuid import UUID
 from sqlalchemy.orm import Session, sessionmaker
 
 from config.settings import Settings
-from dicom_node.policy import Rejection
 from instances.storing import Keeper
 
 
@@ -27,12 +26,24 @@ class Asking:
 
 
 @dataclass(frozen=True)
+class Rejection:
+    """An A-ASSOCIATE-RJ (PS3.8 section 9.3.4), the reason for our own record, and what would let the caller in."""
+
+    result: int
+    source: int
+    diagnostic: int
+    reason: str
+    hint: str = ""
+
+
+@dataclass(frozen=True)
 class Admission:
     """The answer: come in (``rejection`` is None), under this id; ``sop_classes`` empty means every one of ours."""
 
     association_id: UUID
     rejection: Rejection | None = None
     sop_classes: frozenset[str] = frozenset()
+    is_identified: bool = False  # the user identity given is the one asked for
 
 
 class Doorkeeper(Protocol):

@@ -1,14 +1,24 @@
 """Everybody the node knows: peers of the settings, and those people added."""
 
-from sqlalchemy.orm import Session
+import threading
+import time
 
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session, sessionmaker
+
+from config.errors import TransientError
 from config.settings import Peer, Settings
+from db.peer_models import AddedPeer
+from db.peers import added_peers
+
+log = structlog.get_logger()
+_FRESH_S = 2.0  # so long at most may a peer that was added or removed be unknown
 
 
 def known_peers(session: Session, settings: Settings) -> tuple[Peer, ...]:
     """Return all peers that may call, those of the settings first."""
-    del session
-    return settings.dicom.peers
+    return (*settings.dicom.peers, *(as_peer(row) for row in added_peers(session)))
 
 
 def find_peer(session: Session, settings: Settings, ae_title: str) -> Peer | None:
@@ -16,3 +26,49 @@ def find_peer(session: Session, settings: Settings, ae_title: str) -> Peer | Non
     named = [peer for peer in known_peers(session, settings) if peer.ae_title == ae_title]
     reachable = [peer for peer in named if peer.host and peer.port]
     return next(iter(reachable or named), None)
+
+
+def as_peer(row: AddedPeer) -> Peer:
+    """Return what a row of the table says, as the settings would."""
+    return Peer(
+        ae_title=row.ae_title,
+        host=row.host or None,
+        port=row.port,
+        certificate_subject=row.certificate_subject,
+        called_ae=tuple(row.called_ae),
+        max_associations=row.max_associations,
+        tls=row.tls,
+    )
+
+
+class KnownPeers:
+    """All peers as they were at most two seconds ago, so that somebody added may call without a restart."""
+
+    def __init__(self, settings: Settings, sessions: sessionmaker[Session]) -> None:
+        self._settings = settings
+        self._sessions = sessions
+        self._lock = threading.Lock()
+        self._peers: tuple[Peer, ...] | None = None
+        self._asked_at = float("-inf")
+
+    def present(self) -> tuple[Peer, ...]:
+        """Return all peers; while the database is away, those it knew last.
+
+        Raises:
+            TransientError: the database has never answered.
+        """
+        with self._lock:
+            if time.monotonic() - self._asked_at >= _FRESH_S:
+                self._ask()
+                self._asked_at = time.monotonic()
+            if self._peers is None:
+                # without an answer nobody knows whether there are peers, and so whether this machine is open
+                raise TransientError("the database has not said yet who may call")
+            return self._peers
+
+    def _ask(self) -> None:
+        try:
+            with self._sessions() as session:
+                self._peers = known_peers(session, self._settings)
+        except SQLAlchemyError as exc:
+            log.error("peers.not_read", error=exc)  # noqa: TRY400

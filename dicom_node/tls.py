@@ -53,6 +53,11 @@ def certificate_of(sock: object) -> Certificate | None:
     return _certificate(x509.load_der_x509_certificate(shown)) if shown else None
 
 
+def is_tls(sock: object) -> bool:
+    """Return whether a connection is a TLS one."""
+    return isinstance(sock, ssl.SSLSocket)
+
+
 def subject_of(sock: object) -> str:
     """Return the subject of the peer's certificate (RFC 4514); empty without TLS, or when it cannot be read."""
     try:
@@ -65,8 +70,8 @@ def subject_of(sock: object) -> str:
 def same_subject(one: str, other: str) -> bool:
     """Return whether two RFC 4514 names are one name.
 
-    The order of the relative names matters, that within a multi-valued one does not; types such as ``CN`` are
-    compared without case, values exactly. An empty or malformed name is nobody's.
+    The order of the relative names matters, that within a multi-valued one does not; values are compared exactly,
+    also in case, and escapes are resolved first. An empty or malformed name is nobody's.
     """
     try:
         first, second = _names(one), _names(other)
