@@ -7,6 +7,7 @@ AppError
 │  ├─ UnreadableDatasetError  no Data Set in its transfer syntax, or cut short
 │  ├─ InvalidUidError         a UID that is no UID
 │  │  └─ MissingUidError         a UID that is not there
+│  ├─ BrokenBodyError         an HTTP request body that is not what its header says
 │  ├─ ConflictingInstanceError  same SOP Instance UID, other bytes
 │  ├─ AbortAssociationError   a peer broke the protocol, or was too slow: A-ABORT
 │  ├─ GeometryError           slices that make no Volume
@@ -60,6 +61,10 @@ class InvalidUidError(RefusedInputError):
 
 class MissingUidError(InvalidUidError):
     """A UID that names Study, Series, Instance or SOP Class is absent or empty."""
+
+
+class BrokenBodyError(RefusedInputError):
+    """A request body is not what its Content-Type says, or ends too early."""
 
 
 class ConflictingInstanceError(RefusedInputError):
