@@ -5,6 +5,7 @@ straight into its file (ADR 12).
 """
 
 import socket
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -100,6 +101,7 @@ class NodeAssociation(Association):  # type: ignore[misc]
         self._connection = connection
         self._context = context
         self._message: _Message | None = None
+        self.afterwards: list[Callable[[Association], None]] = []  # to be done once the present request is answered
         self.acceptor.maximum_length = ae.maximum_pdu_size
         self.acceptor.ae_title = ae.ae_title
         self.acceptor.implementation_class_uid = ae.implementation_class_uid
@@ -292,7 +294,10 @@ class NodeAssociation(Association):  # type: ignore[misc]
         except Exception as exc:
             # pydicom's parsers raise whatever a malformed value leads them to
             raise AbortAssociationError("a message that cannot be decoded") from exc
+        evt.trigger(self, evt.EVT_DIMSE_RECV, {"message": decoded})
         self._serve_request(request, message.context_id)
+        while self.afterwards:
+            self.afterwards.pop(0)(self)
 
     def _drop_message(self) -> None:
         if self._message is not None and self._message.instance is not None:

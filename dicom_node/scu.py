@@ -98,7 +98,7 @@ def echo(peer: Address) -> None:
     """
     assoc = associate(peer, [build_context(Verification, [ImplicitVRLittleEndian, ExplicitVRLittleEndian])])
     try:
-        status = _status(assoc.send_c_echo())
+        status = status_of(assoc.send_c_echo())
     finally:
         end(assoc)
     if status != 0x0000:
@@ -161,7 +161,7 @@ def _send(assoc: Association, item: Outgoing) -> Sent:
     except (ValueError, AttributeError, RuntimeError, OSError) as exc:
         # a file that changed or vanished, a UID the command cannot hold, an association lost meanwhile
         return Sent(item, None, f"not sent: {type(exc).__name__}")
-    status = _status(answer)
+    status = status_of(answer)
     if status is None:
         return Sent(item, None, "no answer: the association was lost")
     comment = str(answer.get("ErrorComment", "") or "")
@@ -241,7 +241,8 @@ def send_at_once(event: Event) -> None:
         event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def _status(answer: Dataset) -> int | None:
+def status_of(answer: Dataset) -> int | None:
+    """Return the status of an answer; None when there was none."""
     return int(answer.Status) if "Status" in answer else None
 
 

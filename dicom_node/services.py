@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import evt
 from pynetdicom.events import Event
@@ -16,8 +17,8 @@ from pynetdicom.sop_class import (
 from dicom_node import availability, commitment, procedure_steps
 from dicom_node.context import NodeContext
 
-Answer = tuple[int, Any]
-"""Status, and the reply's Attribute List or None."""
+Answer = tuple[int | Dataset, Any]
+"""Status, by itself or with an Error Comment, and the reply's Attribute List or None."""
 Service = Callable[[Event, NodeContext], Answer]
 
 N_CREATE: dict[str, Service] = {
