@@ -27,6 +27,7 @@ from instances.store import named_errors, sync_folder
 log = structlog.get_logger()
 _ACTOR = Actor("retention", "process")
 _ASIDE = ".deleted"  # no UID begins with a dot, so reconciliation never looks there
+_FAR_DAYS = 36_500.0
 _A_TURN = 100  # Studies; a node that is told to stop does not wait for more
 
 
@@ -74,6 +75,31 @@ def plan(sessions: sessionmaker[Session], settings: Settings, now: datetime) -> 
                 found[study.study_id] = Due(study, trigger.why)
                 freed += study.size_bytes
     return list(found.values())
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """How full the file system of the instance store is, and when it refuses at the rate of the last week."""
+
+    total_bytes: int
+    free_bytes: int
+    bytes_per_day: float
+    refuses_at: datetime | None  # None: nothing arrives
+
+
+def forecast(session: Session, settings: Settings, now: datetime) -> Forecast:
+    """Return when associations will be refused for want of space if nothing is deleted.
+
+    Raises:
+        TransientError: the file system cannot be asked.
+    """
+    with named_errors():
+        disk = shutil.disk_usage(settings.instances_dir)
+    rate = retention.bytes_per_day(session, now)
+    floor = max(settings.retention.refuse_free_bytes, settings.dicom.min_free_bytes)
+    days = max(disk.free - floor, 0) / rate if rate else None
+    far = days is None or days > _FAR_DAYS
+    return Forecast(disk.total, disk.free, rate, None if far else now + timedelta(days=days or 0.0))
 
 
 def delete_due(

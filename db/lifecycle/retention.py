@@ -6,7 +6,7 @@ looks again under the lock, and what tells a person why a Study stays all use th
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, and_, case, exists, func, literal, or_, select, tuple_, update
@@ -193,6 +193,21 @@ def kept_studies(session: Session, terms: Terms) -> list[Kept]:
     total = func.sum(each.c.held)
     query = select(each.c.reason, func.count(), total).group_by(each.c.reason).order_by(total.desc())
     return [Kept(reason, studies, int(held or 0)) for reason, studies, held in session.execute(query)]
+
+
+def bytes_per_day(session: Session, now: datetime, *, days: float = 7.0) -> float:
+    """Return how much arrived per day over the last ``days``, or since the first Study when that is less."""
+    since = now - timedelta(days=days)
+    first = session.scalar(select(func.min(Study.first_received_at)))
+    if first is None:
+        return 0.0
+    query = (
+        select(func.sum(Instance.size_bytes))
+        .join(Study, Study.id == Instance.study_id)
+        .where(Study.last_received_at >= since, Instance.received_at >= since)
+    )
+    seconds = min(timedelta(days=days), max(now - first, timedelta(hours=1))).total_seconds()
+    return float((session.scalar(query) or 0) / seconds * 86_400)
 
 
 def claim_pixels(

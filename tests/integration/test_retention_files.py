@@ -93,7 +93,9 @@ def deletions(sessions: Sessions) -> list[AuditEvent]:
 def site(tmp_path: Path) -> Iterator[tuple[Sessions, Settings]]:
     """A database and a store whose retention takes what is two days old."""
     settings = node_settings(tmp_path, retention=TWO_DAYS)
-    yield migrated_sessions(settings), settings
+    sessions = migrated_sessions(settings)
+    yield sessions, settings
+    sessions.kw["bind"].dispose()
 
 
 def test_what_is_old_goes_with_its_folders_and_the_rest_stays(site: tuple[Sessions, Settings]) -> None:
