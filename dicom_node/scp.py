@@ -1,17 +1,14 @@
-"""The DICOM node: an association server and the sender of results, in one process."""
+"""The DICOM node: what listens, what keeps, and what is done beside answering, under one parent process."""
 
 import signal
 import threading
-import time
 from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
-from pynetdicom import AE
-from pynetdicom.sop_class import Verification
 from sqlalchemy.orm import Session, sessionmaker
 
-from config.errors import AppError, ConfigurationError
+from config.errors import AppError
 from config.settings import Settings
 from db.audit import AuditTag
 from db.engine import make_engine, make_sessions
@@ -19,27 +16,28 @@ from db.uow import Actor, unit_of_work
 from dicom_node.context import NodeContext
 from dicom_node.door import Door
 from dicom_node.duties import start_duties
-from dicom_node.handlers import event_handlers
-from dicom_node.library import make_ae
+from dicom_node.listener import Ear, Listener, open_ears
+from dicom_node.receivers import Receivers
+from dicom_node.tls import server_context
 from instances.inbox import Inbox, make_inbox
 from instances.reconcile import Reconciled, reconcile
 
 log = structlog.get_logger()
 _NODE = Actor("node", "process")
 _GRACE_S = 5.0  # for associations that are storing while the node is told to stop
-_NO_LIMIT = 10_000  # the policy counts associations itself, so that a rejection is recorded with its reason
+_CERTIFICATE_S = 10.0  # between looks at the certificate's files
 
 
 @dataclass
 class RunningNode:
-    """A node that listens; ``port`` is the one in force."""
+    """A node that listens; ``port`` is the one in force, ``tls_port`` 0 without TLS."""
 
     port: int
+    tls_port: int
     inbox: Inbox
     sessions: sessionmaker[Session]
     reconciled: Reconciled
-    _ae: AE
-    _server: Any
+    reception: Listener | Receivers
     _stopped: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
 
@@ -48,11 +46,7 @@ class RunningNode:
         if self._stopped.is_set():
             return
         self._stopped.set()
-        self._server.shutdown()
-        deadline = time.monotonic() + _GRACE_S
-        while self._server.active_associations and time.monotonic() < deadline:
-            time.sleep(0.05)
-        self._ae.shutdown()
+        self.reception.stop(_GRACE_S)
         for thread in self._threads:
             thread.join()
         _audit(self.sessions, AuditTag.PROCESS_STOPPED, {})
@@ -70,17 +64,27 @@ def start_node(
         deliver: also do what the node does beside answering, see :mod:`dicom_node.duties`.
 
     Raises:
-        ConfigurationError: the port cannot be opened.
+        ConfigurationError: a port cannot be opened, or the TLS certificate not be used.
         TransientError: database or instance store cannot be used.
     """
     sessions = sessions or make_sessions(make_engine(settings.database))
     inbox = make_inbox(sessions, settings)
     inbox.prepare()
     reconciled = reconcile(inbox, called_ae=settings.dicom.ae_title)
-    ae, server = _listen(NodeContext(inbox, Door(settings, sessions), sessions, settings))
-    node = RunningNode(server.server_address[1], inbox, sessions, reconciled, ae, server)
-    detail = {"port": node.port, "ae_title": settings.dicom.ae_title, **vars(reconciled)}
+    ears = open_ears(settings)
+    try:
+        reception = _reception(ears, settings, sessions, inbox)
+    except AppError:
+        for ear in ears:
+            ear.close()
+        raise
+    ports = [ear.port for ear in ears] + [0]
+    node = RunningNode(ports[0], ports[1], inbox, sessions, reconciled, reception)
+    detail = {"port": node.port, "tls_port": node.tls_port, "ae_title": settings.dicom.ae_title, **vars(reconciled)}
     _audit(sessions, AuditTag.PROCESS_STARTED, detail)
+    reception.start()
+    if settings.dicom.tls.certificate:
+        node._threads.append(_watch_certificate(settings, sessions, node._stopped))
     if deliver:
         node._threads.extend(start_duties(sessions, settings, node._stopped))
     log.info("node.started", host=settings.dicom.host, port=node.port)
@@ -101,16 +105,28 @@ def run_node(settings: Settings) -> None:
     node.stop()
 
 
-def _listen(context: NodeContext) -> tuple[AE, Any]:
-    dicom = context.settings.dicom
-    ae = make_ae(dicom.ae_title, max_pdu_bytes=dicom.max_pdu_bytes, network_timeout_s=dicom.network_timeout_s)
-    ae.maximum_associations = _NO_LIMIT
-    ae.add_supported_context(Verification)
-    try:
-        server = ae.start_server((dicom.host, dicom.port), block=False, evt_handlers=event_handlers(context))
-    except OSError as exc:
-        raise ConfigurationError(f"cannot listen on {dicom.host}:{dicom.port}: {exc.strerror}") from exc
-    return ae, server
+def _reception(
+    ears: list[Ear], settings: Settings, sessions: sessionmaker[Session], inbox: Inbox
+) -> Listener | Receivers:
+    door = Door(settings, sessions)
+    if settings.dicom.receivers:
+        return Receivers(ears, settings, inbox, door)
+    return Listener(ears, NodeContext(inbox, door, sessions, settings))
+
+
+def _watch_certificate(
+    settings: Settings, sessions: sessionmaker[Session], stopped: threading.Event
+) -> threading.Thread:
+    """Load the certificate whenever its files change, so that each change is recorded once for all receivers."""
+    current = server_context(settings, sessions)
+
+    def watch() -> None:
+        while not stopped.wait(_CERTIFICATE_S):
+            current()
+
+    thread = threading.Thread(target=watch, name="certificate", daemon=True)
+    thread.start()
+    return thread
 
 
 def _audit(sessions: sessionmaker[Session], tag: AuditTag, detail: dict[str, Any]) -> None:

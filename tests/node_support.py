@@ -27,8 +27,8 @@ AE_TITLE = "FIRSTREAD"
 
 
 def node_settings(folder: Path, **changes: Any) -> Settings:
-    """Settings with everything below ``folder`` and a free port."""
-    dicom = {"port": 0, "min_free_bytes": 0, **changes.pop("dicom", {})}
+    """Settings with everything below ``folder`` and a free port, received in this process unless asked otherwise."""
+    dicom = {"port": 0, "receivers": 0, "min_free_bytes": 0, **changes.pop("dicom", {})}
     return Settings(data_dir=folder, dicom=dicom, **changes)
 
 
