@@ -14,7 +14,8 @@ from config.errors import AbortAssociationError, AssociationLostError
 from config.settings import DicomSettings
 
 BUFFER_BYTES = 1 << 18  # several PDUs in one system call
-_SLOW_GRACE_S = 10.0
+SLOW_GRACE_S = 10.0
+"""For this long a peer may be slower than ``dicom.slow_bytes_per_s``."""
 _GOODBYE_S = 2.0  # for the peer to take our last PDU and close
 _LONGEST_WAIT_S = 3600.0
 _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError)
@@ -62,9 +63,17 @@ class Connection:
     particular (:meth:`await_message`), or the rest of something that began (afterwards).
     """
 
-    def __init__(self, sock: socket.socket, dicom: DicomSettings, closing: Closing | None = None) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        dicom: DicomSettings,
+        closing: Closing | None = None,
+        *,
+        slow_grace_s: float = SLOW_GRACE_S,
+    ) -> None:
         self.socket = sock
         self._dicom = dicom
+        self._slow_grace_s = slow_grace_s
         self._closing = closing
         self._view = memoryview(bytearray(BUFFER_BYTES))
         self._start = self._end = 0
@@ -184,7 +193,7 @@ class Connection:
         """Return how long the next bytes of something that began may take: no silence, and no trickle."""
         if not self._dicom.slow_bytes_per_s:
             return self._dicom.network_timeout_s
-        allowed = _SLOW_GRACE_S + self._received / self._dicom.slow_bytes_per_s
+        allowed = self._slow_grace_s + self._received / self._dicom.slow_bytes_per_s
         return min(self._dicom.network_timeout_s, allowed - self._waited_s)
 
     def send(self, data: bytes) -> None:
