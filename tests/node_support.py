@@ -29,7 +29,8 @@ AE_TITLE = "FIRSTREAD"
 def node_settings(folder: Path, **changes: Any) -> Settings:
     """Settings with everything below ``folder`` and a free port, received in this process unless asked otherwise."""
     dicom = {"port": 0, "receivers": 0, "min_free_bytes": 0, **changes.pop("dicom", {})}
-    return Settings(data_dir=folder, dicom=dicom, **changes)
+    retention = {"refuse_free_bytes": 0, **changes.pop("retention", {})}
+    return Settings(data_dir=folder, dicom=dicom, retention=retention, **changes)
 
 
 def migrated_sessions(settings: Settings) -> sessionmaker[Session]:
