@@ -86,5 +86,6 @@ class Completion:
         if not again:
             return None
         found = self._situation(uow.session, again[0], now)
+        self._known[one.reading_id] = ((again[0].instance_count, again[0].announced_at), found)
         timer = judge(found, now)
         return (found, timer) if timer.is_due else None

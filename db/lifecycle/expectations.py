@@ -18,6 +18,7 @@ from db.models import Instance, Reading, Study
 from db.types import ExpectationSource, ExpectationState, ReadingState, utcnow
 from db.uow import UnitOfWork
 
+_AT_ONCE = 500  # UIDs in one statement
 _ENDED = frozenset({ExpectationState.COMPLETED, ExpectationState.DISCONTINUED})
 
 
@@ -42,6 +43,7 @@ def announce(
     study_uids: Collection[str],
     state: ExpectationState,
     instances: Collection[str] | None = None,
+    gone: Collection[str] = (),
 ) -> None:
     """Keep a new procedure step or notification, for every Study it speaks of.
 
@@ -52,6 +54,7 @@ def announce(
         study_uids: of the Studies.
         state: of the procedure step; COMPLETED for a notification.
         instances: SOP Instance UIDs it names; None when it does not say.
+        gone: SOP Instance UIDs that earlier notifications named, and that are to be had no more.
 
     Raises:
         LifecycleError: there is one with this SOP Instance UID.
@@ -71,6 +74,7 @@ def announce(
         uow.session.add(row)
         uow.session.flush()
         _name(uow, row, instances)
+        _forget(uow, study_uid, gone)
         _said(uow, row)
 
 
@@ -229,6 +233,16 @@ def _name(uow: UnitOfWork, row: Expectation, instances: Collection[str] | None) 
     if instances:
         values = [{"expectation_id": row.id, "sop_instance_uid": uid} for uid in sorted(set(instances))]
         uow.session.execute(insert(ExpectedInstance), values)
+
+
+def _forget(uow: UnitOfWork, study_uid: str, gone: Collection[str]) -> None:
+    notices = select(Expectation.id).where(
+        Expectation.study_instance_uid == study_uid, Expectation.source == ExpectationSource.NOTICE
+    )
+    uids = sorted(set(gone))
+    for first in range(0, len(uids), _AT_ONCE):
+        these = ExpectedInstance.sop_instance_uid.in_(uids[first : first + _AT_ONCE])
+        uow.session.execute(delete(ExpectedInstance).where(ExpectedInstance.expectation_id.in_(notices), these))
 
 
 def _said(uow: UnitOfWork, row: Expectation) -> None:
