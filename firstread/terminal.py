@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from config.errors import AppError
 from config.logs import configure_logs
@@ -25,5 +26,5 @@ def start(process: str, data_dir: Path | None = None) -> Settings:
 
 def refuse(exc: AppError) -> typer.Exit:
     """Print an error of ours as one line and return the exit to raise."""
-    console.print(f"[red]error:[/red] {exc}", highlight=False)
+    console.print(f"[red]error:[/red] {escape(str(exc))}", highlight=False, soft_wrap=True)
     return typer.Exit(2)

@@ -1,0 +1,175 @@
+"""What the ``node peers`` verbs do: who may call, who was refused, and whether somebody answers."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+from pydantic import ValidationError
+
+from config.errors import RefusedInputError
+from config.settings import Destination, Peer, PriorSource, Settings
+from db import peers
+from db.engine import current_sessions
+from db.types import utcnow
+from db.uow import unit_of_work
+from dicom_node import scu
+from dicom_node.context import Asking, Rejection
+from dicom_node.names import Names
+from dicom_node.peers import as_peer, find_peer, known_peers
+from dicom_node.policy import judge_caller
+from dicom_node.probe import Step, examine, wanted_of
+from firstread.people import actor
+
+COLUMNS = ("AE title", "host", "port", "certificate", "called AE", "at once", "TLS", "from")
+_RECENT = timedelta(days=7)
+
+
+def add(settings: Settings, **values: Any) -> str:
+    """Let a peer in; return what else the administrator should know, if anything.
+
+    Raises:
+        RefusedInputError: a value is outside its limits; the message names it.
+        LifecycleError: this peer is known already.
+    """
+    try:
+        peer = Peer(**values)
+    except ValidationError as exc:
+        raise RefusedInputError(_in_one_line(exc)) from exc
+    if peer in settings.dicom.peers:
+        raise RefusedInputError(f"{peer.ae_title} is in the settings (dicom.peers) already")
+    ours = [settings.dicom.ae_title, *(profile.ae_title for profile in settings.dicom.profiles)]
+    strangers = [title for title in peer.called_ae if title not in ours]
+    if strangers:
+        raise RefusedInputError(f"{strangers[0]} is no AE title of ours; there are: {', '.join(ours)}")
+    sessions = current_sessions(settings.database)
+    with sessions() as session:
+        is_first = not known_peers(session, settings)
+    with unit_of_work(sessions, actor()) as uow:
+        peers.add_peer(uow, peer)
+    if is_first:
+        return "this is the first peer: from now on only peers may call, also from this machine"
+    return ""
+
+
+def remove(settings: Settings, ae_title: str, host: str | None) -> int:
+    """Take a peer that was added out again; return how many rows that were.
+
+    Raises:
+        RefusedInputError: no such peer was added.
+    """
+    sessions = current_sessions(settings.database)
+    with sessions() as session:
+        was_added = bool(peers.added_peers(session, ae_title))
+    if not was_added and any(peer.ae_title == ae_title for peer in settings.dicom.peers):
+        raise RefusedInputError(f"{ae_title} is in the settings (dicom.peers): remove it there")
+    with unit_of_work(sessions, actor()) as uow:
+        return len(peers.remove_peers(uow, ae_title, host))
+
+
+def listed(settings: Settings) -> list[dict[str, Any]]:
+    """Return every peer with where it comes from, those of the settings first."""
+    rows = [{**_shown(peer), "from": "settings"} for peer in settings.dicom.peers]
+    with current_sessions(settings.database)() as session:
+        for row in peers.added_peers(session):
+            added = f"{row.added_by}, {row.added_at:%Y-%m-%d %H:%M}"
+            rows.append({**_shown(as_peer(row)), "from": added})
+    return rows
+
+
+def refused(settings: Settings) -> list[dict[str, Any]]:
+    """Return who was refused in the last seven days and would be refused again, with the command that lets each in."""
+    names = Names()
+    rows = []
+    with current_sessions(settings.database)() as session:
+        known = known_peers(session, settings)
+        callers = peers.refused_callers(session, since=utcnow() - _RECENT)
+    for caller in callers:
+        asking = Asking(
+            caller.calling_ae,
+            caller.called_ae,
+            caller.address,
+            tls_subject=caller.tls_subject,
+            is_tls=bool(caller.tls_subject),
+        )
+        verdict = judge_caller(settings.dicom, asking, known, addresses_of=names.addresses)
+        if isinstance(verdict, Rejection):
+            rows.append(
+                {
+                    "times": caller.times,
+                    "last": caller.last_at.isoformat(timespec="seconds"),
+                    "calling_ae": caller.calling_ae,
+                    "called_ae": caller.called_ae,
+                    "address": caller.address,
+                    "tls_subject": caller.tls_subject,
+                    "reason": caller.reason,
+                    "what_to_do": verdict.hint,
+                }
+            )
+    return rows
+
+
+def echo(settings: Settings, name: str) -> str:
+    """Send a C-ECHO to a destination, prior source or peer; return what it is called.
+
+    Raises:
+        RefusedInputError: nobody of that name is known.
+        PeerUnavailableError: it does not answer.
+    """
+    found = find(settings, name)
+    scu.echo(scu.address_of(found, settings))
+    return found.ae_title
+
+
+def test(settings: Settings, name: str) -> Iterator[Step]:
+    """Look at a destination, prior source or peer step by step.
+
+    Raises:
+        RefusedInputError: nobody of that name is known.
+        PeerUnavailableError: it is not known where it listens.
+    """
+    found = find(settings, name)
+    wanted = wanted_of(found) if isinstance(found, Destination) else frozenset()
+    return examine(scu.address_of(found, settings), wanted)
+
+
+def find(settings: Settings, name: str) -> Destination | PriorSource | Peer:
+    """Return who has this name: a destination or prior source, else a peer or destination with this AE title.
+
+    Raises:
+        RefusedInputError: nobody.
+    """
+    sources = [source for source in settings.priors.sources if source.method != "dicomweb"]
+    called: tuple[Destination | PriorSource, ...] = (*settings.destinations, *sources)
+    for named in called:
+        if named.name == name:
+            return named
+    with current_sessions(settings.database)() as session:
+        peer = find_peer(session, settings, name)
+        titles = sorted({known.ae_title for known in known_peers(session, settings)})
+    if peer is not None:
+        return peer
+    titled = next((other for other in called if other.ae_title == name), None)
+    if titled is not None:
+        return titled
+    names = [*(other.name for other in called), *titles]
+    raise RefusedInputError(f"no destination and no peer {name!r}; there are: {', '.join(names) or 'none'}")
+
+
+def _shown(peer: Peer) -> dict[str, Any]:
+    return {
+        "ae_title": peer.ae_title,
+        "host": peer.host or "",
+        "port": peer.port,
+        "certificate_subject": peer.certificate_subject,
+        "called_ae": list(peer.called_ae),
+        "max_associations": peer.max_associations,
+        "tls": peer.tls,
+    }
+
+
+def _in_one_line(exc: ValidationError) -> str:
+    fault = exc.errors()[0]
+    what = str(fault["loc"][0]) if fault["loc"] else "peer"
+    if what == "ae_title":
+        return f"{fault['input']!r} is no AE title: 1 to 16 ASCII characters, no backslash, no control characters"
+    return f"{what.replace('_', ' ')}: {str(fault['msg']).removeprefix('Value error, ')}"
