@@ -122,7 +122,7 @@ class PeerAssociation(Base):
     tls_subject: Mapped[str] = mapped_column(String(400), default="")
     user_identity: Mapped[str] = mapped_column(String(64), default="")
     rejected: Mapped[str] = mapped_column(String(200), default="")  # the reason; empty when it was accepted
-    opened_at: Mapped[Instant]
+    opened_at: Mapped[Instant] = mapped_column(index=True)
     ended_at: Mapped[MaybeInstant]
     ended_how: Mapped[str] = mapped_column(String(16), default="")  # released, aborted, lost
     instances: Mapped[int] = mapped_column(default=0)  # acknowledged on it
@@ -137,11 +137,11 @@ class Quarantined(Base):
     reason: Mapped[str] = mapped_column(String(200))
     error: Mapped[str] = mapped_column(String(64))
     status: Mapped[int]  # DIMSE status answered
-    sop_instance_uid: Mapped[str] = mapped_column(String(64), default="")
-    study_id: Mapped[UUID | None] = mapped_column(ForeignKey("study.id"))
+    sop_instance_uid: Mapped[str] = mapped_column(String(64), default="", index=True)
+    study_id: Mapped[UUID | None] = mapped_column(ForeignKey("study.id"), index=True)
     path: Mapped[str] = mapped_column(String(400), default="")  # empty when the bytes could not be kept
     calling_ae: Mapped[str] = mapped_column(String(16), default="")
-    received_at: Mapped[Instant]
+    received_at: Mapped[Instant] = mapped_column(index=True)
 
 
 class Reading(Base):
