@@ -15,10 +15,10 @@ from db.audit import AuditTag
 from db.models import PeerAssociation
 from db.types import utcnow
 from db.uow import Actor, unit_of_work
-from dicom_node.context import Admission, Asking, Rejection
+from dicom_node.context import Admission, Asking, NodeContext, Rejection
 from dicom_node.names import Names
-from dicom_node.peers import KnownPeers
-from dicom_node.policy import NO_SPACE, NOT_READY, Welcome, judge_caller, judge_crowd, profile_of
+from dicom_node.peers import KnownPeers, known_peers
+from dicom_node.policy import NO_SPACE, NOT_READY, Welcome, is_from, judge_caller, judge_crowd, profile_of
 
 log = structlog.get_logger()
 
@@ -144,3 +144,27 @@ def printable(text: str, at_most: int) -> str:
 
 def _actor(asking: Asking) -> Actor:
     return Actor(printable(asking.calling_ae, 16) or "(no AE title)", "peer")
+
+
+def turned_away(context: NodeContext, address: str, reason: str) -> None:
+    """Record that a TLS handshake failed, where the address is a peer's; strangers get the log line only."""
+    try:
+        with context.sessions() as session:
+            peers = known_peers(session, context.settings)
+        names = Names(patience_s=0.5)
+        titles = {peer.ae_title for peer in peers if peer.host and is_from(peer.host, address, names.addresses)}
+        for title in sorted(titles):
+            with unit_of_work(context.sessions, Actor(title, "peer")) as uow:
+                row = PeerAssociation(
+                    id=uuid4(), calling_ae=title, address=printable(address, 64), rejected=reason[:200]
+                )
+                uow.session.add(row)
+                uow.audit(
+                    AuditTag.ASSOCIATION_REJECTED,
+                    outcome="failure",
+                    object_type="association",
+                    object_id=str(row.id),
+                    detail={"address": row.address, "reason": row.rejected},
+                )
+    except (AppError, SQLAlchemyError) as exc:
+        log.error("association.not_recorded", error=exc, host=printable(address, 64))  # noqa: TRY400

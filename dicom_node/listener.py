@@ -21,6 +21,7 @@ from config.settings import Settings
 from dicom_node import association
 from dicom_node.connection import Closing
 from dicom_node.context import NodeContext
+from dicom_node.door import turned_away
 from dicom_node.handlers import event_handlers
 from dicom_node.library import make_ae
 from dicom_node.tls import in_words, server_context
@@ -92,6 +93,7 @@ class Listener:
         """
         dicom = context.settings.dicom
         self._ears = ears
+        self._context = context
         self._slots = threading.Semaphore(dicom.max_associations + _MARGIN)
         self._closing = Closing()
         self._serving: set[threading.Thread] = set()
@@ -162,7 +164,9 @@ class Listener:
         try:
             return _handshake(self._tls(), connection, time.monotonic() + _HANDSHAKE_S)
         except OSError as exc:
-            log.warning("connection.refused", host=str(address[0]), error=in_words(exc))
+            reason = in_words(exc)
+            log.warning("connection.refused", host=str(address[0]), error=reason)
+            turned_away(self._context, str(address[0]), reason)
             return None
 
 

@@ -128,7 +128,7 @@ def _fault(peer: Peer, asking: Asking, addresses_of: AddressesOf) -> tuple[int, 
     """Return the first thing by which a caller is not this peer, and how far it came; None when it is."""
     command, called = command_for(asking), command_for(asking, with_called_ae=True)
     checks: tuple[tuple[Rejection, str, Callable[[], bool]], ...] = (
-        (ADDRESS, command, lambda: not peer.host or _is_from(peer.host, asking.address, addresses_of)),
+        (ADDRESS, command, lambda: not peer.host or is_from(peer.host, asking.address, addresses_of)),
         (NO_CERTIFICATE, "the peer must call the TLS port", lambda: not peer.certificate_subject or asking.is_tls),
         (CERTIFICATE, command, lambda: _has_certificate(peer, asking)),
         (NOT_FOR_THIS_PEER, called, lambda: not peer.called_ae or asking.called_ae in peer.called_ae),
@@ -141,7 +141,8 @@ def _fault(peer: Peer, asking: Asking, addresses_of: AddressesOf) -> tuple[int, 
     return None
 
 
-def _is_from(host: str, address: str, addresses_of: AddressesOf) -> bool:
+def is_from(host: str, address: str, addresses_of: AddressesOf) -> bool:
+    """Return whether an address is that of a configured host: an address, network or name."""
     bare = bare_address(address)
     if not bare:
         return False

@@ -268,8 +268,8 @@ _ALERTS = {  # what the other side, or OpenSSL, calls it
     "PROTOCOL_VERSION": "it speaks no TLS version that we allow (1.2 or 1.3)",
     "UNSUPPORTED_PROTOCOL": "it speaks no TLS version that we allow (1.2 or 1.3)",
     "NO_SHARED_CIPHER": "it offers no cipher suite that we allow",
-    "WRONG_VERSION_NUMBER": "what answers there is not TLS",
-    "HTTP_REQUEST": "what answers there is not TLS",
+    "WRONG_VERSION_NUMBER": "the other side does not speak TLS",
+    "HTTP_REQUEST": "the other side does not speak TLS",
     "HANDSHAKE_FAILURE": "it refuses the handshake: no common cipher suite, or it wants another certificate",
 }
 
@@ -284,7 +284,7 @@ def in_words(failure: OSError) -> str:
         named = next((words for part, words in _ALERTS.items() if part in reason), "")
         return f"TLS: {named or f'the handshake failed ({reason or type(failure).__name__})'}"
     if isinstance(failure, TimeoutError):
-        return "no connection: no answer in time"
+        return "no answer in time"
     if isinstance(failure, ConnectionResetError | BrokenPipeError):
         return "TLS: the other side closed the connection"
     return f"no connection: {failure.strerror or type(failure).__name__}"
