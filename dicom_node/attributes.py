@@ -1,10 +1,9 @@
-"""Attribute Lists of the normalised services: read once, checked, and what is wrong said by tag, never by value."""
+"""Attribute Lists of the normalised services: read once, checked, and what is wrong said by keyword, never by value."""
 
 from collections.abc import Iterable
 from io import BytesIO
 from typing import Any
 
-from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pynetdicom.dsutils import decode
 
@@ -43,16 +42,13 @@ def read_list(encoded: BytesIO | None, context: Any) -> Dataset:
     return decode(encoded, syntax.is_implicit_VR, syntax.is_little_endian, syntax.is_deflated)
 
 
-def refusal(status: int, comment: str, *keywords: str, error_id: int | None = None) -> Dataset:
-    """Return a failed response: status, what is wrong, and the attributes it is about (PS3.7 C.5)."""
+def refusal(status: int, comment: str, *, error_id: int | None = None) -> Dataset:
+    """Return a failed response: status, and what is wrong by keyword (PS3.7 C.5)."""
     response = Dataset()
     response.Status = status
     response.ErrorComment = comment[:_COMMENT_LENGTH]
     if error_id is not None:
         response.ErrorID = error_id
-    tags = [tag for tag in map(tag_for_keyword, keywords) if tag is not None]
-    if tags:
-        response.AttributeIdentifierList = tags
     return response
 
 
@@ -60,9 +56,9 @@ def lacking(ds: Dataset, keywords: Iterable[str]) -> Dataset | None:
     """Return the refusal of a list that lacks an attribute of type 1, or its value; None when all are there."""
     for keyword in keywords:
         if keyword not in ds:
-            return refusal(MISSING_ATTRIBUTE, f"{keyword} is missing", keyword)
+            return refusal(MISSING_ATTRIBUTE, f"{keyword} is missing")
         if ds[keyword].is_empty:
-            return refusal(MISSING_VALUE, f"{keyword} has no value", keyword)
+            return refusal(MISSING_VALUE, f"{keyword} has no value")
     return None
 
 
@@ -74,7 +70,7 @@ def bad_uid(ds: Dataset, keyword: str) -> Dataset | None:
     try:
         valid_uid(str(ds[keyword].value), what=keyword)
     except InvalidUidError:
-        return refusal(INVALID_VALUE, f"{keyword} is no UID", keyword)
+        return refusal(INVALID_VALUE, f"{keyword} is no UID")
     return None
 
 

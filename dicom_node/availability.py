@@ -84,8 +84,7 @@ def _wrong_reference(item: Dataset) -> Dataset | None:
         or attributes.lacking(item, ("InstanceAvailability", "RetrieveAETitle"))
     )
     if wrong is None and str(item.InstanceAvailability) not in _KINDS:
-        keyword = "InstanceAvailability"
-        return refusal(attributes.INVALID_VALUE, f"{keyword} is none of its four values", keyword)
+        return refusal(attributes.INVALID_VALUE, "InstanceAvailability is none of its four values")
     return wrong
 
 

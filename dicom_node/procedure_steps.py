@@ -103,7 +103,7 @@ def _advance(uow: Any, object_uid: str, state: ExpectationState, instances: list
     named = instances is not None or rows[0].instances is not None
     if state is ExpectationState.COMPLETED and rows[0].state is ExpectationState.IN_PROGRESS and not named:
         # at its end a step has at least one Series, if one without images (table F.7.2-1)
-        return refusal(attributes.MISSING_ATTRIBUTE, "PerformedSeriesSequence is missing", "PerformedSeriesSequence")
+        return refusal(attributes.MISSING_ATTRIBUTE, "PerformedSeriesSequence is missing")
     expectations.advance(uow, rows, state=state, instances=instances)
     return attributes.SUCCESS
 
@@ -116,8 +116,7 @@ def _wrong_at_creation(ds: Dataset) -> Dataset | None:
         return _bad_status()
     steps = attributes.items(ds, "ScheduledStepAttributesSequence")
     if not steps:
-        keyword = "ScheduledStepAttributesSequence"
-        return refusal(attributes.MISSING_VALUE, f"{keyword} has no item", keyword)
+        return refusal(attributes.MISSING_VALUE, "ScheduledStepAttributesSequence has no item")
     return next((wrong for item in steps if (wrong := attributes.bad_uid(item, "StudyInstanceUID"))), None)
 
 
@@ -146,8 +145,7 @@ def _referenced(series: Dataset) -> list[Dataset]:
 
 
 def _bad_status() -> Dataset:
-    keyword = "PerformedProcedureStepStatus"
-    return refusal(attributes.INVALID_VALUE, f"{keyword} is not a status that is allowed here", keyword)
+    return refusal(attributes.INVALID_VALUE, "PerformedProcedureStepStatus is not allowed here")
 
 
 def _unavailable(error: TransientError) -> Dataset:
