@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
@@ -42,6 +43,11 @@ def node_ae(settings: Settings) -> AE:
     ae = make_ae(dicom.ae_title, max_pdu_bytes=dicom.max_pdu_bytes, network_timeout_s=dicom.network_timeout_s)
     ae.add_supported_context(Verification)
     return ae
+
+
+def leftovers(context: NodeContext) -> list[Path]:
+    """The temporary files of objects that did not arrive."""
+    return list(context.inbox.instances.incoming.iterdir())  # type: ignore[attr-defined]
 
 
 @contextmanager
