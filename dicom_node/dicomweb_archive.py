@@ -29,7 +29,7 @@ _WORDS = {
 }
 
 
-class WebArchive(DICOMwebClient):  # type: ignore[misc] the package's types are not followed
+class WebArchive(DICOMwebClient):  # type: ignore[misc]  # untyped for us
     """One archive under our bearer token; its failures are told in words that hold no address and no UID."""
 
     def __init__(self, source: PriorSource, settings: Settings) -> None:
@@ -65,6 +65,16 @@ class WebArchive(DICOMwebClient):  # type: ignore[misc] the package's types are 
         with _named():
             found = self.search_for_studies(limit=limit, fields=wanted, search_filters=asked)
             return [Dataset.from_json(one) for one in found[:limit]]
+
+    def series(self, study_instance_uid: str) -> list[Dataset]:
+        """Return the Series of a Study, with their body parts.
+
+        Raises:
+            PeerUnavailableError: see :meth:`studies`.
+        """
+        with _named():
+            found = self.search_for_series(study_instance_uid, limit=_PAGE, fields=["BodyPartExamined"])
+            return [Dataset.from_json(one) for one in found[:_PAGE]]
 
     def fetch(self, retrieval: Retrieval, keeper: Keeper, announced: Announced, held: Collection[str]) -> Fetched:
         """Fetch the Instances of a Study that are not held, each as it is stored, one in memory at a time.

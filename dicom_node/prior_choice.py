@@ -20,7 +20,7 @@ _REGIONS: Mapping[str, str] = {
     "head": r"head|brain|skull|cranial|cranium|cerebr|neuro|ccrani|kopf|schadel|hirn|tete|cabeza|orbit|sinus|pituitar",
     "neck": r"neck|cervical|thyroid|carotid|hals|cou\b|cuello|larynx|c.?spine|cspine",
     "chest": r"chest|thora|lung|pulmon|cxr|rib|heart|cardiac|coronar|mediast|sternum|breast|brust|torax|poumon",
-    "abdomen": r"abdom|chestabd|liver|hepat|kidney|renal|pancrea|spleen|bowel|colon|gastr|bauch|leber|tap\b|cap\b|kub\b",
+    "abdomen": r"abdom|chestabd|liver|hepat|kidney|renal|pancrea|spleen|bowel|gastr|bauch|leber|tap\b|cap\b|kub\b",
     "pelvis": r"pelvi|hip\b|bladder|prostat|uter|rectum|becken|tap\b|cap\b|kub\b",
     "spine": r"spine|lumbar|thoracic sp|sacr|lspine|tspine|wirbel|rachis|columna",
     "limb": r"shoulder|arm\b|elbow|wrist|hand|finger|femur|knee|leg\b|ankle|foot|toe|extremit|tibia|humerus",

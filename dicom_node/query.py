@@ -47,6 +47,15 @@ def find(peer: Address, identifier: Dataset, *, limit: int = 500) -> list[Datase
         scu.end(assoc)
 
 
+def query_keys(level: str, **values: str) -> Dataset:
+    """Return an Identifier: Query/Retrieve Level, and keys by keyword; an empty value asks for it to be returned."""
+    ds = Dataset()
+    ds.QueryRetrieveLevel = level
+    for keyword, value in values.items():
+        setattr(ds, keyword, value)
+    return ds
+
+
 def _matches(assoc: Association, identifier: Dataset, limit: int) -> list[Dataset]:
     found: list[Dataset] = []
     status: int | None = None

@@ -20,7 +20,7 @@ from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelMove as S
 from config.errors import AppError, PeerUnavailableError
 from dicom_node import scu, storing
 from dicom_node.library import MAX_CONTEXTS
-from dicom_node.query import SYNTAXES, find
+from dicom_node.query import SYNTAXES, find, query_keys
 from dicom_node.scu import Address
 from dicom_node.transfer_syntaxes import ACCEPTED, is_storage_sop_class
 from instances.arrival import Announced
@@ -72,10 +72,10 @@ def study_classes(peer: Address, study_instance_uid: str) -> list[str]:
     Raises:
         PeerUnavailableError: see :func:`dicom_node.query.find`; or it holds nothing we store.
     """
-    series = find(peer, _keys("SERIES", StudyInstanceUID=study_instance_uid, SeriesInstanceUID="", Modality=""))
+    series = find(peer, query_keys("SERIES", StudyInstanceUID=study_instance_uid, SeriesInstanceUID="", Modality=""))
     classes: dict[str, None] = {}
     for one in series:
-        asked = _keys(
+        asked = query_keys(
             "IMAGE",
             StudyInstanceUID=study_instance_uid,
             SeriesInstanceUID=str(one.get("SeriesInstanceUID", "")),
@@ -125,7 +125,7 @@ def get(peer: Address, retrieval: Retrieval, keeper: Keeper, classes: Sequence[s
     handler = (evt.EVT_C_STORE, _stored, [peer, retrieval, keeper, arrivals])
     roles = [build_role(UID(uid), scp_role=True) for uid in classes[: MAX_CONTEXTS - 1]]
     assoc = scu.associate(peer, get_contexts(classes), roles=roles, handlers=[handler])
-    request = _keys("STUDY", StudyInstanceUID=retrieval.study_instance_uid)
+    request = query_keys("STUDY", StudyInstanceUID=retrieval.study_instance_uid)
     try:
         answers = _send(lambda: assoc.send_c_get(request, StudyRootGet, msg_id=retrieval.message_id))
         fetched = _outcome(peer, answers)
@@ -146,7 +146,7 @@ def move(peer: Address, retrieval: Retrieval) -> Fetched:
         PeerUnavailableError: refused in the archive's words, or lost before the last answer.
     """
     assoc = scu.associate(peer, [build_context(StudyRootMove, SYNTAXES)])
-    request = _keys("STUDY", StudyInstanceUID=retrieval.study_instance_uid)
+    request = query_keys("STUDY", StudyInstanceUID=retrieval.study_instance_uid)
     try:
         answers = _send(lambda: assoc.send_c_move(request, peer.calling_ae, StudyRootMove, msg_id=retrieval.message_id))
         return _outcome(peer, answers)
@@ -232,11 +232,3 @@ def received(
         except AppError as exc:
             return storing.refuse(keeper, announced, None, exc)
         return storing.keep(keeper, arrival, abstract_syntax=abstract_syntax)
-
-
-def _keys(level: str, **values: str) -> Dataset:
-    ds = Dataset()
-    ds.QueryRetrieveLevel = level
-    for keyword, value in values.items():
-        setattr(ds, keyword, value)
-    return ds

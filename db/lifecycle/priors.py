@@ -73,7 +73,7 @@ def search_pending(session: Session, study_id: UUID, now: datetime) -> bool:
     return bool(session.scalar(select(exists().where(Prior.study_id == study_id, coming))))
 
 
-def begin_searches(uow: UnitOfWork) -> int:
+def begin_searches(uow: UnitOfWork, now: datetime) -> int:
     """Note every Study that is being received to be read and has not been searched for; return how many."""
     searched = exists().where(PriorSearch.study_id == Study.id)
     new = uow.session.scalars(
@@ -89,7 +89,7 @@ def begin_searches(uow: UnitOfWork) -> int:
     for study in new:
         why = _why_not(study)
         state = SearchState.SKIPPED if why else SearchState.WAITING
-        uow.session.add(PriorSearch(study_id=study.id, state=state, reason=why))
+        uow.session.add(PriorSearch(study_id=study.id, state=state, reason=why, next_attempt_at=now))
     uow.session.flush()
     return len(new)
 
@@ -127,6 +127,7 @@ def searched(
     uow: UnitOfWork,
     search_id: UUID,
     found: Sequence[FoundPrior],
+    now: datetime,
     *,
     candidates: int,
     sources: Sequence[str],
@@ -138,6 +139,7 @@ def searched(
         uow: the unit of work.
         search_id: the search.
         found: chosen; those that are here to be read already are not fetched.
+        now: from when on they may be fetched.
         candidates: how many there were to choose from.
         sources: archives that were asked.
         reason: who did not answer, or why candidates were left out; empty when there is nothing to say.
@@ -147,9 +149,8 @@ def searched(
     """
     search = _waiting(uow, search_id)
     for position, one in enumerate(found, start=1):
-        uow.session.add(
-            Prior(study_id=search.study_id, position=position, message_id=random.randrange(1, 65536), **vars(one))
-        )
+        identity = {"message_id": random.randrange(1, 65536), "position": position, "next_attempt_at": now}
+        uow.session.add(Prior(study_id=search.study_id, **identity, **vars(one)))
     search.state, search.reason, search.candidates = SearchState.DONE, reason[:400], candidates
     search.finished_at, search.lease_until = utcnow(), None
     detail = {
