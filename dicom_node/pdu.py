@@ -59,6 +59,7 @@ class Element(IntEnum):
     ERROR_COMMENT = 0x0902
     AFFECTED_SOP_INSTANCE_UID = 0x1000
     MOVE_ORIGINATOR_AE = 0x1030
+    MOVE_MESSAGE_ID = 0x1031
 
 
 @dataclass(frozen=True)
