@@ -248,6 +248,7 @@ def client_context(tls: TlsSettings) -> ClientContext:
 
 
 _VERIFY = {  # X509_V_ERR_*, x509_vfy.h
+    7: "its certificate is not signed by the authority it names",
     9: "its certificate is not valid yet",
     10: "its certificate has expired",
     18: "its certificate is self-signed and not among dicom.tls.authorities",
@@ -264,6 +265,7 @@ _ALERTS = {  # what the other side, or OpenSSL, calls it
     "ALERT_UNKNOWN_CA": "it does not know the authority of our certificate",
     "ALERT_CERTIFICATE_EXPIRED": "it says our certificate has expired",
     "ALERT_CERTIFICATE_REVOKED": "it says our certificate was revoked",
+    "DECRYPT_ERROR": "it says our certificate is not signed by the authority it names",
     "CERTIFICATE": "it refuses our certificate",
     "PROTOCOL_VERSION": "it speaks no TLS version that we allow (1.2 or 1.3)",
     "UNSUPPORTED_PROTOCOL": "it speaks no TLS version that we allow (1.2 or 1.3)",
