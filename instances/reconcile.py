@@ -11,6 +11,7 @@ import structlog
 from sqlalchemy import select
 
 from config.errors import RefusedInputError
+from db.lifecycle.priors import retrieval_of
 from db.models import Instance
 from instances.arrival import Announced, Arrival, instance_path, read_file
 from instances.inbox import Inbox
@@ -88,8 +89,16 @@ def _adopt(inbox: Inbox, relative: str, called_ae: str) -> bool:
         meta, offset = split_file(head)
     except RefusedInputError:
         meta, offset = FileMeta("", "", ""), 0
+    with inbox.sessions() as session:
+        retrieval = retrieval_of(session, relative.partition("/")[0])
     announced = Announced(
-        meta.transfer_syntax_uid, meta.sop_class_uid, meta.sop_instance_uid, meta.source_ae, called_ae
+        meta.transfer_syntax_uid,
+        meta.sop_class_uid,
+        meta.sop_instance_uid,
+        meta.source_ae,
+        called_ae,
+        move_originator_ae=called_ae,
+        move_message_id=retrieval,
     )
     with Arrival(announced, inbox.instances) as arrival:
         read_file(arrival, path, offset)

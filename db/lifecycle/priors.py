@@ -50,6 +50,17 @@ def is_fetched(connection: Connection, study_instance_uid: str, retrieval: int) 
     return bool(connection.scalar(select(asked)))
 
 
+def retrieval_of(session: Session, study_instance_uid: str) -> int:
+    """Return the Message ID under which a Study is being fetched; 0 when it is not.
+
+    For files that were left by a process that died before it acknowledged them: when they came from others after
+    all, these send them again.
+    """
+    going_on = Prior.state.in_((PriorState.FOUND, PriorState.FETCHING))
+    query = select(Prior.message_id).where(Prior.study_instance_uid == study_instance_uid, going_on, Prior.attempts > 0)
+    return session.scalars(query.limit(1)).first() or 0
+
+
 def take_for_reading(uow: UnitOfWork, study_id: UUID) -> int:
     """Stop taking a Study for a prior, since others send it to us; return its revision, which is being received."""
     study = locked(uow, Study, study_id)
