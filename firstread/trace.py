@@ -30,10 +30,12 @@ def trace_study(settings: Settings, key: str) -> Trace:
 
     Raises:
         RefusedInputError: nothing, or a Patient ID, was asked for.
-        ConfigurationError: the database is not this release's.
+        ConfigurationError: the database is not this release's, or the routing rules cannot be read.
     """
+    from config.routing import load_rule_book
     from db.audit import AuditTag
     from db.engine import current_sessions
+    from db.queries.trace import Ways
     from db.queries.trace import trace as ask
     from db.types import utcnow
     from db.uow import unit_of_work
@@ -41,8 +43,9 @@ def trace_study(settings: Settings, key: str) -> Trace:
     from instances.retention import retention_terms
 
     sessions = current_sessions(settings.database)
+    ways = Ways(retention_terms(settings), load_rule_book(settings), settings.priors.wait_s)
     with sessions() as session:
-        found = ask(session, key, utcnow(), retention_terms(settings))
+        found = ask(session, key, utcnow(), ways)
     with unit_of_work(sessions, actor()) as uow:
         for study in found.studies:
             uow.audit(AuditTag.STUDY_TRACED, study_id=study.id)

@@ -3,6 +3,7 @@
 import contextlib
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -10,11 +11,12 @@ from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from config.errors import RefusedInputError
+from config.routing import RuleBook
 from db.lifecycle.retention import Terms, kept_because
-from db.lifecycle.timers import Situation, judge
 from db.models import Instance, Study
 from db.queries import trace_steps as steps
 from db.queries.trace_values import RetentionTrace, StudyTrace, TimerTrace, Trace
+from db.queries.waiting import completion_timers
 
 _UID = re.compile(r"[0-9]+(?:\.[0-9]+)+")
 _LATELY = timedelta(days=1)
@@ -22,14 +24,23 @@ _STUDIES = 10  # of one Accession Number
 _EVENTS = 500
 
 
-def trace(session: Session, key: str, now: datetime, terms: Terms) -> Trace:
+@dataclass(frozen=True)
+class Ways:
+    """How this site works, as far as a trace has to know: what keeps pixel data, and what a Study waits for."""
+
+    terms: Terms
+    rules: RuleBook
+    priors_wait_s: float = 0.0
+
+
+def trace(session: Session, key: str, now: datetime, ways: Ways) -> Trace:
     """Return what became of every Study that ``key`` names.
 
     Args:
         session: any; nothing is changed.
         key: Accession Number, Study or SOP Instance UID, or a study's id.
         now: when it is asked.
-        terms: of retention, so that what keeps the pixel data can be said.
+        ways: the site's.
 
     Returns:
         At most ten Studies. When there is none: what was refused under that UID, what others announced of it,
@@ -44,7 +55,7 @@ def trace(session: Session, key: str, now: datetime, terms: Terms) -> Trace:
     found = next((rows for condition in _conditions(key) if (rows := _studies(session, condition))), [])
     if not found:
         return _unknown(session, key, now)
-    studies = tuple(_study(session, study, now, terms) for study in found[:_STUDIES])
+    studies = tuple(_study(session, study, now, ways) for study in found[:_STUDIES])
     return Trace(key, now, studies, len(found) - len(studies))
 
 
@@ -77,10 +88,9 @@ def _unknown(session: Session, key: str, now: datetime) -> Trace:
     )
 
 
-def _study(session: Session, study: Study, now: datetime, terms: Terms) -> StudyTrace:
+def _study(session: Session, study: Study, now: datetime, ways: Ways) -> StudyTrace:
     came_on = steps.associations(session, study.id)
     events, left_out = steps.timeline(session, study.id, _EVENTS)
-    runs = steps.readings(session, study.id)
     own = {
         "id", "study_instance_uid", "accession_number", "modalities", "body_part", "calling_ae", "called_ae",
         "revision", "is_prior", "first_received_at", "last_received_at", "instance_count", "identity_conflict",
@@ -100,30 +110,32 @@ def _study(session: Session, study: Study, now: datetime, terms: Terms) -> Study
         series=steps.series(session, study.id),
         quarantined=steps.quarantined_of(session, study),
         expectations=steps.expectations(session, study.study_instance_uid),
-        timer=_timer(study, now, running=any(run.state == "RECEIVING" and not run.superseded for run in runs)),
-        readings=runs,
+        timer=_timer(session, study, now, ways),
+        readings=steps.readings(session, study.id),
         prior_search=steps.prior_search(session, study.id),
         report=steps.report(session, study.id),
         deliveries=steps.deliveries(session, study.id),
         retention=RetentionTrace(
-            study.legal_hold, study.pixels_deleted_at, tuple(kept_because(session, study.id, terms))
+            study.legal_hold, study.pixels_deleted_at, tuple(kept_because(session, study.id, ways.terms))
         ),
         timeline=events,
         timeline_left_out=left_out,
     )
 
 
-def _timer(study: Study, now: datetime, *, running: bool) -> TimerTrace:
-    timer = judge(Situation(study.last_received_at, study.quiet_s, complete_now=study.complete_now), now)
+def _timer(session: Session, study: Study, now: datetime, ways: Ways) -> TimerTrace:
+    running = completion_timers(session, ways.rules, priors_wait_s=ways.priors_wait_s, now=now, study_ids=[study.id])
     if not running:
-        return TimerTrace("ended", study.last_received_at, study.quiet_s, timer.quiet_until)
+        return TimerTrace("ended", study.last_received_at, study.quiet_s)
+    timer = running[0].timer
     return TimerTrace(
-        "running",
-        study.last_received_at,
-        study.quiet_s,
-        timer.quiet_until,
-        timer.due_at,
-        timer.latest_at,
-        timer.waits_for,
-        timer.short_of,
+        state="due" if timer.is_due else "running",
+        last_received_at=study.last_received_at,
+        quiet_s=study.quiet_s,
+        quiet_until=timer.quiet_until,
+        due_at=timer.due_at,
+        latest_at=timer.latest_at,
+        seconds_left=running[0].seconds_left,
+        waits_for=timer.waits_for,
+        short_of=timer.short_of,
     )

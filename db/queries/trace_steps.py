@@ -201,7 +201,7 @@ def queue(session: Session, reading: Reading) -> QueueTrace:
     earlier = or_(
         mine > URGENCY,
         and_(
-            mine == URGENCY,
+            URGENCY.in_((mine,)),
             or_(
                 Reading.completed_at < reading.completed_at,
                 and_(Reading.completed_at == reading.completed_at, Reading.id < reading.id),

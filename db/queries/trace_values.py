@@ -67,14 +67,15 @@ class ExpectationTrace:
 
 @dataclass(frozen=True)
 class TimerTrace:
-    """When reception ends or why it ended; ``waits_for`` and ``short_of`` in words."""
+    """When reception ends: what it still waits for, and what a Study that ended now would lack, in words."""
 
-    state: str  # running, or ended
+    state: str  # running, due, or ended
     last_received_at: datetime
     quiet_s: float
-    quiet_until: datetime
+    quiet_until: datetime | None = None
     due_at: datetime | None = None
     latest_at: datetime | None = None
+    seconds_left: int | None = None
     waits_for: tuple[str, ...] = ()
     short_of: tuple[str, ...] = ()
 

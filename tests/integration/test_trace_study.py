@@ -13,13 +13,14 @@ from sqlalchemy import Engine, event, insert, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from config.errors import RefusedInputError
-from config.routing import RoutingVerdict
+from config.routing import RoutingVerdict, RuleBook, Rules
 from db import lifecycle
 from db.expectation_models import Expectation
 from db.lifecycle import retention
+from db.lifecycle.expectations import announce
 from db.lifecycle.retention import Terms
 from db.models import AuditEvent, Delivery, Instance, PeerAssociation, Reading, Series, Study
-from db.queries.trace import trace
+from db.queries.trace import Ways, trace
 from db.queries.trace_values import StudyTrace, Trace
 from db.types import CommitmentState, ExpectationSource, ExpectationState, Priority, ReadingState, utcnow
 from db.uow import unit_of_work
@@ -42,7 +43,7 @@ Sessions = sessionmaker[Session]
 
 def asked(sessions: Sessions, key: str, terms: Terms | None = None) -> Trace:
     with sessions() as session:
-        return trace(session, key, utcnow(), terms or Terms())
+        return trace(session, key, utcnow(), Ways(terms or Terms(), RuleBook(Rules(rules=()))))
 
 
 def traced(sessions: Sessions, key: str, terms: Terms | None = None) -> StudyTrace:
@@ -219,6 +220,24 @@ def test_a_running_timer_says_until_when(sessions: Sessions) -> None:
     assert (timer.state, timer.quiet_s) == ("running", 600.0)
     assert timer.quiet_until == timer.last_received_at + timedelta(seconds=600)
     assert timer.due_at == timer.quiet_until
+    assert timer.seconds_left is not None
+    assert 595 <= timer.seconds_left <= 600
+
+
+def test_what_a_study_waits_for_is_told_in_words(sessions: Sessions) -> None:
+    receive(sessions, header(1), quiet_s=60.0)
+    with unit_of_work(sessions, SCANNER) as uow:
+        announce(
+            uow,
+            source=ExpectationSource.STEP,
+            object_uid="1.2.3.4",
+            study_uids=["1.2.826.0.1"],
+            state=ExpectationState.IN_PROGRESS,
+        )
+    study = traced(sessions, "A-1")
+    assert "the modality's procedure step, which goes on (MPPS)" in study.timer.waits_for
+    assert study.timer.due_at is not None
+    assert study.timer.due_at > study.timer.last_received_at + timedelta(seconds=60)
 
 
 def test_the_place_in_the_queue_follows_priority_then_age(sessions: Sessions) -> None:
