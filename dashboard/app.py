@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from config.settings import Settings
 from dashboard import admin, audit, auth, home, images, problems, reading, signoff, worklist
+from dashboard.dicomweb.routes import serve_dicomweb
 from dashboard.errors import register_errors
 from dashboard.people import install
 from dashboard.permissions import Permission
@@ -54,13 +55,15 @@ def create_app(settings: Settings, sessions: sessionmaker[Session]) -> Flask:
     app.extensions["firstread.images"] = images.ImageShelf(settings, sessions)
     add_security_headers(app, tls=tls)
     install(app, settings)
-    CSRFProtect(app)
+    csrf = CSRFProtect(app)
     register_errors(app)
     register_filters(app)
     _register_context(app)
     for module in (home, auth, worklist, reading, images, signoff, problems, audit, admin):
         app.register_blueprint(module.bp)
     app.register_blueprint(auth.account)
+    if settings.web.dicomweb:
+        serve_dicomweb(app, csrf)
     return app
 
 

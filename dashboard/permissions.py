@@ -16,6 +16,7 @@ class Permission(StrEnum):
     ACCOUNT = "account"  # anybody logged in, about themselves
     WORKLIST = "worklist"
     STUDY_READ = "study_read"
+    STUDY_STORE = "study_store"  # by DICOMweb
     REPORT_EDIT = "report_edit"
     REPORT_SIGN = "report_sign"
     PROBLEMS = "problems"
@@ -26,7 +27,9 @@ class Permission(StrEnum):
 
 _P = Permission
 TABLE: Mapping[Role, frozenset[Permission]] = {
-    Role.RADIOLOGIST: frozenset({_P.WORKLIST, _P.STUDY_READ, _P.REPORT_EDIT, _P.REPORT_SIGN, _P.PROBLEMS}),
+    Role.RADIOLOGIST: frozenset(
+        {_P.WORKLIST, _P.STUDY_READ, _P.STUDY_STORE, _P.REPORT_EDIT, _P.REPORT_SIGN, _P.PROBLEMS}
+    ),
     # runs the system; has no business in the reports (minimum necessary)
     Role.ADMIN: frozenset({_P.WORKLIST, _P.PROBLEMS, _P.PROCESS_AGAIN, _P.USERS}),
     # answers "what happened": reads everything, changes nothing

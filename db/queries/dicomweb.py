@@ -97,7 +97,7 @@ INSTANCE_KEYS: Mapping[str, InstrumentedAttribute[Any]] = {
     "InstanceNumber": Instance.instance_number,
 }
 _KEYS = {**STUDY_KEYS, **SERIES_KEYS, **INSTANCE_KEYS}
-_NAMES = frozenset({"PatientName", "ReferringPhysicianName"})
+NAMES = frozenset({"PatientName", "ReferringPhysicianName"})
 _NEWEST = (Study.study_date.desc(), Study.study_time.desc(), Study.study_instance_uid.desc())
 _IN_STUDY = (Series.series_number, Series.series_instance_uid)
 _IN_SERIES = (Instance.instance_number, Instance.sop_instance_uid)
@@ -231,7 +231,7 @@ def _condition(match: Match, *, sqlite: bool) -> ColumnElement[bool]:
         return or_(*(_one_of_words(column, value, sqlite=sqlite) for value in match.values))
     if match.how is How.RANGE:
         return _between(match.keyword, column, *match.values)
-    if match.keyword in _NAMES:
+    if match.keyword in NAMES:
         return or_(*(_like_name(column, value, sqlite=sqlite) for value in match.values))
     if match.how is How.WILDCARD:
         return _like(column, match.values[0], sqlite=sqlite)

@@ -1,0 +1,166 @@
+"""Searching and storing; retrieving is in :mod:`dashboard.dicomweb.retrieve` and ``pictures``."""
+
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from flask import Flask, Response, current_app, request
+from flask_wtf.csrf import CSRFProtect
+from werkzeug.exceptions import RequestEntityTooLarge, ServiceUnavailable, UnsupportedMediaType
+from werkzeug.http import parse_options_header
+
+from config.errors import BrokenBodyError
+from dashboard.dicomweb import pictures, qido, retrieve
+from dashboard.dicomweb.accept import Offer, choose
+from dashboard.dicomweb.door import Record, client, record
+from dashboard.dicomweb.model import MEDIA_TYPE, json_pieces
+from dashboard.dicomweb.multipart import Body, Part, parts
+from dashboard.dicomweb.qido import Level
+from dashboard.dicomweb.rows import Row, Rows
+from dashboard.dicomweb.service import accepted, base, bp, inbox, study_of
+from dashboard.dicomweb.stow import Store, Stored, counts_by_study
+from dashboard.people import sessions, site
+from dashboard.permissions import Permission, requires
+from db.audit import AuditTag
+from db.queries.dicomweb import Page
+from instances.inbox import make_inbox
+
+assert retrieve.bp is pictures.bp is bp  # importing them has added their views
+_JSON = (Offer(MEDIA_TYPE), Offer("application/json"))
+_DICOM = "application/dicom"
+_RETRY_S = 30
+
+
+def serve_dicomweb(app: Flask, csrf: CSRFProtect) -> None:
+    """Add DICOMweb to the dashboard; its own door asks a session's POST for the mark that forms carry."""
+    settings = app.extensions["firstread.settings"]
+    app.extensions["firstread.inbox"] = make_inbox(app.extensions["firstread.sessions"], settings)
+    app.extensions["firstread.dicomweb_record"] = Record()
+    # a slow sender holds a request thread: some stay free for everybody else
+    app.extensions["firstread.stow_places"] = threading.BoundedSemaphore(max(1, settings.web.threads // 2))
+    csrf.exempt(bp)
+    app.register_blueprint(bp)
+
+
+# --- QIDO-RS -----------------------------------------------------------------------------------------------
+
+
+@bp.get("/studies")
+@requires(Permission.STUDY_READ)
+def search_studies() -> Response:
+    """Return the Studies that match, newest first."""
+    return _search(Level.STUDY, {})
+
+
+@bp.get("/series", defaults={"study_uid": ""})
+@bp.get("/studies/<study_uid>/series")
+@requires(Permission.STUDY_READ)
+def search_series(study_uid: str) -> Response:
+    """Return the Series that match, of one Study or of all."""
+    return _search(Level.SERIES, {"StudyInstanceUID": study_uid})
+
+
+@bp.get("/instances", defaults={"study_uid": "", "series_uid": ""})
+@bp.get("/studies/<study_uid>/instances", defaults={"series_uid": ""})
+@bp.get("/studies/<study_uid>/series/<series_uid>/instances")
+@requires(Permission.STUDY_READ)
+def search_instances(study_uid: str, series_uid: str) -> Response:
+    """Return the Instances that match, of one Series, one Study or all."""
+    return _search(Level.INSTANCE, {"StudyInstanceUID": study_uid, "SeriesInstanceUID": series_uid})
+
+
+def _search(level: Level, path: dict[str, str]) -> Response:
+    fixed = {keyword: uid for keyword, uid in path.items() if uid}
+    offer = choose(accepted(), _JSON)
+    query = qido.parse(level, request.args, fixed)
+    with sessions()() as db:
+        study = study_of(db, fixed["StudyInstanceUID"]) if "StudyInstanceUID" in fixed else None
+        rows, window = Rows(db, site()), {"limit": query.limit, "offset": query.offset}
+        page: Page[Row]
+        if level is Level.STUDY:
+            page = rows.studies(query.matches, **window)
+        elif level is Level.SERIES:
+            page = rows.series(query.matches, study, **window)
+        else:
+            page = rows.instances(query.matches, study, **window)
+    record().write(
+        AuditTag.DICOMWEB_QUERIED, study_id=study.id if study else None, level=level.value, matches=len(page.rows)
+    )
+    if page.remaining:
+        query.warnings.append(f"There are {page.remaining} additional results that can be requested.")
+    models = (qido.answer(row, query, base()) for row in page.rows)
+    body = b"".join(json_pieces(models)) if page.rows else b""
+    answer = Response(body, 200 if page.rows else 204, content_type=offer.media_type)
+    for text in query.warnings:
+        answer.headers.add("Warning", f'299 {base()} "{text}"')
+    return answer
+
+
+# --- STOW-RS -----------------------------------------------------------------------------------------------
+
+
+@bp.post("/studies", defaults={"study_uid": ""})
+@bp.post("/studies/<study_uid>")
+@requires(Permission.STUDY_STORE)
+def store(study_uid: str) -> Response:
+    """Store the Instances of the request's body; the answer says what became of each."""
+    offer = choose(accepted(), _JSON)
+    places: threading.BoundedSemaphore = current_app.extensions["firstread.stow_places"]
+    if not places.acquire(blocking=False):
+        raise ServiceUnavailable("Others are storing; come back in a moment.", retry_after=_RETRY_S)
+    try:
+        box = inbox()
+        box.prepare()
+        taken = Store(
+            box, calling_ae=client().ae_title, called_ae=site().dicom.ae_title, study_instance_uid=study_uid
+        ).take(_parts())
+    finally:
+        places.release()
+    _record_store(taken)
+    return _stored(taken, offer.media_type)
+
+
+def _parts() -> Iterator[Part]:
+    """Return the parts of the request; a single application/dicom is a part without company.
+
+    Raises:
+        UnsupportedMediaType: anything else, or a content coding.
+    """
+    media_type, options = parse_options_header(request.headers.get("Content-Type", ""))
+    body = Body(_read, slow_bytes_per_s=site().dicom.slow_bytes_per_s)
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise UnsupportedMediaType("A content coding is not taken.")
+    if media_type == _DICOM:
+        return iter((Part({"content-type": _DICOM}, iter(body.read, b"")),))
+    if media_type != "multipart/related" or options.get("type", _DICOM).lower() != _DICOM:
+        raise UnsupportedMediaType('Only multipart/related; type="application/dicom" and application/dicom are taken.')
+    return parts(body, options.get("boundary", ""))
+
+
+def _read(most: int) -> bytes:
+    try:
+        return request.stream.read(most)
+    except RequestEntityTooLarge:
+        raise
+    except Exception as exc:
+        # the server's own errors for chunks that are none, and a client that is gone
+        raise BrokenBodyError("the request stopped arriving") from exc
+
+
+def _record_store(taken: Stored) -> None:
+    refused = len(taken.bad) + (taken.broken is not None)
+    for study_id, count in counts_by_study(taken.good).items():
+        record().write(AuditTag.DICOMWEB_STORED, study_id=study_id, stored=count, refused=refused)
+    if not taken.good:
+        record().write(AuditTag.DICOMWEB_STORED, outcome="failure", stored=0, refused=refused)
+
+
+def _stored(taken: Stored, media_type: str) -> Response:
+    model: dict[str, Any] = taken.model(base())
+    answer = Response(json.dumps(model), taken.http_status, content_type=media_type)
+    if taken.http_status == 503:
+        answer.headers["Retry-After"] = str(_RETRY_S)
+    if taken.broken is not None:
+        answer.headers.add("Warning", f'299 {base()} "{taken.broken if taken.good else "The body is broken."}"')
+    return answer
