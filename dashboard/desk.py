@@ -177,6 +177,11 @@ class DeskPage:
         return flat_facts(self.draft.provenance) if self.draft else []
 
     @property
+    def short_of(self) -> Sequence[str]:
+        """What the study lacked when it was read: announced Instances, required series, a step given up."""
+        return [words for one in self.reading.rule_trace for words in one.get("short_of", ())]
+
+    @property
     def no_draft_reason(self) -> str:
         """Why there is no draft."""
         return self.reading.reason or f"{status_pill(None, self.reading.state)[0]}."

@@ -125,6 +125,16 @@ def elapsed(value: datetime | None) -> str:
     return f"{seconds:.0f} s"
 
 
+def countdown(seconds: int) -> str:
+    """Return a time that is left as ``42 s`` or ``2 min 05 s``; the page's script says it in the same words."""
+    return f"{seconds} s" if seconds < 120 else f"{seconds // 60} min {seconds % 60:02d} s"
+
+
+def clock(value: datetime) -> str:
+    """Return the time of day of an instant, in site time."""
+    return value.astimezone().strftime("%H:%M:%S")
+
+
 def waiting_class(value: datetime | None, priority: Priority) -> str:
     """Return the colour class of the waiting clock; limits in minutes per priority."""
     if value is None:
@@ -155,7 +165,7 @@ def register_filters(app: Flask) -> None:
     """Make these functions available to the templates."""
     for function in (
         person_name, dicom_date, dicom_time, age_at, instant, elapsed, waiting_class, word_diff,
-        priority_class, delivery_pill, status_pill,
+        priority_class, delivery_pill, status_pill, countdown, clock,
     ):  # fmt: skip
         app.add_template_filter(function)
         app.add_template_global(function)

@@ -1,21 +1,24 @@
 """The worklist: tabs with counts, filters, search, and a bar that says when the list has changed."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
-from flask import Blueprint, redirect, render_template, request, session, url_for
+from flask import Blueprint, flash, redirect, render_template, request, session, url_for
 from flask.typing import ResponseReturnValue
 
 from config.errors import RefusedInputError
+from config.routing import load_rule_book
 from dashboard.desk import OPENABLE
-from dashboard.people import audit_view, person, sessions, work
+from dashboard.people import audit_view, person, sessions, site, work
 from dashboard.permissions import Permission, requires
 from dashboard.presentation import status_pill
+from db import lifecycle
 from db.audit import AuditTag
-from db.queries import Tab, Worklist, WorklistRow, worklist
-from db.types import Priority, ReadingState, ReportState
+from db.queries import CompletionTimer, Tab, Worklist, WorklistRow, completion_timers, worklist
+from db.types import Priority, ReadingState, ReportState, utcnow
 
 bp = Blueprint("worklist", __name__, url_prefix="/worklist")
 
@@ -52,6 +55,7 @@ class RowView:
     is_waiting: bool
     can_open: bool
     can_process: bool
+    timer: CompletionTimer | None  # while it is being received
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ def show() -> ResponseReturnValue:
     """Show one page of one tab; recorded."""
     asked = _asked()
     found = _find(asked)
+    timers = _timers(found.rows)
     with work() as uow:
         audit_view(
             uow,
@@ -87,7 +92,7 @@ def show() -> ResponseReturnValue:
         tabs=_tabs(found),
         tab=asked.tab.value,
         asked=asked,
-        rows=[_view(row) for row in found.rows],
+        rows=[_view(row, timers.get(row.study_id)) for row in found.rows],
         total=found.counts[asked.tab],
         modalities=_MODALITIES,
         priorities=list(Priority),
@@ -118,11 +123,39 @@ def pulse() -> ResponseReturnValue:
         tabs=_tabs(found),
         tab=asked.tab.value,
         here=asked.address("worklist.show", after=""),
+        timers=_timers(found.rows).values(),
         changed=request.args.get("stamp") != _stamp(found),
     )
 
 
 pulse.passive = True  # type: ignore[attr-defined]  # does not keep a session alive
+
+
+@bp.post("/studies/<uuid:study_id>/complete")
+@requires(Permission.WORKLIST)
+def complete_now(study_id: UUID) -> ResponseReturnValue:
+    """End reception of a study now; the sweeper routes it at its next turn."""
+    with work() as uow:
+        lifecycle.complete_now(uow, study_id)
+    flash("The study is processed with the images that are here.", "ok")
+    return redirect(url_for("worklist.show", tab=Tab.PROCESSING.value), 303)
+
+
+def _timers(rows: Iterable[WorklistRow]) -> dict[UUID, CompletionTimer]:
+    """Return the timers of those rows that are being received."""
+    open_ones = [row.study_id for row in rows if row.reading_state is ReadingState.RECEIVING]
+    if not open_ones:
+        return {}
+    settings = site()
+    with sessions()() as db:
+        found = completion_timers(
+            db,
+            load_rule_book(settings),
+            priors_wait_s=settings.priors.wait_s,
+            now=utcnow(),
+            study_ids=open_ones,
+        )
+    return {one.study_id: one for one in found}
 
 
 def _asked() -> Asked:
@@ -156,7 +189,7 @@ def _tabs(found: Worklist) -> list[TabView]:
     return [TabView(tab.value, title, found.counts[tab]) for tab, title in _TITLES.items()]
 
 
-def _view(row: WorklistRow) -> RowView:
+def _view(row: WorklistRow, timer: CompletionTimer | None) -> RowView:
     state = row.report_state
     return RowView(
         row=row,
@@ -165,7 +198,9 @@ def _view(row: WorklistRow) -> RowView:
         can_open=state in OPENABLE and not row.locked_by and person().may(Permission.REPORT_EDIT),
         can_process=state is ReportState.UNREAD
         and row.reading_state in AGAIN
+        and not row.is_prior
         and person().may(Permission.PROCESS_AGAIN),
+        timer=timer,
     )
 
 

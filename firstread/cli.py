@@ -17,6 +17,7 @@ from firstread.retention import retention_app
 from firstread.terminal import DataDir, console, refuse, start
 from firstread.tokens import tokens_app
 from firstread.trace import trace
+from firstread.waiting import node_waiting
 from training.cli import evaluate_app, train_app
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_show_locals=False, help="Every study gets a first read.")
@@ -29,6 +30,7 @@ app.add_typer(audit_app, name="audit")
 app.add_typer(retention_app, name="retention")
 app.add_typer(tokens_app, name="tokens")
 app.command("trace")(trace)
+node_app.command("waiting")(node_waiting)
 app.add_typer(train_app, name="train")
 app.add_typer(evaluate_app, name="evaluate")
 

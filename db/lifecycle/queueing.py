@@ -9,7 +9,7 @@ from config.broker import TaskName
 from config.errors import LifecycleError
 from db.audit import AuditTag
 from db.lifecycle.moves import locked, move_reading
-from db.models import Reading
+from db.models import Reading, Study
 from db.types import ReadingState, Use, utcnow
 from db.uow import UnitOfWork
 
@@ -56,11 +56,13 @@ def process_again(uow: UnitOfWork, reading_id: UUID, *, profile: str | None = No
     ``profile`` and ``use`` replace the Reading's own when given.
 
     Raises:
-        LifecycleError: it is in another state, or later images superseded it.
+        LifecycleError: it is in another state, later images superseded it, or it was fetched for comparison.
     """
     reading = locked(uow, Reading, reading_id)
     if reading.superseded:
         raise LifecycleError(f"reading {reading_id} is superseded by later images; process the newest revision")
+    if uow.session.scalar(select(Study.is_prior).where(Study.id == reading.study_id)):
+        raise LifecycleError("this study was fetched for comparison: it is drafted only when it is sent to be read")
     if reading.state in {ReadingState.RUNNING, ReadingState.RETRYING, ReadingState.COMPLETE}:
         raise LifecycleError(f"reading {reading_id} is {reading.state.value}: it is being processed already")
     if profile is not None:

@@ -20,9 +20,11 @@ from db.queries.details import (
 )
 from db.queries.provenance import draft, human_side, newest_draft
 from db.queries.record import Problems, ReadingProblem, audit_events, find_studies, problems
+from db.queries.waiting import CompletionTimer, completion_timers
 from db.queries.worklist import Tab, Worklist, WorklistRow, worklist, worklist_row
 
 __all__ = [
+    "CompletionTimer",
     "DeliveryRow",
     "InstancePath",
     "Problems",
@@ -37,6 +39,7 @@ __all__ = [
     "Worklist",
     "WorklistRow",
     "audit_events",
+    "completion_timers",
     "deliveries",
     "draft",
     "find_studies",

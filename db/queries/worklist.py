@@ -19,7 +19,7 @@ _ENDED = (ReadingState.NO_DRAFT, ReadingState.FAILED, ReadingState.HELD, Reading
 
 
 class Tab(StrEnum):
-    """One list of the reading room; every Study is on exactly one of them, and on ALL."""
+    """One list of the reading room; every Study is on exactly one of them, and on ALL; a prior is on ALL alone."""
 
     TO_READ = "to_read"
     IN_REVIEW = "in_review"
@@ -39,6 +39,7 @@ _STATES: Mapping[Tab, tuple[ReportState, ...]] = {
     Tab.REJECTED: (ReportState.REJECTED, ReportState.CANCELLED),
 }
 _UNREAD = Report.state == ReportState.UNREAD
+_ASKED_FOR = Study.is_prior.is_(False)  # what is fetched for comparison waits for nobody
 _RANK = case(
     (Reading.priority == Priority.STAT, 0),
     (Reading.priority == Priority.URGENT, 1),
@@ -58,6 +59,7 @@ class WorklistRow:
     patient_sex: str
     accession_number: str
     study_date: str
+    study_time: str
     study_description: str
     modalities: str
     body_part: str
@@ -75,6 +77,7 @@ class WorklistRow:
     report_state: ReportState
     report_version: int
     late_images: bool
+    is_prior: bool  # fetched for comparison
     locked_by: str  # printed name, empty when nobody reads it
     demonstration: bool
     findings_present: int
@@ -140,6 +143,7 @@ def _rows() -> Select[Any]:
         Study.patient_sex,
         Study.accession_number,
         Study.study_date,
+        Study.study_time,
         Study.study_description,
         Study.modalities,
         Study.body_part,
@@ -147,6 +151,7 @@ def _rows() -> Select[Any]:
         Study.instance_count,
         Study.first_received_at,
         Study.last_received_at,
+        Study.is_prior,
     )
     return (
         _joined(
@@ -191,10 +196,10 @@ def _on_tab(tab: Tab) -> ColumnElement[bool]:
     if tab is Tab.ALL:
         return true()
     if tab is Tab.PROCESSING:
-        return and_(_UNREAD, Reading.state.not_in(_ENDED))
+        return and_(_UNREAD, _ASKED_FOR, Reading.state.not_in(_ENDED))
     if tab is Tab.NO_DRAFT:
-        return and_(_UNREAD, Reading.state.in_(_ENDED))
-    return Report.state.in_(_STATES[tab])
+        return and_(_UNREAD, _ASKED_FOR, Reading.state.in_(_ENDED))
+    return and_(_ASKED_FOR, Report.state.in_(_STATES[tab]))
 
 
 def _filters(search: str, modality: str, priority: Priority | None) -> ColumnElement[bool]:
@@ -218,11 +223,13 @@ def _filters(search: str, modality: str, priority: Priority | None) -> ColumnEle
 
 
 def _counts(session: Session, filters: ColumnElement[bool]) -> dict[Tab, int]:
-    query = _joined(select(Report.state, Reading.state, func.count()))
+    query = _joined(select(Report.state, Reading.state, Study.is_prior, func.count()))
+    grouped = query.where(filters).group_by(Report.state, Reading.state, Study.is_prior)
     counts = dict.fromkeys(Tab, 0)
-    for report, reading, number in session.execute(query.where(filters).group_by(Report.state, Reading.state)):
-        counts[_tab_of(report, reading)] += number
+    for report, reading, is_prior, number in session.execute(grouped):
         counts[Tab.ALL] += number
+        if not is_prior:
+            counts[_tab_of(report, reading)] += number
     return counts
 
 

@@ -4,7 +4,7 @@ import htmx from "htmx.org";
 import { startEditor } from "./editor";
 import { startKeys } from "./keys";
 import { startViewer } from "./viewer";
-import { startWorklist } from "./worklist";
+import { showTimers, startTimers, startWorklist } from "./worklist";
 
 document.documentElement.classList.add("js");
 
@@ -12,8 +12,10 @@ htmx.onLoad((loaded) => {
   const element = loaded as Element;
   const viewer = element.matches("#viewer") ? element : element.querySelector("#viewer");
   if (viewer instanceof HTMLElement) startViewer(viewer);
+  if (element.matches("#timers")) showTimers(element);
 });
 
 startEditor();
 startWorklist();
+startTimers();
 startKeys();

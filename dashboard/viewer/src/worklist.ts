@@ -16,3 +16,26 @@ export function startWorklist(): void {
     else if (event.key === "Enter" && at >= 0) location.assign(rows[at]!.dataset["open"]!);
   });
 }
+
+const left = (seconds: number): string =>
+  seconds < 120 ? `${seconds} s` : `${Math.floor(seconds / 60)} min ${String(seconds % 60).padStart(2, "0")} s`;
+
+// Counts the timers of studies that are being received down; the server's word comes with every pulse.
+export function startTimers(): void {
+  setInterval(() => {
+    for (const one of document.querySelectorAll<HTMLElement>("[data-timer] [data-seconds]")) {
+      const seconds = Math.max(0, Number(one.dataset["seconds"]) - 1);
+      one.dataset["seconds"] = String(seconds);
+      one.textContent = left(seconds);
+    }
+  }, 1000);
+}
+
+// Puts what a pulse says of each timer where it is shown; one it does not speak of any more has ended.
+export function showTimers(news: Element): void {
+  for (const shown of document.querySelectorAll<HTMLElement>("[data-timer]")) {
+    const said = news.querySelector(`[data-timer-of="${shown.dataset["timer"]!}"]`);
+    if (said) shown.replaceChildren(...[...said.childNodes].map((node) => node.cloneNode(true)));
+    else shown.textContent = "no longer waiting";
+  }
+}
