@@ -1,36 +1,6 @@
-"""Storage commitment in both directions (PS3.4 Annex J)."""
+"""Storage commitment in both directions (PS3.4 Annex J): what a node answers, and what it does by itself."""
 
-from datetime import datetime
-from typing import Any
+from dicom_node.commitment_scp import on_action, report_due
+from dicom_node.commitment_scu import ask_due, on_event_report
 
-from pynetdicom.events import Event
-from sqlalchemy.orm import Session, sessionmaker
-
-from config.settings import Settings
-from dicom_node.context import NodeContext
-
-_PROCESSING_FAILURE = 0x0110
-
-
-def on_action(event: Event, context: NodeContext) -> tuple[int, Any]:
-    """Answer N-ACTION: a peer asks us to commit."""
-    del event, context
-    return _PROCESSING_FAILURE, None
-
-
-def on_event_report(event: Event, context: NodeContext) -> tuple[int, Any]:
-    """Answer N-EVENT-REPORT: a destination says what it commits to."""
-    del event, context
-    return _PROCESSING_FAILURE, None
-
-
-def report_due(sessions: sessionmaker[Session], settings: Settings, now: datetime) -> int:
-    """Tell peers what we commit to; return how many took the answer."""
-    del sessions, settings, now
-    return 0
-
-
-def ask_due(sessions: sessionmaker[Session], settings: Settings, now: datetime) -> int:
-    """Ask destinations to commit to what they accepted; return how many objects were asked for."""
-    del sessions, settings, now
-    return 0
+__all__ = ["ask_due", "on_action", "on_event_report", "report_due"]

@@ -12,17 +12,17 @@ from sqlalchemy.orm import Session, sessionmaker
 from config.errors import AppError, LifecycleError, PeerUnavailableError, UnreadableDatasetError
 from config.settings import Destination, Settings
 from db import lifecycle
-from db.lifecycle import DeliveryJob
+from db.lifecycle import DeliveryJob, deliveries
+from db.types import utcnow
 from db.uow import Actor, unit_of_work
 from dicom_node import scu
-from instances.part10 import split_file
+from instances.part10 import HEAD_BYTES, split_file
 
 log = structlog.get_logger()
 LEASE_S = 900.0
 RETRY_BASE_S = 15.0
 MAX_ATTEMPTS = 12  # with the hour lifecycle allows at most between two attempts: about five hours
 _BATCH = 64
-_HEAD_BYTES = 65536  # more than the file meta information of any object of ours
 _SENDER = Actor("node", "process")
 
 
@@ -81,19 +81,36 @@ def _deliver(
             waiting[_outgoing(settings, job)] = job
         except (OSError, UnreadableDatasetError) as exc:
             _fail(sessions, job, f"the object's file cannot be read: {type(exc).__name__}")
+
+    def is_wanted(item: scu.Outgoing) -> bool:
+        wanted = _renew(sessions, waiting[item])
+        if not wanted:
+            del waiting[item]
+        return wanted
+
     accepted = 0
     try:
-        for sent in scu.store(_address(destination, settings.dicom.ae_title), list(waiting)):
+        for sent in scu.store(scu.address_of(destination, settings), list(waiting), is_wanted=is_wanted):
             accepted += _record(sessions, waiting.pop(sent.item), sent)
     except PeerUnavailableError as exc:
         _fail_all(sessions, waiting.values(), str(exc))
     return accepted
 
 
+def _renew(sessions: sessionmaker[Session], job: DeliveryJob) -> bool:
+    """Return whether an object claimed a while ago is still to be sent, and by us."""
+    try:
+        with unit_of_work(sessions, _SENDER) as uow:
+            return deliveries.renew_delivery(uow, job, utcnow(), lease_s=LEASE_S)
+    except LifecycleError:
+        log.warning("delivery.overtaken", delivery_id=job.delivery_id)
+        return False
+
+
 def _outgoing(settings: Settings, job: DeliveryJob) -> scu.Outgoing:
     path = settings.results_dir / job.path
     with path.open("rb") as file:
-        meta, _ = split_file(file.read(_HEAD_BYTES))
+        meta, _ = split_file(file.read(HEAD_BYTES))
     return scu.Outgoing(path, meta.sop_class_uid, meta.transfer_syntax_uid)
 
 
@@ -121,7 +138,9 @@ def _fail(sessions: sessionmaker[Session], job: DeliveryJob, error: str) -> None
     base_s = RETRY_BASE_S * random.uniform(0.75, 1.25)  # so that many objects do not come back at one moment
     try:
         with unit_of_work(sessions, _SENDER) as uow:
-            state = lifecycle.delivery_failed(uow, job.delivery_id, error, base_s=base_s, max_attempts=MAX_ATTEMPTS)
+            state = lifecycle.delivery_failed(
+                uow, job.delivery_id, error, base_s=base_s, max_attempts=MAX_ATTEMPTS, attempt=job.attempts
+            )
     except AppError as exc:
         log.warning("delivery.not_recorded", delivery_id=job.delivery_id, error=exc)
         return

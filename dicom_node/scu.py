@@ -2,7 +2,7 @@
 
 import contextlib
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from dicom_node.tls import ClientContext, client_context, in_words
 log = structlog.get_logger()
 _MAX_PDU_BYTES = 131072
 _IDLE_S = 120.0
+_NOTICE_S = 10.0
 _RESTARTS = 3  # associations that may be lost in one batch before the rest is given up
 _REJECTIONS = {  # (source, diagnostic) of an A-ASSOCIATE-RJ, PS3.8 table 9-21
     (1, 1): "no reason given",
@@ -105,17 +106,20 @@ def echo(peer: Address) -> None:
         raise PeerUnavailableError(f"C-ECHO was answered {_hex(status)}")
 
 
-def store(peer: Address, items: Sequence[Outgoing]) -> Iterator[Sent]:
+def store(
+    peer: Address, items: Sequence[Outgoing], *, is_wanted: Callable[[Outgoing], bool] = lambda _: True
+) -> Iterator[Sent]:
     """Send files in order, over as few associations as their presentation contexts need.
 
     Nothing is transcoded: each file needs a context with its SOP Class and the transfer syntax it is
-    stored in. An association that is lost is opened again for the rest.
+    stored in. An association that is lost is opened again for the rest. ``is_wanted`` is asked of each file at the
+    moment it would be sent; without its consent the file is passed over.
 
     Raises:
         PeerUnavailableError: an association could not be opened. Files not yielded by then were not sent.
     """
     for batch in _batches(items):
-        yield from _store_batch(peer, batch)
+        yield from _store_batch(peer, batch, is_wanted)
 
 
 def _batches(items: Sequence[Outgoing]) -> Iterator[list[Outgoing]]:
@@ -132,7 +136,7 @@ def _batches(items: Sequence[Outgoing]) -> Iterator[list[Outgoing]]:
         yield batch
 
 
-def _store_batch(peer: Address, batch: Sequence[Outgoing]) -> Iterator[Sent]:
+def _store_batch(peer: Address, batch: Sequence[Outgoing], is_wanted: Callable[[Outgoing], bool]) -> Iterator[Sent]:
     # with Verification among them an association is accepted even if none of the files' contexts is,
     # and every file gets a reason of its own
     contexts = [build_context(Verification, [ImplicitVRLittleEndian])]
@@ -141,6 +145,8 @@ def _store_batch(peer: Address, batch: Sequence[Outgoing]) -> Iterator[Sent]:
     assoc = associate(peer, contexts)
     try:
         for item in batch:
+            if not is_wanted(item):
+                continue
             if not assoc.is_established:
                 end(assoc)
                 losses += 1
@@ -163,6 +169,7 @@ def _send(assoc: Association, item: Outgoing) -> Sent:
         return Sent(item, None, f"not sent: {type(exc).__name__}")
     status = status_of(answer)
     if status is None:
+        assoc.join(_NOTICE_S)  # until its own thread knows too, or the next file would be sent into the void
         return Sent(item, None, "no answer: the association was lost")
     comment = str(answer.get("ErrorComment", "") or "")
     failed = not Sent(item, status).accepted

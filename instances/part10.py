@@ -1,12 +1,10 @@
 """DICOM files around Data Sets that stay exactly as they were received (PS3.10 section 7)."""
 
 import hashlib
+import struct
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
-from pydicom.dataset import FileMetaDataset
-from pydicom.filewriter import write_file_meta_info
 from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
@@ -40,20 +38,26 @@ class FileMeta:
 
 def file_head(meta: FileMeta) -> bytes:
     """Return preamble, prefix and file meta information to put before a Data Set's bytes."""
-    ds = FileMetaDataset()
-    ds.FileMetaInformationVersion = b"\0\1"
-    ds.MediaStorageSOPClassUID = UID(meta.sop_class_uid)
-    ds.MediaStorageSOPInstanceUID = UID(meta.sop_instance_uid)
-    ds.TransferSyntaxUID = UID(meta.transfer_syntax_uid)
-    ds.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
-    ds.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
-    if meta.source_ae:
-        ds.SourceApplicationEntityTitle = meta.source_ae
-    ds.FileMetaInformationGroupLength = 0  # counted while writing
-    buffer = BytesIO()
-    # what is quarantined may have no UID to write, which the strict writer refuses
-    write_file_meta_info(buffer, ds, enforce_standard=False)
-    return _PREAMBLE + buffer.getvalue()
+    named = _uid_element(0x0002, meta.sop_class_uid) + _uid_element(0x0003, meta.sop_instance_uid)
+    source = _element(0x0016, b"AE", meta.source_ae.encode("ascii", "replace"), b" ") if meta.source_ae else b""
+    group = _VERSION + named + _uid_element(0x0010, meta.transfer_syntax_uid) + _IMPLEMENTATION + source
+    return _PREAMBLE + _element(0x0000, b"UL", struct.pack("<I", len(group)), b"") + group
+
+
+def _element(number: int, vr: bytes, value: bytes, padding: bytes) -> bytes:
+    """Return one element of group 0002 with a short value, in Explicit VR Little Endian (PS3.5 section 7.1.2)."""
+    value += padding * (len(value) % 2)
+    return struct.pack("<HH2sH", 0x0002, number, vr, len(value)) + value
+
+
+def _uid_element(number: int, uid: str) -> bytes:
+    return _element(number, b"UI", uid.encode("ascii", "replace"), b"\0")
+
+
+_VERSION = struct.pack("<HH2sHI", 0x0002, 0x0001, b"OB", 0, 2) + b"\0\1"
+_IMPLEMENTATION = _uid_element(0x0012, IMPLEMENTATION_CLASS_UID) + _element(
+    0x0013, b"SH", IMPLEMENTATION_VERSION_NAME.encode(), b" "
+)
 
 
 def split_file(content: bytes) -> tuple[FileMeta, int]:

@@ -11,6 +11,7 @@ from alembic.autogenerate.api import AutogenContext
 
 from config.settings import settings
 from db import (  # noqa: F401 all fill the metadata
+    commitment_models,
     expectation_models,
     models,
     package_models,

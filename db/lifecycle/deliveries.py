@@ -11,11 +11,12 @@ from db.lifecycle.moves import locked, move_delivery
 from db.lifecycle.values import DeliveryJob, NewObject
 from db.models import Delivery, Reading, ResultObject
 from db.report_models import Draft, Report
-from db.types import DeliveryState, ReportState, utcnow
+from db.types import CommitmentState, DeliveryState, ReportState, utcnow
 from db.uow import UnitOfWork
 
 DRAFT_TEXT_KIND = "DRAFT_SR"
 _MAX_DELAY_S = 3600.0
+_SETTLE_S = 5.0  # an archive indexes what it took; and objects that go together are asked for together
 
 
 def owe(
@@ -84,6 +85,25 @@ def claim_delivery(uow: UnitOfWork, now: datetime, *, lease_s: float) -> Deliver
     )
 
 
+def renew_delivery(uow: UnitOfWork, job: DeliveryJob, now: datetime, *, lease_s: float) -> bool:
+    """Return whether a claimed object is still to be sent, now, by the one who claimed it; its lease begins anew.
+
+    A draft that was superseded, rejected or signed since it was claimed is withdrawn instead.
+
+    Raises:
+        LifecycleError: the lease ran out, and somebody else took it.
+    """
+    delivery, made = _delivery(uow, job.delivery_id)
+    if delivery.state is not DeliveryState.SENDING or delivery.attempts != job.attempts:
+        raise LifecycleError("somebody else sends this object")
+    if not still_wanted(uow, made):
+        delivery.lease_until = None
+        move_delivery(uow, delivery, DeliveryState.WITHDRAWN, study_id=made.study_id)
+        return False
+    delivery.lease_until = now + timedelta(seconds=lease_s)
+    return True
+
+
 def delivered(uow: UnitOfWork, delivery_id: UUID) -> None:
     """Record that the destination answered Success; a second time changes nothing.
 
@@ -96,25 +116,29 @@ def delivered(uow: UnitOfWork, delivery_id: UUID) -> None:
     delivery.delivered_at = utcnow()
     delivery.lease_until = None
     delivery.last_error = ""
+    if delivery.commitment is not CommitmentState.COMMITTED:
+        delivery.commitment_due_at = delivery.delivered_at + timedelta(seconds=_SETTLE_S)
     move_delivery(
         uow, delivery, DeliveryState.DELIVERED, study_id=made.study_id, detail={"attempts": delivery.attempts}
     )
 
 
 def delivery_failed(
-    uow: UnitOfWork, delivery_id: UUID, error: str, *, base_s: float, max_attempts: int
+    uow: UnitOfWork, delivery_id: UUID, error: str, *, base_s: float, max_attempts: int, attempt: int | None = None
 ) -> DeliveryState:
     """Postpone by ``base_s`` doubled per attempt (an hour at most), or give up; return the new state.
 
     A draft that was superseded, rejected or signed meanwhile is withdrawn instead of sent again.
 
     Raises:
-        LifecycleError: it was not being sent.
+        LifecycleError: it was not being sent, or not in this ``attempt``: whoever lost the lease decides nothing.
     """
     delivery, made = _delivery(uow, delivery_id)
+    if attempt is not None and attempt != delivery.attempts:
+        raise LifecycleError("somebody else sends this object")
     delivery.last_error = error[:200]
     delivery.lease_until = None
-    if not _still_wanted(uow, made):
+    if not still_wanted(uow, made):
         to = DeliveryState.WITHDRAWN
     elif delivery.attempts >= max_attempts:
         to = DeliveryState.FAILED
@@ -129,15 +153,22 @@ def delivery_failed(
 
 
 def resubmit(uow: UnitOfWork, delivery_id: UUID) -> None:
-    """Owe a FAILED Delivery again, at a person's wish.
+    """Owe a FAILED Delivery, or one whose commitment raised the alarm, again, at a person's wish.
 
     Raises:
-        LifecycleError: it has not failed.
+        LifecycleError: it has neither failed nor raised the alarm.
     """
     delivery, made = _delivery(uow, delivery_id)
+    detail = {}
+    if delivery.state is DeliveryState.DELIVERED:
+        if delivery.commitment is not CommitmentState.ALARM:
+            raise LifecycleError("this object was delivered")
+        detail = {"transaction": delivery.commitment_uid, "reason": "sent again at a person's wish"}
+        delivery.commitment = CommitmentState.NOT_ASKED
+        delivery.commitment_attempts = 0
     delivery.attempts = 0
     delivery.next_attempt_at = utcnow()
-    move_delivery(uow, delivery, DeliveryState.PENDING, study_id=made.study_id)
+    move_delivery(uow, delivery, DeliveryState.PENDING, study_id=made.study_id, detail=detail)
 
 
 def withdraw_drafts(uow: UnitOfWork, draft_id: UUID, *, only_text: bool = False) -> int:
@@ -166,7 +197,7 @@ def _delivery(uow: UnitOfWork, delivery_id: UUID) -> tuple[Delivery, ResultObjec
     return delivery, uow.session.get_one(ResultObject, delivery.result_object_id)
 
 
-def _still_wanted(uow: UnitOfWork, made: ResultObject) -> bool:
+def still_wanted(uow: UnitOfWork, made: ResultObject) -> bool:
     """Return False for an object of a draft that no longer stands."""
     if made.draft_id is None:
         return True

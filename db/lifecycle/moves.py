@@ -8,7 +8,8 @@ from uuid import UUID
 from config.broker import TaskName
 from config.errors import LifecycleError
 from db.audit import AuditTag
-from db.lifecycle.tables import DELIVERY_MOVES, PACKAGE_MOVES, READING_MOVES, REPORT_MOVES
+from db.commitment_models import CommitmentRequest, RequestState
+from db.lifecycle.tables import DELIVERY_MOVES, PACKAGE_MOVES, READING_MOVES, REPORT_MOVES, REQUEST_MOVES
 from db.models import Base, Delivery, Reading
 from db.package_models import Package
 from db.report_models import Report
@@ -83,6 +84,26 @@ def move_delivery(
     notes = {"from": delivery.state.value, "to": to.value, "destination": delivery.destination, **(detail or {})}
     delivery.state = to
     uow.audit(tag, study_id=study_id, object_type="delivery", object_id=str(delivery.id), detail=notes)
+
+
+def move_request(
+    uow: UnitOfWork, request: CommitmentRequest, to: RequestState, *, detail: dict[str, Any] | None = None
+) -> None:
+    """Move a peer's request for storage commitment.
+
+    Raises:
+        LifecycleError: the table does not list this move.
+    """
+    tag = _allowed(REQUEST_MOVES, request.state, to, f"commitment request {request.id}")
+    notes = {"from": request.state.value, "to": to.value, "transaction": request.transaction_uid, **(detail or {})}
+    request.state = to
+    uow.audit(
+        tag,
+        outcome="failure" if to is RequestState.FAILED else "success",
+        object_type="commitment",
+        object_id=str(request.id),
+        detail=notes,
+    )
 
 
 def move_package(uow: UnitOfWork, package: Package, to: PackageState, *, detail: dict[str, Any] | None = None) -> None:

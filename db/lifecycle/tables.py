@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from db.audit import AuditTag
+from db.commitment_models import RequestState as C
 from db.types import DeliveryState as D
 from db.types import PackageState as M
 from db.types import ReadingState as R
@@ -57,6 +58,16 @@ DELIVERY_MOVES: Mapping[tuple[D, D], AuditTag] = {
     (D.SENDING, D.WITHDRAWN): AuditTag.DELIVERY_WITHDRAWN,
     (D.PENDING, D.WITHDRAWN): AuditTag.DELIVERY_WITHDRAWN,
     (D.FAILED, D.PENDING): AuditTag.DELIVERY_RESUBMITTED,
+    # the destination took it, and would not commit to it afterwards
+    (D.DELIVERED, D.PENDING): AuditTag.DELIVERY_NOT_COMMITTED,
+}
+
+REQUEST_MOVES: Mapping[tuple[C, C], AuditTag] = {
+    (C.WAITING, C.REPORTED): AuditTag.COMMITMENT_REPORTED,
+    (C.WAITING, C.FAILED): AuditTag.COMMITMENT_REPORT_FAILED,
+    # the peer asks once more, with the same Transaction UID and the same references
+    (C.REPORTED, C.WAITING): AuditTag.COMMITMENT_REQUESTED,
+    (C.FAILED, C.WAITING): AuditTag.COMMITMENT_REQUESTED,
 }
 
 PACKAGE_MOVES: Mapping[tuple[M, M], AuditTag] = {
