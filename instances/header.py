@@ -107,7 +107,9 @@ def _text(raw: bytes, encodings: list[str], delimiters: set[int]) -> str:
     raw = raw.rstrip(b"\0 ")
     plain = raw.isascii() and b"\x1b" not in raw
     decoded = raw.decode("ascii") if plain else _decoded(raw, encodings, delimiters)
-    return "".join(c for c in decoded if unicodedata.category(c)[0] != "C").strip()
+    if not decoded.isprintable():  # no control characters: the usual case, told quickly
+        decoded = "".join(c for c in decoded if unicodedata.category(c)[0] != "C")
+    return decoded.strip()
 
 
 def _decoded(raw: bytes, encodings: list[str], delimiters: set[int]) -> str:

@@ -113,7 +113,7 @@ class Inbox:
         self.instances.require_space(0)
         with unit_of_work(self.sessions, Actor(group[0].announced.calling_ae, "peer")) as uow:
             outcomes = lifecycle.receive_instances(uow, [self._new_instance(landed) for landed in group])
-            folders: set[Path] = set()
+            folders: set[str] = set()
             for position, (landed, outcome) in enumerate(zip(group, outcomes, strict=True)):
                 if isinstance(outcome, Received):
                     try:
@@ -140,12 +140,12 @@ class Inbox:
             retrieval=announced.retrieval,
         )
 
-    def _placed(self, landed: Landed) -> set[Path]:
+    def _placed(self, landed: Landed) -> set[str]:
         """Give a file its name, unless it is there; return the folders to flush."""
         assert landed.header is not None
         relative = instance_path(landed.header)
         if self._already_there(relative, landed.sha256):
-            return {(self.instances.root / relative).parent}
+            return {str((self.instances.root / relative).parent)}
         return self.instances.place(landed.path, relative)
 
     def _already_there(self, relative: str, sha256: str) -> bool:
@@ -153,10 +153,10 @@ class Inbox:
 
         It may be there without a row, when a process died between rename and commit, or be damaged.
         """
+        if not self.instances.holds(relative):
+            return False
         target = self.instances.root / relative
         with named_errors():
-            if not target.exists():
-                return False
             if _digest(target) == sha256:
                 return True
             # perhaps another file system: the instance store may be mounted by itself
@@ -192,7 +192,7 @@ class Inbox:
             return name
         try:
             self.quarantined.require_space(arrival.size)
-            self.quarantined.adopt(arrival.path, name)
+            self.quarantined.adopt(Path(arrival.path), name)
         except TransientError as exc:
             log.warning("quarantine.bytes_dropped", error=exc, bytes=arrival.size)
             return ""

@@ -7,8 +7,8 @@ import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from uuid import uuid4
 
 from config.errors import OutOfSpaceError, TransientError
 
@@ -24,6 +24,8 @@ class FileStore:
         self.root = root
         self.incoming = root / _INCOMING
         self._min_free = min_free_bytes
+        # C-STORE's hot path works on plain strings
+        self._root, self._incoming = f"{root}/", f"{self.incoming}/"
 
     def prepare(self) -> None:
         """Make the folders.
@@ -42,21 +44,22 @@ class FileStore:
             OutOfSpaceError: they do not.
         """
         with named_errors():
-            free = shutil.disk_usage(self.root).free
+            disk = os.statvfs(self._root)
+        free = disk.f_bavail * disk.f_frsize
         if free - size < self._min_free:
             raise OutOfSpaceError(f"{free} bytes are free, {self._min_free} must stay free")
 
-    def temporary(self) -> tuple[Path, int]:
+    def temporary(self) -> tuple[str, int]:
         """Open a new temporary file; return its path and descriptor, readable and writable.
 
         Raises:
             OSError: it cannot be made.
         """
-        path = self.incoming / f"{_owner()}{uuid4().hex}.part"
+        path = f"{self._incoming}{_owner()}{os.urandom(16).hex()}.part"
         return path, os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
 
     @contextmanager
-    def written(self, *parts: bytes) -> Iterator[Path]:
+    def written(self, *parts: bytes) -> Iterator[str]:
         """Give the path of a flushed temporary file holding ``parts``; what is still there at the end is removed.
 
         Raises:
@@ -71,7 +74,7 @@ class FileStore:
             yield path
         finally:
             with contextlib.suppress(OSError):
-                path.unlink()
+                os.unlink(path)  # noqa: PTH108
 
     @staticmethod
     def _write(handle: int, parts: tuple[bytes, ...]) -> None:
@@ -82,19 +85,28 @@ class FileStore:
                     rest = rest[file.write(rest) :]
             os.fsync(file.fileno())
 
-    def place(self, temporary: Path, relative: str) -> set[Path]:
+    def holds(self, relative: str) -> bool:
+        """Return whether there is a file of this name."""
+        return os.path.exists(self._root + relative)  # noqa: PTH110
+
+    def place(self, temporary: str, relative: str) -> set[str]:
         """Move a flushed file to its name; return the folders to flush before that name survives a power cut.
 
         Raises:
             OutOfSpaceError, TransientError: as :meth:`written`.
         """
-        target = self.root / relative
+        target = self._root + relative
+        folder = target.rpartition("/")[0]
         with named_errors():
-            made = _make_folders(target.parent, self.root)
-            temporary.replace(target)
-        return {target.parent, *made}
+            try:
+                os.replace(temporary, target)  # noqa: PTH105
+            except FileNotFoundError:
+                made = _make_folders(Path(folder), self.root)
+                os.replace(temporary, target)  # noqa: PTH105
+                return {folder, *map(str, made)}
+        return {folder}
 
-    def publish(self, temporary: Path, relative: str) -> Path:
+    def publish(self, temporary: str, relative: str) -> Path:
         """Move a flushed file to its name; afterwards name and bytes survive a power cut.
 
         Raises:
@@ -123,7 +135,7 @@ class FileStore:
     def remove_leftovers(self, *, of_process: int | None = None) -> int:
         """Remove temporary files that no living process is writing, or those of one that died; return how many."""
         removed = 0
-        mine = f"{socket.gethostname()}~{of_process}~"
+        mine = f"{_host()}~{of_process}~"
         for path in self.incoming.glob("*.part"):
             is_dead = path.name.startswith(mine) if of_process else not _owner_is_alive(path.name)
             if is_dead:
@@ -143,7 +155,7 @@ def named_errors() -> Iterator[None]:
         raise TransientError(f"the file system answered {errno.errorcode.get(exc.errno or 0, 'an error')}") from exc
 
 
-def sync_folder(folder: Path) -> None:
+def sync_folder(folder: str | Path) -> None:
     """Flush a folder, so that a name made in it is not lost."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -160,15 +172,20 @@ def _make_folders(folder: Path, root: Path) -> list[Path]:
     return [f.parent for f in missing]
 
 
+@cache
+def _host() -> str:
+    return socket.gethostname()
+
+
 def _owner() -> str:
     """Return the prefix of this process's temporary files; one store may serve several hosts."""
-    return f"{socket.gethostname()}~{os.getpid()}~"
+    return f"{_host()}~{os.getpid()}~"
 
 
 def _owner_is_alive(name: str) -> bool:
     host, _, rest = name.partition("~")
     pid = rest.partition("~")[0]
-    if host != socket.gethostname():
+    if host != _host():
         return True  # another node's; it cleans up after itself
     if not pid.isdigit() or int(pid) == os.getpid():
         return False  # ours, from a life before this one: called before the port opens
