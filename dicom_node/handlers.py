@@ -23,7 +23,7 @@ log = structlog.get_logger()
 _STORAGE_SERVICE = UID("1.2.840.10008.4.2")
 # PS3.4 table B.3-2, bytes 1, 3 and 5: level 2 (full) storage; digital signatures of level 3, since every bit is kept
 # as it came; no element is coerced
-_FULL_STORAGE = bytes((2, 0, 3, 0, 0, 0))
+FULL_STORAGE = bytes((2, 0, 3, 0, 0, 0))
 
 
 def event_handlers(context: NodeContext) -> list[tuple[Any, ...]]:
@@ -114,7 +114,7 @@ def handle_identity(_event: Event) -> tuple[bool, None]:
 
 def handle_storage_level(event: Event) -> dict[UID, bytes]:
     """Answer SOP Class Extended Negotiation of Storage: all is kept, nothing coerced (PS3.4 B.3.1)."""
-    return {UID(uid): _FULL_STORAGE for uid in event.app_info if is_storage_sop_class(str(uid))}
+    return {UID(uid): FULL_STORAGE for uid in event.app_info if is_storage_sop_class(str(uid))}
 
 
 def handle_unnamed_classes(event: Event) -> dict[UID, SOPClassCommonExtendedNegotiation]:

@@ -20,7 +20,7 @@ from db.uow import Actor, unit_of_work
 
 log = structlog.get_logger()
 _NODE = Actor("node", "process")
-_CIPHERS = "ECDHE+AESGCM"  # RFC 9325 section 4.2, for TLS 1.2; those of TLS 1.3 are all of this kind
+CIPHERS = "ECDHE+AESGCM"  # RFC 9325 section 4.2, for TLS 1.2; those of TLS 1.3 are all of this kind
 _SETTLED_S = 1.0  # certificate and key are two files: wait until whoever replaces them is through
 Stamp = tuple[tuple[int, int, int], ...]
 
@@ -186,7 +186,7 @@ def _prepare(context: ssl.SSLContext, tls: TlsSettings) -> None:
         ConfigurationError: a file cannot be used.
     """
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_ciphers(_CIPHERS)
+    context.set_ciphers(CIPHERS)
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
     if not (tls.certificate and tls.key and tls.authorities):
         raise ConfigurationError("dicom.tls needs certificate, key and authorities together")
