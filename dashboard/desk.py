@@ -28,6 +28,7 @@ _MARK_TITLES: Mapping[str, str] = {
     "contradiction": "Contradiction: the text and an expert disagree",
     "laterality": "Side to check",
     "number": "Number to check",
+    "comparison": "Comparison: no earlier images were compared",
     "trigger": "Model lapse",
     "unfounded": "Unfounded: no expert assessed it",
     "not_asked": "Seen by an expert, asked by nobody",

@@ -11,7 +11,7 @@ from typing import Literal
 
 Said = Literal["present", "absent", "nothing"]
 MarkKind = Literal[
-    "omission", "contradiction", "unfounded", "laterality", "number", "trigger", "not_asked", "resources"
+    "omission", "contradiction", "unfounded", "laterality", "number", "comparison", "trigger", "not_asked", "resources"
 ]
 
 
@@ -61,6 +61,16 @@ _POST_NEGATION = re.compile(r"^[^.;]*?\b(?:(?:is|are|was|were) (?:not|absent|exc
 _BREAK = re.compile(r"\b(?:but|however|although|except)\b|[;:]")
 _SENTENCE = re.compile(r"[^.!?]+(?:\.(?=\d)[^.!?]*)*[.!?]?")
 _SIDE = re.compile(r"\b(left|right|bilateral)\b")
+_COMPARES = re.compile(
+    r"\b(?:unchanged|no (?:\w+ ){0,3}changes?|(?:interval|significant) changes?|(?:has|have) (?:not )?changed"
+    r"|stable|stability|compare|compared|comparing|comparison|previous|previously|redemonstrat\w*"
+    r"|interval (?:development|resolution|increase|decrease|improvement|worsening|growth)"
+    r"|(?:since|from|than) (?:the )?(?:prior|previous|last|earlier)|new since|newly|no longer"
+    r"|(?:in|de)creas(?:e|ed|ing) in size|(?:larger|smaller|better|worse) than"
+    r"|(?:has|have) (?:grown|shrunk|resolved|progressed|regressed)|progression|regression"
+    r"|improved|worsened|worsening|again (?:seen|noted|demonstrated)|persist(?:s|ent|ing)?"
+    r"|prior (?:study|exam\w*|ct|mri?|radiographs?|films?))\b"
+)
 _NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?![\w.]*\w)")
 
 
@@ -158,3 +168,18 @@ def check_numbers(text: str, measured: Sequence[float]) -> list[Mark]:
         if not any(abs(round(value, digits) - float(token)) < 10.0 ** -(digits + 6) for value in measured):
             marks.append(Mark("number", "", f"The draft states {token}, which no expert measured."))
     return marks
+
+
+def check_comparison(text: str, *, has_prior: bool) -> list[Mark]:
+    """Mark every sentence that compares with an earlier study: the images of none were compared.
+
+    Args:
+        text: findings and impression.
+        has_prior: an earlier study was available; the draft names it in Comparison, and looked at this one only.
+    """
+    why = "the images of the prior study were not compared" if has_prior else "no prior study was available"
+    return [
+        Mark("comparison", "", f"The draft speaks of change or of an earlier study ({sentence!r}); {why}.")
+        for sentence in sentences(text)
+        if _COMPARES.search(sentence.lower())
+    ]

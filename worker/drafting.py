@@ -10,8 +10,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from config.errors import ExpertError, GenerationBudgetError, ModelOutputError, OutsideIntendedUseError
+from db.queries.priors import ComparedPrior
 from reports.codes import code_table
 from worker import checks
+from worker.comparison import comparison_section, priors_record
 from worker.composition import ROUTE, FindingAnswer, compose
 from worker.conversation import Bench, Dialogue, Question, open_dialogues
 from worker.experts.base import Classification, ExpertResult, SegmentationResult
@@ -63,11 +65,12 @@ class DraftContent:
     sections: dict[str, str] = field(default_factory=dict)
     not_assessed: list[dict[str, str]] = field(default_factory=list)
     marks: list[checks.Mark] = field(default_factory=list)
+    priors_used: list[dict[str, Any]] = field(default_factory=list)
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
-def draft_study(intake: Intake, profile: Profile, bench: Bench) -> DraftContent:
-    """Read one Study.
+def draft_study(intake: Intake, profile: Profile, bench: Bench, prior: ComparedPrior | None = None) -> DraftContent:
+    """Read one Study; ``prior`` is named and quoted in the Comparison section, and no model reads it.
 
     Raises:
         OutsideIntendedUseError: nothing could be assessed, so there is no draft; with the reason.
@@ -84,7 +87,8 @@ def draft_study(intake: Intake, profile: Profile, bench: Bench) -> DraftContent:
         why = dict.fromkeys(item["why"] for item in content.not_assessed)
         raise OutsideIntendedUseError(f"nothing could be assessed: {'; '.join(why)}")
     content.results = dict(bench.results)
-    content.sections = _sections(intake, profile, content)
+    content.sections = _sections(intake, profile, content) | {"comparison": comparison_section(prior)}
+    content.priors_used = priors_record(prior)
     content.marks = [*bench.marks, *content.marks, *_check(content), *_beside_the_questions(content)]
     content.provenance = {
         "route": ROUTE,
@@ -214,7 +218,7 @@ def any_yes(answers: Sequence[Answer]) -> tuple[bool, float]:
 
 
 def _sections(intake: Intake, profile: Profile, content: DraftContent) -> dict[str, str]:
-    """Compose the sections; history is not ours to write, technique and comparison state known facts only."""
+    """Compose the sections; history is not ours to write, technique states known facts only."""
     answers = [FindingAnswer(f.label, f.is_present) for f in content.findings]
     composition = compose(answers)
     findings = [composition.findings_text]
@@ -223,7 +227,6 @@ def _sections(intake: Intake, profile: Profile, content: DraftContent) -> dict[s
         findings.append(f"Not assessed: {', '.join(item['what'] for item in content.not_assessed)}.")
     return {
         "technique": _technique(intake, profile),
-        "comparison": "No prior study was read.",
         "findings": "\n".join(findings),
         "impression": composition.impression_text,
     }
@@ -274,6 +277,7 @@ def _check(content: DraftContent) -> list[checks.Mark]:
     marks += checks.check_unfounded(asserted, [f.label for f in content.findings])
     sides = {f.label: f.measured.laterality if f.measured else "" for f in content.findings}
     marks += checks.check_sides(asserted, sides)
+    marks += checks.check_comparison(asserted, has_prior=bool(content.priors_used))
     return marks + checks.check_numbers(asserted, _measured_numbers(content.findings))
 
 

@@ -15,6 +15,7 @@ from db import queries
 from db.lifecycle import Claim, NewDraft
 from db.models import Reading
 from db.queries import InstancePath
+from db.queries.priors import ComparedPrior, compared_prior
 from db.types import Priority, Use
 from reports.values import Equipment
 from worker.conversation import Bench
@@ -86,9 +87,10 @@ class StudyPipeline:
         with self._sessions() as session:
             held = queries.instance_paths(session, claim.study_id, claim.revision)
             detail = queries.reading_detail(session, claim.reading_id)
+            prior = compared_prior(session, claim.study_id)
         if detail is None or detail.reading.completed_at is None:
             raise LifecycleError("the reading is not complete")
-        run = self.run(held, profile(claim.profile), use=claim.use)
+        run = self.run(held, profile(claim.profile), use=claim.use, prior=prior)
         return self._new_draft(claim, run, detail.reading)
 
     def run(
@@ -98,6 +100,7 @@ class StudyPipeline:
         *,
         use: Use | None,
         recorded: Sequence[Mapping[str, Any]] = (),
+        prior: ComparedPrior | None = None,
     ) -> Run:
         """Gate and draft kept Instances; nothing is written.
 
@@ -106,6 +109,7 @@ class StudyPipeline:
             chosen: the profile to read them with.
             use: what the draft is for; None for a repetition, which nobody will read as a report.
             recorded: models of a provenance record to use instead of the active ones.
+            prior: the earlier Study that the draft names for comparison.
 
         Raises:
             As `__call__`.
@@ -139,7 +143,7 @@ class StudyPipeline:
         )
         try:
             with self._models.reading(vlm):
-                content = draft_study(intake, chosen, bench)
+                content = draft_study(intake, chosen, bench, prior)
         except torch.OutOfMemoryError as exc:
             # the next attempt must not meet the same full device
             experts.unload_idle()

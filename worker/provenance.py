@@ -65,6 +65,7 @@ def provenance_record(
         "pipeline_version": PIPELINE_VERSION,
         **content.provenance,
         **_inputs(intake, held),
+        "priors_used": content.priors_used,
         "preprocessing": _preprocessing(settings),
         "models": models_record(content.results.values(), vlm.card),
         "decoding": {
@@ -125,7 +126,6 @@ def _inputs(intake: Intake, held: Sequence[InstancePath]) -> dict[str, Any]:
         "instances_used": used,
         "instances_sha256": {uid: hashes[uid] for uid in sorted(every)},
         "instances_not_used": sorted(set(hashes) - every),
-        "priors_used": [],
     }
 
 

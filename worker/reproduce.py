@@ -13,6 +13,8 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from config.errors import RefusedInputError
 from db import queries
+from db.queries.priors import ComparedPrior, compared_prior
+from worker.comparison import priors_record
 from worker.pipeline import StudyPipeline
 from worker.profiles import profile
 from worker.provenance import SCHEMA
@@ -55,9 +57,25 @@ def reproduce(pipeline: StudyPipeline, sessions: sessionmaker[Session], draft_id
         if recorded.get("schema") != SCHEMA:
             raise RefusedInputError("the draft was made by a release whose record cannot be run again")
         held = queries.instance_paths(session, draft.study_id, recorded["job"]["revision"])
+        prior = _prior(session, draft.study_id, recorded)
     _require_same_inputs(recorded, {one.sop_instance_uid: one.sha256 for one in held})
-    again = pipeline.run(held, profile(recorded["job"]["profile"]), use=None, recorded=recorded["models"])
+    chosen = profile(recorded["job"]["profile"])
+    again = pipeline.run(held, chosen, use=None, recorded=recorded["models"], prior=prior)
     return compare(recorded, again.content.provenance)
+
+
+def _prior(session: Session, study_id: UUID, recorded: Mapping[str, Any]) -> ComparedPrior | None:
+    """Return the prior the draft used, if any.
+
+    Raises:
+        RefusedInputError: it is not here any more, or with another report.
+    """
+    for used in recorded["priors_used"]:
+        prior = compared_prior(session, study_id, study_instance_uid=used["study_instance_uid"])
+        if priors_record(prior) != [used]:
+            raise RefusedInputError("the prior study is not the one the draft was compared with")
+        return prior
+    return None
 
 
 def _require_same_inputs(recorded: Mapping[str, Any], hashes: Mapping[str, str]) -> None:
