@@ -1,28 +1,19 @@
 """The dashboard behind gunicorn: one process, several threads, TLS when certificates are set."""
 
-import ssl
-from collections.abc import Callable
 from typing import Any
 
 import structlog
 from flask import Flask
 from gunicorn.app.base import BaseApplication
-from gunicorn.glogging import Logger
 
 from config.logs import configure_logs
+from config.serving import ForwardedLogs, limit_silence, modern_tls, worker_with_places
 from config.settings import Settings
 from dashboard.app import create_app
 from db.engine import make_engine, make_sessions
 
-
-class _Logs(Logger):  # type: ignore[misc, unused-ignore]
-    """Gunicorn's own messages, sent through our allow-list instead of its handlers."""
-
-    def setup(self, cfg: Any) -> None:
-        super().setup(cfg)
-        for log in (self.error_log, self.access_log):
-            log.handlers = []
-            log.propagate = True
+_SILENCE_S = 60  # in the middle of a request's body, or of reading an answer
+_RECEIVING = 32  # threads beside those that answer, for handshakes and headers
 
 
 class _Web(BaseApplication):  # type: ignore[misc, unused-ignore]
@@ -45,20 +36,21 @@ def options(settings: Settings) -> dict[str, Any]:
     """Return gunicorn's options for ``settings``.
 
     One process, because slices and ended sessions are remembered in it; its threads share them. There is
-    no access log: addresses of pages are ours, but clients may send anything.
+    no access log: addresses of pages are ours, but clients may send anything. A request's body has no time
+    limit but silence: 2 GB of images take as long as the line needs (STOW-RS gives up senders that crawl).
     """
     web = settings.web
     host = f"[{web.host}]" if ":" in web.host else web.host
     chosen: dict[str, Any] = {
         "bind": f"{host}:{web.port}",
         "workers": 1,
-        "worker_class": "gthread",
-        "threads": web.threads,
+        "worker_class": worker_with_places(web.threads),
+        "threads": web.threads + _RECEIVING,
         "timeout": 120,
         "graceful_timeout": 10,
         "keepalive": 15,
         "accesslog": None,
-        "logger_class": _Logs,
+        "logger_class": ForwardedLogs,
         "loglevel": "warning",
         "when_ready": _ready,
         "control_socket_disable": True,
@@ -67,18 +59,13 @@ def options(settings: Settings) -> dict[str, Any]:
         "limit_request_line": 4094,
     }
     if web.tls_certificate and web.tls_key:
-        chosen |= {"certfile": str(web.tls_certificate), "keyfile": str(web.tls_key), "ssl_context": _tls}
+        chosen |= {"certfile": str(web.tls_certificate), "keyfile": str(web.tls_key), "ssl_context": modern_tls}
     return chosen
 
 
 def _ready(server: Any) -> None:
+    limit_silence(server, _SILENCE_S)
     structlog.get_logger().info("web.listening", host=server.cfg.bind[0].rpartition(":")[0], pid=server.pid)
-
-
-def _tls(_config: Any, default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
-    context = default()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
 
 
 def run_web(settings: Settings) -> None:

@@ -7,13 +7,10 @@
 It keeps nothing: what was sent is gone when the answer is.
 """
 
-import contextlib
 import hmac
 import json
 import re
-import socket
 import ssl
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -23,8 +20,6 @@ from typing import Any, TypeAlias
 
 import structlog
 from gunicorn.app.base import BaseApplication
-from gunicorn.glogging import Logger
-from gunicorn.workers.gthread import ThreadWorker
 
 from config.errors import (
     AppError,
@@ -35,6 +30,7 @@ from config.errors import (
     RefusedInputError,
     TransientError,
 )
+from config.serving import ForwardedLogs, PoliteWorker, limit_silence, modern_tls
 from worker.experts import wire
 from worker.experts.packages import Budget
 from worker.experts.registry import ExpertRegistry
@@ -48,7 +44,6 @@ _PATH = re.compile(r"^/v1/(card|run)/([A-Z][A-Z0-9]{0,31})$")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 _CHUNK = 1 << 20
 _BODY_S = 300.0  # to send a whole request
-_LINGER_S = 2.0
 _PLUGIN_SECONDS = 300.0
 _SHORTEST_TOKEN = 16
 
@@ -258,16 +253,6 @@ def _drain(environ: Mapping[str, Any], most: int) -> None:
 # --- the process -------------------------------------------------------------------------------------------
 
 
-class _Logs(Logger):  # type: ignore[misc, unused-ignore]
-    """Gunicorn's own messages, sent through our allow-list instead of its handlers."""
-
-    def setup(self, cfg: Any) -> None:
-        super().setup(cfg)
-        for one in (self.error_log, self.access_log):
-            one.handlers = []
-            one.propagate = True
-
-
 class _Server(BaseApplication):  # type: ignore[misc, unused-ignore]
     """Gunicorn, configured from our options and from nothing else (no file, no command line)."""
 
@@ -284,41 +269,19 @@ class _Server(BaseApplication):  # type: ignore[misc, unused-ignore]
         return self._service
 
 
-class _Worker(ThreadWorker):  # type: ignore[misc, unused-ignore]
-    """Waits for the end of a connection in the thread that served it; gunicorn would in the one that accepts."""
-
-    def handle(self, conn: Any) -> Any:
-        kept = super().handle(conn)
-        if kept is False:
-            _linger(conn.sock)
-        return kept
-
-
-def _linger(sock: socket.socket) -> None:
-    """Let a client read its answer to the end (RFC 9112 section 9.6); one that does not hang up is not waited for."""
-    end = time.monotonic() + _LINGER_S
-    with contextlib.suppress(OSError):
-        sock.shutdown(socket.SHUT_WR)
-        sock.settimeout(_LINGER_S)
-        while time.monotonic() < end and sock.recv(1 << 16):
-            pass
-    with contextlib.suppress(OSError):
-        sock.shutdown(socket.SHUT_RDWR)
-
-
 def gunicorn_options(options: ServeOptions) -> dict[str, Any]:
     """Return gunicorn's options: one process, because one device; its threads answer while a run is under way."""
     host = f"[{options.host}]" if ":" in options.host else options.host
     chosen: dict[str, Any] = {
         "bind": f"{host}:{options.port}",
         "workers": 1,
-        "worker_class": _Worker,
+        "worker_class": PoliteWorker,
         "threads": 16,
         "timeout": 0,
         "graceful_timeout": 60,
         "keepalive": 2,
         "accesslog": None,
-        "logger_class": _Logs,
+        "logger_class": ForwardedLogs,
         "loglevel": "warning",
         "when_ready": _ready(options),
         "control_socket_disable": True,
@@ -326,7 +289,7 @@ def gunicorn_options(options: ServeOptions) -> dict[str, Any]:
         "forwarded_allow_ips": "",
     }
     if options.certificate:
-        chosen |= {"certfile": options.certificate, "keyfile": options.key, "ssl_context": _tls}
+        chosen |= {"certfile": options.certificate, "keyfile": options.key, "ssl_context": modern_tls}
     if options.client_ca:
         chosen |= {"ca_certs": options.client_ca, "cert_reqs": ssl.CERT_REQUIRED}
     return chosen
@@ -334,20 +297,11 @@ def gunicorn_options(options: ServeOptions) -> dict[str, Any]:
 
 def _ready(options: ServeOptions) -> Callable[[Any], None]:
     def ready(server: Any) -> None:
-        listener = server.LISTENERS[0].sock
-        # sockets inherit it when they are accepted; gunicorn itself waits for ever, in a handshake or a header too
-        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-            listener.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", options.silence_s, 0))
-        host, port = listener.getsockname()[:2]
+        limit_silence(server, options.silence_s)
+        host, port = server.LISTENERS[0].sock.getsockname()[:2]
         log.info("experts.listening", host=host, port=port, pid=server.pid)
 
     return ready
-
-
-def _tls(_config: Any, default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
-    context = default()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
 
 
 def serve(registry: ExpertRegistry, options: ServeOptions) -> None:
