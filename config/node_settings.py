@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import BaseModel, Field, PositiveFloat, field_validator, model_validator
 
 AE_TITLE = r"^[!-\[\]-~](?:[ -\[\]-~]{0,14}[!-\[\]-~])?$"  # VR AE: 1-16 characters, no backslash (PS3.5 6.2)
 _HOST_NAME = re.compile(r"(?=.{1,253}$)(?:[\w-]{1,63}\.)*(?=[\w-]*[A-Za-z])[\w-]{1,63}\.?", re.ASCII)
@@ -83,7 +83,7 @@ class AeProfile(BaseModel, frozen=True, extra="forbid"):
     ae_title: str = Field(pattern=AE_TITLE, description="Called AE title.")
     routing: Path | None = Field(default=None, description="Routing rules of its own; those of routing when empty.")
     quiet_s: float | None = Field(default=None, gt=0, description="Quiet time; dicom.quiet_s when empty.")
-    quiet_by_modality: dict[str, float] = Field(
+    quiet_by_modality: dict[str, PositiveFloat] = Field(
         default={}, description="Quiet time by Modality, in seconds; goes before quiet_s."
     )
     sop_classes: tuple[str, ...] = Field(
@@ -125,7 +125,7 @@ class DicomSettings(BaseModel, frozen=True, extra="forbid"):
         "on loopback.",
     )
     quiet_s: float = Field(default=10.0, gt=0, description="Seconds without a new Instance that complete a Study.")
-    quiet_by_modality: dict[str, float] = Field(
+    quiet_by_modality: dict[str, PositiveFloat] = Field(
         default={}, description="The same by Modality, in seconds; goes before quiet_s."
     )
     max_associations: int = Field(default=25, ge=1, description="Associations served at once.")
