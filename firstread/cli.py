@@ -10,6 +10,7 @@ from rich.table import Table
 
 from config.errors import AppError
 from firstread.audit import audit_app
+from firstread.conformance import node_conformance
 from firstread.experts import experts_app
 from firstread.models import models_app
 from firstread.node import node_app
@@ -30,6 +31,7 @@ app.add_typer(audit_app, name="audit")
 app.add_typer(retention_app, name="retention")
 app.add_typer(tokens_app, name="tokens")
 app.command("trace")(trace)
+node_app.command("conformance")(node_conformance)
 node_app.command("waiting")(node_waiting)
 app.add_typer(train_app, name="train")
 app.add_typer(evaluate_app, name="evaluate")
