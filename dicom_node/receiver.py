@@ -1,17 +1,15 @@
 """A receiver process: it accepts and receives, writes temporary files, and asks the node for everything else.
 
-It holds no database for C-STORE. One request and one reply are one pickled tuple each, on a socket pair that
-only the two processes have; many requests may be outstanding. When the node is gone, so is the receiver.
+It holds no database for C-STORE. Each question goes over a socket pair that only the two processes have, one
+message each way (pickled, from our own process to our own process); as many pairs are made as questions are open
+at one moment, so nobody waits for another's answer. When the node is gone, so is the receiver.
 """
 
 import os
 import pickle
 import signal
-import threading
+import socket
 from collections.abc import Sequence
-from concurrent.futures import Future
-from itertools import count
-from multiprocessing.connection import Connection
 from typing import Any
 from uuid import UUID
 
@@ -25,35 +23,46 @@ from dicom_node.listener import Ear, Listener
 from instances.arrival import Announced, Arrival
 from instances.inbox import Inbox, make_inbox
 
-STOP = "stop"  # from the node: accept no more, end within the seconds that follow
-KEEP, REFUSE, ENTER, LEAVE = "keep", "refuse", "enter", "leave"  # to the node
+KEEP, REFUSE, ENTER, LEAVE = "keep", "refuse", "enter", "leave"  # what a receiver asks
+MAX_MESSAGE_BYTES = 1 << 16  # a message is a few kilobytes: a header, never pixels
 _NODE_IS_GONE = 1
 
 
-def run_receiver(pipe: Connection, ears: Sequence[Ear], settings: Settings) -> None:
-    """Serve until the node says stop; the process's main function."""
+def run_receiver(line: socket.socket, ears: Sequence[Ear], settings: Settings) -> None:
+    """Serve until the node says stop; the process's main function.
+
+    ``line`` carries to the node the socket pairs that questions go over, and from the node the seconds of grace
+    when it wants us to stop.
+    """
     # Ctrl-C and a service manager's stop reach every process of the group: the node tells us when to end
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     configure_logs(level=settings.log_level, json=settings.log_json, process="receiver")
-    node = NodeLink(pipe)
+    node = NodeLink(line)
     sessions = make_sessions(make_engine(settings.database))  # connects only for what is asked beside C-STORE
     inbox = RemoteInbox(node, make_inbox(sessions, settings))
     listener = Listener(ears, NodeContext(inbox, RemoteDoor(node), sessions, settings))
     listener.start()
-    listener.stop(node.wait_for_stop())
+    listener.stop(pickle.loads(_received(line)))  # noqa: S301 from the node
+
+
+def _received(line: socket.socket) -> bytes:
+    """Return the next message; without a node this process ends at once, since nobody keeps what arrives."""
+    try:
+        message = line.recv(MAX_MESSAGE_BYTES)
+    except OSError:
+        message = b""
+    if not message:
+        os._exit(_NODE_IS_GONE)
+    return message
 
 
 class NodeLink:
     """The node process, as a receiver sees it."""
 
-    def __init__(self, pipe: Connection) -> None:
-        self._pipe = pipe
-        self._sending = threading.Lock()
-        self._numbers = count(1)
-        self._open: dict[int, Future[Any]] = {}
-        self._stop: Future[float] = Future()
-        threading.Thread(target=self._listen, name="node", daemon=True).start()
+    def __init__(self, line: socket.socket) -> None:
+        self._line = line
+        self._idle: list[socket.socket] = []
 
     def ask(self, verb: str, *arguments: Any) -> Any:
         """Ask the node and wait for its answer.
@@ -61,32 +70,25 @@ class NodeLink:
         Raises:
             AppError: what the node raised.
         """
-        number, answer = next(self._numbers), Future[Any]()
-        self._open[number] = answer
-        message = pickle.dumps((number, verb, arguments), pickle.HIGHEST_PROTOCOL)
+        pair = self._pair()
         try:
-            with self._sending:
-                self._pipe.send_bytes(message)
+            pair.send(pickle.dumps((verb, arguments), pickle.HIGHEST_PROTOCOL))
         except OSError:
             os._exit(_NODE_IS_GONE)
-        return answer.result()
+        answer = pickle.loads(_received(pair))  # noqa: S301 from the node
+        self._idle.append(pair)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
-    def wait_for_stop(self) -> float:
-        """Return the seconds of grace, once the node wants us to end."""
-        return self._stop.result()
-
-    def _listen(self) -> None:
-        while True:
-            try:
-                number, answer, error = pickle.loads(self._pipe.recv_bytes())  # noqa: S301 from the node, on our pair
-            except (EOFError, OSError):
-                os._exit(_NODE_IS_GONE)  # at once: nobody is there to keep what arrives
-            if number == STOP:
-                self._stop.set_result(answer)
-            elif error is not None:
-                self._open.pop(number).set_exception(error)
-            else:
-                self._open.pop(number).set_result(answer)
+    def _pair(self) -> socket.socket:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with theirs:
+                socket.send_fds(self._line, [b"!"], [theirs.fileno()])
+            return ours
 
 
 class RemoteInbox:

@@ -5,14 +5,15 @@ import contextlib
 import multiprocessing
 import os
 import pickle
+import selectors
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 from uuid import UUID
@@ -23,53 +24,37 @@ from config.errors import AppError
 from config.settings import Settings
 from dicom_node.context import Admission, Asking, Doorkeeper
 from dicom_node.listener import Ear
-from dicom_node.receiver import ENTER, KEEP, LEAVE, REFUSE, STOP, run_receiver
+from dicom_node.receiver import ENTER, KEEP, LEAVE, MAX_MESSAGE_BYTES, REFUSE, run_receiver
+from instances.arrival import Landed
 from instances.inbox import Inbox
 
 log = structlog.get_logger()
 _SETTLED_S = 10.0  # a receiver that lives shorter is not replaced at once
 _PAUSE_S = 1.0
 _END_S = 3.0  # beyond the grace, then it is killed
-_PRELOADED = ["dicom_node.receiver", "db.peer_models", "dicom_node.handlers", "pynetdicom", "psycopg"]
+_TICK_S = 0.5
+_REFUSING_THREADS = 2
+_PRELOADED = ["dicom_node.receiver"]
+_Waiting = list[tuple[socket.socket, Landed]]
+"""Instances to keep, and where to answer."""
+
+
+@dataclass(eq=False)
+class _Receiver:
+    """One process, the line to it, and the associations it serves."""
+
+    process: BaseProcess
+    line: socket.socket
+    started: float
+    inside: set[UUID] = field(default_factory=set)
 
 
 class Receivers:
-    """``dicom.receivers`` processes that accept on the same ears."""
+    """``dicom.receivers`` processes that accept on the same ears; one thread here answers what they ask.
 
-    def __init__(self, ears: Sequence[Ear], settings: Settings, inbox: Inbox, door: Doorkeeper) -> None:
-        self._ears = ears
-        self._receivers = [_Receiver(ears, settings, inbox, door) for _ in range(settings.dicom.receivers)]
-
-    def start(self) -> None:
-        """Start the processes; connections wait in the kernel's queue until they are ready."""
-        for receiver in self._receivers:
-            receiver.start()
-        atexit.register(self._hang_up)
-
-    def stop(self, grace_s: float) -> None:
-        """Accept no more, let what is being stored end for ``grace_s`` seconds, and end the processes."""
-        for ear in self._ears:
-            ear.close()
-        for receiver in self._receivers:
-            receiver.tell_to_stop(grace_s)
-        deadline = time.monotonic() + grace_s + _END_S
-        for receiver in self._receivers:
-            receiver.end(deadline)
-        atexit.unregister(self._hang_up)
-
-    @property
-    def pids(self) -> list[int]:
-        """The processes that run now."""
-        return [receiver.pid for receiver in self._receivers if receiver.pid]
-
-    def _hang_up(self) -> None:
-        """End the processes when the node ends without having been stopped; they would wait for a word of ours."""
-        for receiver in self._receivers:
-            receiver.hang_up()
-
-
-class _Receiver:
-    """One place among the receivers, and the process in it now."""
+    That thread takes every Instance that waits to be kept at one moment and keeps them together, whichever
+    process and association they came by. Comings and goings are answered beside it, one after the other.
+    """
 
     def __init__(self, ears: Sequence[Ear], settings: Settings, inbox: Inbox, door: Doorkeeper) -> None:
         self._ears = ears
@@ -78,54 +63,133 @@ class _Receiver:
         self._door = door
         self._processes = multiprocessing.get_context("forkserver")
         self._processes.set_forkserver_preload(_PRELOADED)
-        self._process: BaseProcess | None = None
-        self._pipe: Connection | None = None
-        self._sending = threading.Lock()
-        self._inside: set[UUID] = set()  # associations of this process
+        self._receivers: set[_Receiver] = set()
+        self._lock = threading.Lock()
+        self._selector = selectors.DefaultSelector()
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._tend, name="receiver", daemon=True)
-        # what waits for the database beside the group commit; one thread keeps coming and going in order
+        self._answering = threading.Thread(target=self._answer_all, name="receivers", daemon=True)
+        # one thread, so that comings and goings stay in order
         self._at_door = ThreadPoolExecutor(1, thread_name_prefix="door")
-        self._refusing = ThreadPoolExecutor(2, thread_name_prefix="refuse")
-        self._answers: dict[str, Callable[..., Future[Any]]] = {
-            KEEP: inbox.keep_later,
-            REFUSE: lambda *what: self._refusing.submit(inbox.refuse, *what),
-            ENTER: lambda asking: self._at_door.submit(self._enter, asking),
-            LEAVE: lambda *who: self._at_door.submit(self._leave, *who),
-        }
-
-    @property
-    def pid(self) -> int | None:
-        """Its process, while there is one."""
-        return self._process.pid if self._process else None
+        self._refusing = ThreadPoolExecutor(_REFUSING_THREADS, thread_name_prefix="refuse")
 
     def start(self) -> None:
-        """Start the process, and the thread that answers it."""
-        self._open()
-        self._thread.start()
+        """Start the processes; connections wait in the kernel's queue until they are ready."""
+        for _ in range(self._settings.dicom.receivers):
+            self._open()
+        self._answering.start()
+        atexit.register(self._hang_up)
+
+    def stop(self, grace_s: float) -> None:
+        """Accept no more, let what is being stored end for ``grace_s`` seconds, and end the processes."""
+        self._stopping.set()
+        for ear in self._ears:
+            ear.close()
+        with self._lock:
+            told = list(self._receivers)
+        for receiver in told:
+            with contextlib.suppress(OSError):
+                receiver.line.send(pickle.dumps(grace_s))
+        self._answering.join(grace_s + _END_S)
+        if self._answering.is_alive():
+            self._kill()
+            self._answering.join()
+        self._at_door.shutdown()
+        self._refusing.shutdown()
+        self._selector.close()
+        atexit.unregister(self._hang_up)
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes that run now."""
+        with self._lock:
+            return [receiver.process.pid for receiver in self._receivers if receiver.process.pid]
 
     def _open(self) -> None:
-        ours, theirs = multiprocessing.Pipe()
-        process = self._processes.Process(
-            target=run_receiver, args=(theirs, self._ears, self._settings), name="receiver", daemon=True
-        )
-        process.start()
-        theirs.close()
-        self._process, self._pipe = process, ours
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            process = self._processes.Process(
+                target=run_receiver, args=(theirs, self._ears, self._settings), name="receiver", daemon=True
+            )
+            process.start()
+        receiver = _Receiver(process, ours, time.monotonic())
+        with self._lock:
+            self._receivers.add(receiver)
+        self._selector.register(ours, selectors.EVENT_READ, partial(self._take_pair, receiver))
 
-    def _tend(self) -> None:
-        """Answer one process after the other until the node stops."""
-        while True:
-            started = time.monotonic()
-            self._answer()
-            self._bury()
-            if self._stopping.is_set():
-                return
-            if time.monotonic() - started < _SETTLED_S and self._stopping.wait(_PAUSE_S):
-                return
-            self._open_again()
+    # What receivers ask
 
-    def _open_again(self) -> None:
+    def _answer_all(self) -> None:
+        """Answer until the node stops and every process has ended."""
+        while not (self._stopping.is_set() and not self._receivers):
+            waiting: _Waiting = []
+            for key, _ in self._selector.select(_TICK_S):
+                key.data(key.fileobj, waiting)
+            if waiting:
+                self._keep(waiting)
+
+    def _keep(self, waiting: _Waiting) -> None:
+        outcomes = self._inbox.keep_together([landed for _, landed in waiting])
+        for (pair, _), outcome in zip(waiting, outcomes, strict=True):
+            _reply(pair, outcome)
+
+    def _take_pair(self, receiver: _Receiver, line: socket.socket, _waiting: _Waiting) -> None:
+        """Take a socket pair that questions will come over; when the line is dead, so is the process."""
+        try:
+            message, descriptors, _, _ = socket.recv_fds(line, 1, 4)
+        except OSError:
+            message, descriptors = b"", []
+        for descriptor in descriptors:
+            pair = socket.socket(fileno=descriptor)
+            self._selector.register(pair, selectors.EVENT_READ, partial(self._take_question, receiver))
+        if not message:
+            self._selector.unregister(line)
+            line.close()
+            threading.Thread(target=self._replace, args=(receiver,), name="receiver", daemon=True).start()
+
+    def _take_question(self, receiver: _Receiver, pair: socket.socket, waiting: _Waiting) -> None:
+        try:
+            message = pair.recv(MAX_MESSAGE_BYTES)
+        except OSError:
+            message = b""
+        if not message:
+            self._selector.unregister(pair)
+            pair.close()
+            return
+        verb, arguments = pickle.loads(message)  # noqa: S301 from our own process
+        if verb == KEEP:
+            waiting.append((pair, *arguments))
+            return
+        pool, act = self._acts(receiver)[verb]
+        pool.submit(act, *arguments).add_done_callback(partial(_reply_with, pair))
+
+    def _acts(self, receiver: _Receiver) -> dict[str, tuple[ThreadPoolExecutor, Callable[..., Any]]]:
+        return {
+            REFUSE: (self._refusing, self._inbox.refuse),
+            ENTER: (self._at_door, partial(self._enter, receiver)),
+            LEAVE: (self._at_door, partial(self._leave, receiver)),
+        }
+
+    def _enter(self, receiver: _Receiver, asking: Asking) -> Admission:
+        admission = self._door.enter(asking)
+        if admission.rejection is None:
+            receiver.inside.add(admission.association_id)
+        return admission
+
+    def _leave(self, receiver: _Receiver, association_id: UUID, how: str, instances: int, size_bytes: int) -> None:
+        receiver.inside.discard(association_id)
+        self._door.leave(association_id, how=how, instances=instances, size_bytes=size_bytes)
+
+    # When one ends
+
+    def _replace(self, receiver: _Receiver) -> None:
+        """Record what a dead process left behind, and start another unless the node stops."""
+        process = receiver.process
+        process.join()
+        if not self._stopping.is_set():
+            log.error("receiver.died", pid=process.pid, exit_code=process.exitcode)
+        self._at_door.submit(self._forget, receiver).result()
+        if not self._stopping.is_set() and time.monotonic() - receiver.started < _SETTLED_S:
+            self._stopping.wait(_PAUSE_S)
         while not self._stopping.is_set():
             try:
                 self._open()
@@ -134,79 +198,40 @@ class _Receiver:
                 self._stopping.wait(_PAUSE_S)
             else:
                 break
+        with self._lock:
+            self._receivers.discard(receiver)
         if self._stopping.is_set():
-            self.hang_up()
+            self._hang_up()  # one that was opened as the node was told to stop has not heard of it
 
-    def _answer(self) -> None:
-        """Answer requests until the process is gone."""
-        pipe = self._pipe
-        assert pipe is not None
-        while True:
-            try:
-                number, verb, arguments = pickle.loads(pipe.recv_bytes())  # noqa: S301 from our own process
-            except (EOFError, OSError):
-                return
-            self._answers[verb](*arguments).add_done_callback(partial(self._reply, pipe, number))
-
-    def _reply(self, pipe: Connection, number: int, done: Future[Any]) -> None:
-        error = done.exception()
-        if error is not None and not isinstance(error, AppError):
-            log.error("receiver.not_answered", error=type(error).__name__)
-            error = RuntimeError(type(error).__name__)  # others' exceptions do not all survive the way
-        answer = (number, None if error else done.result(), error)
-        with contextlib.suppress(OSError), self._sending:  # it died meanwhile
-            pipe.send_bytes(pickle.dumps(answer, pickle.HIGHEST_PROTOCOL))
-
-    def _enter(self, asking: Asking) -> Admission:
-        admission = self._door.enter(asking)
-        if admission.rejection is None:
-            self._inside.add(admission.association_id)
-        return admission
-
-    def _leave(self, association_id: UUID, how: str, instances: int, size_bytes: int) -> None:
-        self._inside.discard(association_id)
-        self._door.leave(association_id, how=how, instances=instances, size_bytes=size_bytes)
-
-    def _bury(self) -> None:
-        """Record what a dead process left behind: associations that are lost, files that nobody finishes."""
-        process, self._process = self._process, None
-        assert process is not None
-        assert self._pipe is not None
-        self._pipe.close()
-        process.join()
-        if not self._stopping.is_set():
-            log.error("receiver.died", pid=process.pid, exit_code=process.exitcode)
-        self._at_door.submit(self._forget, process.pid or 0).result()
-
-    def _forget(self, pid: int) -> None:
-        for association_id in list(self._inside):
-            self._leave(association_id, "lost", 0, 0)
+    def _forget(self, receiver: _Receiver) -> None:
+        """Record associations that are lost, and remove files that nobody finishes."""
+        for association_id in list(receiver.inside):
+            self._leave(receiver, association_id, "lost", 0, 0)
         with contextlib.suppress(OSError):
-            self._inbox.instances.remove_leftovers(of_process=pid)
+            self._inbox.instances.remove_leftovers(of_process=receiver.process.pid)
 
-    def tell_to_stop(self, grace_s: float) -> None:
-        """Ask the process to end."""
-        self._stopping.set()
-        pipe = self._pipe
-        if pipe is not None:
-            with contextlib.suppress(OSError), self._sending:
-                pipe.send_bytes(pickle.dumps((STOP, grace_s, None)))
-
-    def end(self, deadline: float) -> None:
-        """Wait for the process to end; kill it when it does not in time."""
-        self._thread.join(max(deadline - time.monotonic(), 0))
-        pid = self.pid
-        if self._thread.is_alive() and pid:
+    def _kill(self) -> None:
+        for pid in self.pids:
             log.error("receiver.killed", pid=pid)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            self._thread.join()
-        self._at_door.shutdown()
-        self._refusing.shutdown()
 
-    def hang_up(self) -> None:
-        """End the connection to the process, which ends it at once."""
+    def _hang_up(self) -> None:
+        """End the processes when the node ends without having been stopped; they would wait for a word of ours."""
         self._stopping.set()
-        if self._pipe is not None:
-            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self._pipe.fileno())) as ours:
-                ours.shutdown(socket.SHUT_RDWR)  # a close alone would wait for the thread that reads
+        with self._lock:
+            for receiver in self._receivers:
+                with contextlib.suppress(OSError):
+                    receiver.line.shutdown(socket.SHUT_RDWR)
+
+
+def _reply_with(pair: socket.socket, done: Future[Any]) -> None:
+    _reply(pair, done.exception() or done.result())
+
+
+def _reply(pair: socket.socket, answer: Any) -> None:
+    if isinstance(answer, BaseException) and not isinstance(answer, AppError):
+        log.error("receiver.not_answered", error=type(answer).__name__)
+        answer = RuntimeError(type(answer).__name__)  # others' exceptions do not all survive the way
+    with contextlib.suppress(OSError):  # it died meanwhile
+        pair.send(pickle.dumps(answer, pickle.HIGHEST_PROTOCOL))

@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 
@@ -40,7 +39,7 @@ class Inbox:
         self.instances = instances
         self.quarantined = quarantine
         self._quiet_s = quiet_s
-        self._group = GroupCommit(self._keep_group)
+        self._group = GroupCommit(self.keep_together)
 
     def prepare(self) -> None:
         """Make the folders.
@@ -64,27 +63,21 @@ class Inbox:
     def keep(self, arrival: Arrival | Landed) -> Received:
         """Keep a finished Arrival; on return it is on disk, in the database, and may be acknowledged.
 
-        The same bytes a second time change nothing. What several threads keep at one moment is committed
-        together, see :meth:`keep_later`.
+        The same bytes a second time change nothing. What several threads keep at one moment is kept together.
 
         Raises:
             ConflictingInstanceError: other bytes are held under this SOP Instance UID; they stay.
             OutOfSpaceError: less space than the threshold would be left.
             TransientError: database or file system cannot be used now; nothing is acknowledged.
         """
-        return self.keep_later(arrival).result()
+        return self._group.submit(arrival if isinstance(arrival, Landed) else arrival.landed).result()
 
-    def keep_later(self, arrival: Arrival | Landed) -> Future[Received]:
-        """Let a finished Arrival join the next group; the Future ends as :meth:`keep` does.
+    def keep_together(self, group: Sequence[Landed]) -> Outcomes:
+        """Keep finished Arrivals in one transaction; return what became of each, an error as :meth:`keep` raises it.
 
-        A group is one transaction: the database agrees to each Instance, each file gets its name, each
-        folder is flushed once, then all is committed. An Instance that is refused, or whose file cannot
-        be placed, takes none of the others with it.
+        The database agrees to each Instance, each file gets its name, each folder is flushed once, then all is
+        committed. One that is refused, or whose file cannot be placed, takes none of the others with it.
         """
-        return self._group.submit(arrival if isinstance(arrival, Landed) else arrival.landed)
-
-    def _keep_group(self, group: Sequence[Landed]) -> Outcomes:
-        """Return what became of each; one whose file cannot be placed is left out, and the rest goes on."""
         outcomes: dict[int, Received | Exception] = {}
         waiting = dict(enumerate(group))
         while waiting:
@@ -107,7 +100,7 @@ class Inbox:
         if len(group) == 1 or isinstance(error, TransientError):
             return [error] * len(group)
         log.error("group.taken_apart", error=type(error).__name__, count=len(group))
-        return [self._keep_group([one])[0] for one in group]
+        return [self.keep_together([one])[0] for one in group]
 
     def _register(self, group: Sequence[Landed]) -> Outcomes:
         self.instances.require_space(0)
