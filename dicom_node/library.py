@@ -7,6 +7,7 @@ from instances.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NA
 ACSE_TIMEOUT_S = 30.0
 DIMSE_TIMEOUT_S = 120.0  # a peer may take a while to store a large object
 CONNECT_TIMEOUT_S = 10.0
+_AE_LENGTH = 16
 MAX_CONTEXTS = 128  # presentation contexts in one A-ASSOCIATE-RQ (PS3.8 section 9.3.2.2)
 
 
@@ -16,6 +17,8 @@ def configure_library() -> None:
     _config.LOG_REQUEST_IDENTIFIERS = False
     _config.LOG_RESPONSE_IDENTIFIERS = False
     _config.STORE_SEND_CHUNKED_DATASET = True
+    # an AE title with control characters is the door's to judge: else pynetdicom aborts, and nobody learns of whom
+    _config.VALIDATORS["AE"] = lambda value: (len(value) <= _AE_LENGTH, "must not exceed 16 characters")
 
 
 def make_ae(ae_title: str, *, max_pdu_bytes: int, network_timeout_s: float) -> AE:

@@ -164,7 +164,7 @@ def _print_refused(rows: list[dict[str, Any]]) -> None:
         _say("nobody was refused in the last seven days who would be refused now")
     for row in rows:
         who = f"{row['calling_ae'] or '(no AE title)'} from {row['address']} to {row['called_ae'] or '(no AE title)'}"
-        _say(f"{row['last']}  {who}, {row['times']} times: {row['reason']}")
+        _say(f"{row['last']}  {who}, {row['times']}x: {row['reason']}")
         _say(f"    {row['what_to_do']}")
 
 
