@@ -123,20 +123,29 @@ class NodeAssociation(Association):  # type: ignore[misc]
             self._lost(exc)
         except AbortAssociationError as exc:
             log.warning("association.aborted", error=str(exc), host=self.requestor.address, calling_ae=self._caller)
-            self.dul.abort(exc)
-            self._aborted()
+            self._abort(exc)
+        except Exception:
+            self._abort(provider_abort("a fault of ours", AbortReason.NOT_SPECIFIED))
+            raise
         finally:
-            self._drop_message()
             self._leave("lost")  # when nobody heard of the end yet
             evt.trigger(self, evt.EVT_CONN_CLOSE, {"address": self.requestor.address_info.as_tuple})
+            self._drop_message()
 
     def _negotiate(self) -> None:
         self.requestor.primitive = self.dul.await_request()
         evt.trigger(self, evt.EVT_REQUESTED, {})
         if not self.is_aborted and not self.is_rejected:
-            self.acse.negotiate_association()
+            self._accept_or_reject()
         if 0 < self.requestor.maximum_length <= PDV_HEADER.size:
             raise provider_abort("a maximum length that holds nothing", AbortReason.INVALID_PARAMETER)
+
+    def _accept_or_reject(self) -> None:
+        try:
+            self.acse.negotiate_association()
+        except Exception as exc:
+            # an item that could be decoded, but makes no sense: pynetdicom raises whatever it leads to
+            raise provider_abort("a request that cannot be negotiated", AbortReason.INVALID_PARAMETER) from exc
 
     @property
     def _caller(self) -> str:
@@ -148,8 +157,11 @@ class NodeAssociation(Association):  # type: ignore[misc]
     def _abort_blocking(self, block: bool = True) -> None:  # noqa: ARG002, FBT as pynetdicom calls it
         """Abort by the service user; pynetdicom and the handlers call this as ``abort``."""
         if not self.is_aborted and not self.is_released:
-            self.dul.abort(AbortAssociationError("aborted by a service"))
-            self._aborted()
+            self._abort(AbortAssociationError("aborted by a service"))
+
+    def _abort(self, error: AbortAssociationError) -> None:
+        self.dul.abort(error)
+        self._aborted()
 
     def _aborted(self) -> None:
         self.is_aborted = True
@@ -260,6 +272,7 @@ class NodeAssociation(Association):  # type: ignore[misc]
             called_ae=str(self.requestor.primitive.called_ae_title).strip(),
             association_id=entered.association_id if entered else None,
             move_originator_ae=command.text(Element.MOVE_ORIGINATOR_AE),
+            move_message_id=command.number(Element.MOVE_ORIGINATOR_MESSAGE_ID) or 0,
             move_message_id=command.number(Element.MOVE_MESSAGE_ID) or 0,
         )
 

@@ -1,6 +1,7 @@
 """Which transfer syntaxes and SOP Classes the node takes, and in which order it prefers them."""
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 from pydicom.uid import (
     HEVCM10P51,
@@ -93,5 +94,11 @@ def supported_contexts(proposed: Iterable[str]) -> list[PresentationContext]:
     """
     contexts = [build_context(Verification, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])]
     wanted = sorted({str(uid) for uid in proposed if is_storage_sop_class(str(uid))})
-    contexts += [build_context(uid, list(ACCEPTED)) for uid in wanted]
+    contexts += [_storage_context(uid) for uid in wanted]
     return contexts
+
+
+@lru_cache(maxsize=1024)
+def _storage_context(uid: str) -> PresentationContext:
+    """Return the context of a storage SOP Class; shared, because negotiation only reads it and making it is slow."""
+    return build_context(uid, list(ACCEPTED))

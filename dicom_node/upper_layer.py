@@ -26,6 +26,7 @@ from dicom_node.pdu import PDU_HEADER, AbortReason, PduType, abort_pdu
 _SERVICE_PROVIDER = 2  # as source of an A-ABORT
 _VERSION_1 = 0x0001  # of the protocol; the other bits are not to be tested (PS3.8 table 9-11)
 _UNSUPPORTED_VERSION = (1, 2, 2)  # A-ASSOCIATE-RJ: permanent, ACSE provider, protocol version (PS3.8 table 9-21)
+_ASSUMED_MAXIMUM = 16384
 _PRIMITIVES: dict[type, Any] = {P_DATA: P_DATA_TF, A_ABORT: A_ABORT_RQ, A_P_ABORT: A_ABORT_RQ}
 
 
@@ -122,10 +123,13 @@ def _decode_request(encoded: bytes) -> tuple[A_ASSOCIATE_RQ, A_ASSOCIATE]:
     request = A_ASSOCIATE_RQ()
     try:
         request.decode(encoded)
-        return request, request.to_primitive()
+        primitive = request.to_primitive()
     except Exception as exc:
         # pynetdicom's decoders raise whatever a malformed item leads them to
         raise AbortAssociationError("an A-ASSOCIATE-RQ that cannot be decoded") from exc
+    if primitive.maximum_length_received is None:  # it is mandatory (PS3.7 D.3.3.1), and still not always there
+        primitive.maximum_length_received = _ASSUMED_MAXIMUM
+    return request, primitive
 
 
 def _pdu_of(primitive: Any) -> Any:
