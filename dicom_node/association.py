@@ -272,7 +272,6 @@ class NodeAssociation(Association):  # type: ignore[misc]
             called_ae=str(self.requestor.primitive.called_ae_title).strip(),
             association_id=entered.association_id if entered else None,
             move_originator_ae=command.text(Element.MOVE_ORIGINATOR_AE),
-            move_message_id=command.number(Element.MOVE_ORIGINATOR_MESSAGE_ID) or 0,
             move_message_id=command.number(Element.MOVE_MESSAGE_ID) or 0,
         )
 
