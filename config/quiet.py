@@ -4,7 +4,10 @@ from config.settings import DicomSettings
 
 
 def quiet_seconds(dicom: DicomSettings, *, calling_ae: str, called_ae: str, modality: str) -> float:
-    """Return the quiet time: of the calling peer, else of the called profile by Modality, else ours by Modality."""
+    """Return the quiet time: of the calling peer, else of the called profile by Modality, else ours by Modality.
+
+    A Study waits for the longest of its Instances.
+    """
     for peer in dicom.peers:
         if peer.ae_title == calling_ae and peer.quiet_s:
             return peer.quiet_s

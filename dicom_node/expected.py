@@ -54,7 +54,7 @@ def is_due(one: Countable, now: datetime) -> bool:
     if one.asked_at <= one.last_received_at:
         settled = timedelta(seconds=min(one.quiet_s * _SETTLED, _SLOWEST_S))
         return now >= max(one.last_received_at, one.asked_at) + settled
-    pause_s = min(one.quiet_s * _SETTLED * 2**one.attempts, _SLOWEST_S)
+    pause_s = min(one.quiet_s * _SETTLED * 2 ** min(one.attempts, 10), _SLOWEST_S)
     return now >= one.asked_at + timedelta(seconds=pause_s)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import Connection, Row, and_, bindparam, exists, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, case, exists, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from config.errors import AppError, ConflictingInstanceError
@@ -84,7 +84,8 @@ _COUNT = (
     .values(
         instance_count=Study.instance_count + bindparam("added"),
         last_received_at=bindparam("now", type_=UtcDateTime),
-        quiet_s=bindparam("quiet"),
+        # the longest of its sources and modalities: a report that comes after the images hurries nothing
+        quiet_s=case((Study.quiet_s < bindparam("quiet"), bindparam("quiet")), else_=Study.quiet_s),
         pixels_deleted_at=None,  # there are files again
     )
 )
@@ -101,12 +102,14 @@ def receive_instances(uow: UnitOfWork, news: Sequence[NewInstance]) -> list[Rece
     """
     group = _Group(uow, news)
     group.lock_studies()
-    group.find_held()
-    fresh = group.fresh()
-    group.add_studies(fresh)
-    group.notice_priors()
-    if fresh:
-        group.insert(fresh)
+    group.find_places()
+    if not group.is_usual():
+        group.find_held()
+        group.add_studies(group.fresh())
+        group.notice_priors()
+        group.find_places()
+        group.open_places()
+    group.insert()
     return group.outcomes()
 
 
@@ -232,20 +235,25 @@ class _Group:
                 first.setdefault(new.header.sop_instance_uid, new)
         return list(first.values())
 
-    def insert(self, fresh: list[NewInstance]) -> None:
-        """Insert new Instances into their Studies' present revisions, and count them."""
-        self._find_places(fresh)
-        for new in fresh:
+    def open_places(self) -> None:
+        """Make the Studies ready for their new Instances: reopened, doubted, with their Series."""
+        for new in self.fresh():
             self._open(new, self._places[new.header.study_instance_uid])
-        values = [self._values(new) for new in sorted(fresh, key=lambda new: new.header.sop_instance_uid)]
+
+    def insert(self) -> None:
+        """Insert what is new into its Study's present revision, and count it."""
+        fresh = sorted(self.fresh(), key=lambda new: new.header.sop_instance_uid)
+        if not fresh:
+            return
+        values = [self._values(new) for new in fresh]
         inserted = self._connection.execute(
             _INSERT_INSTANCES[self._connection.dialect.name], values, execution_options=_COUNTED
         )
         self._added = {row["sop_instance_uid"]: row["id"] for row in values}
-        # what we hold now is what we added, unless another process brought a UID under another Study meanwhile
         if inserted.rowcount == len(values):
             self._held |= {row["sop_instance_uid"]: _Held(row["id"], row["study_id"], row["sha256"]) for row in values}
         else:
+            # some were held, unasked in the usual case, or brought by another process under another Study meanwhile
             self.find_held()
         self._count([new for new in fresh if self._is_added(new)])
 
@@ -253,15 +261,32 @@ class _Group:
         uid = new.header.sop_instance_uid
         return self._held[uid].id == self._added.get(uid)
 
-    def _find_places(self, fresh: list[NewInstance]) -> None:
-        of_studies = {new.header.study_instance_uid for new in fresh}
-        by_id = {self._places[uid].study.id: self._places[uid] for uid in of_studies}
-        series = list({new.header.series_instance_uid for new in fresh})
-        for row in self._connection.execute(_PLACES, {"studies": list(by_id), "series": series}):
+    def find_places(self) -> None:
+        """Look up which Studies are receiving, and their Series; after the lock, so that nothing is missed."""
+        by_id = {place.study.id: place for place in self._places.values()}
+        series = list({new.header.series_instance_uid for new in self._news})
+        for row in self._connection.execute(_PLACES, {"studies": list(by_id), "series": series}) if by_id else ():
             place = by_id[row.study_id]
             place.receiving = row.receiving
             if row.series_id is not None:
                 place.series[row.series_instance_uid] = row.series_id
+
+    def is_usual(self) -> bool:
+        """Return whether each Instance is one more of a Series that is being received.
+
+        Then nothing has to be prepared for it, and inserting it tells whether it was held.
+        """
+        return all(self._is_one_more(new.header, self._places.get(new.header.study_instance_uid)) for new in self._news)
+
+    @staticmethod
+    def _is_one_more(header: InstanceHeader, place: _Place | None) -> bool:
+        return (
+            place is not None
+            and place.receiving
+            and not place.is_prior
+            and header.series_instance_uid in place.series
+            and fit(Study, "patient_id", header.patient_id) == place.study.patient_id
+        )
 
     def _open(self, new: NewInstance, place: _Place) -> None:
         """Make a Study ready for one more Instance: reopened, doubted, with its Series."""
@@ -295,7 +320,10 @@ class _Group:
 
     def _count(self, added: list[NewInstance]) -> None:
         numbers = Counter(new.header.study_instance_uid for new in added)
-        quiet = {new.header.study_instance_uid: new.quiet_s for new in added}  # the last one's
+        quiet: dict[str, float] = {}
+        for new in added:
+            uid = new.header.study_instance_uid
+            quiet[uid] = max(new.quiet_s, quiet.get(uid, 0.0))
         if numbers:
             self._connection.execute(
                 _COUNT,

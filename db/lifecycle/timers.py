@@ -71,7 +71,8 @@ def judge(situation: Situation, now: datetime) -> Timer:
     latest = max([earliest, *(until for _, until in waits)])
     pending = tuple((words, until) for words, until in waits if now < until)
     short_of = _short_of(situation)
-    cause: Cause = "announced" if is_whole else "patience" if short_of else "quiet"
+    unmet = bool(_unfinished(situation.announcement) or situation.lacking)
+    cause: Cause = "announced" if is_whole else "patience" if unmet else "quiet"
     if situation.complete_now:
         return Timer(True, "person", quiet_until, now, now, (), short_of)
     return Timer(

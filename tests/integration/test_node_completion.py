@@ -1,14 +1,26 @@
-"""When a Study is whole: quiet time per source, routing, late images."""
-
-from datetime import timedelta
+"""When a Study is whole: quiet time per source and called AE, the rules of each, late images."""
 
 import pytest
+from pydicom.uid import generate_uid
 
-from config.routing import RuleBook, Rules
+from config.routing import RuleBook, Rules, load_rule_book
+from db import lifecycle
 from db.models import OutboxMessage, Reading, Study
-from db.types import ReadingState, utcnow
+from db.types import ReadingState
+from db.uow import Actor, unit_of_work
 from dicom_node.completion import Completion
-from tests.node_support import ct_slice, node_settings, rows, running_node, store
+from tests.completeness_support import later
+from tests.node_support import (
+    associate,
+    audit_tags,
+    ct_slice,
+    encoded,
+    node_settings,
+    rows,
+    running_node,
+    store,
+    store_bytes,
+)
 
 RULES = Rules.model_validate(
     {
@@ -34,10 +46,6 @@ def node(tmp_path, sqlite_sessions):
 
 def sweep(node, now):
     return Completion(node.sessions, RuleBook(RULES)).sweep(now)
-
-
-def later(seconds):
-    return utcnow() + timedelta(seconds=seconds)
 
 
 def test_a_study_is_complete_after_the_quiet_time_of_its_source_and_not_before(node):
@@ -87,3 +95,76 @@ def test_images_of_two_patients_in_one_study_are_held(node):
     (reading,) = rows(node.sessions, Reading)
     assert reading.state is ReadingState.HELD
     assert "Patient ID" in reading.reason
+
+
+def send(node, ds, *, called_ae):
+    assoc = associate(node.port, called_ae=called_ae)
+    assert assoc.is_established
+    store_bytes(assoc, encoded(ds), sop_class=str(ds.SOPClassUID), sop_instance=str(ds.SOPInstanceUID))
+    assoc.release()
+
+
+def test_each_called_ae_has_its_quiet_time_and_its_rules(tmp_path, sqlite_sessions):
+    research = tmp_path / "research.yaml"
+    research.write_text("rules: [{name: everything, profile: ct-torso, use: research}]")
+    ours = tmp_path / "routing.yaml"
+    ours.write_text("rules: [{name: nothing, action: hold, reason: ask the physicist}]")
+    profiles = [
+        {"ae_title": "RESEARCH", "routing": str(research), "quiet_by_modality": {"CT": 3}},
+        {"ae_title": "NIGHT", "quiet_s": 20},
+    ]
+    settings = node_settings(tmp_path / "site", routing=ours, dicom={"quiet_s": 60, "profiles": profiles})
+    with running_node(settings, sqlite_sessions) as node:
+        for called_ae in ("RESEARCH", "NIGHT", "FIRSTREAD"):
+            send(node, ct_slice(AccessionNumber=called_ae), called_ae=called_ae)
+        completion = Completion(node.sessions, load_rule_book(settings))
+        assert [completion.sweep(later(seconds)) for seconds in (2, 4, 19, 21, 59, 61)] == [0, 1, 0, 1, 0, 1]
+        called = {study.id: study.called_ae for study in rows(node.sessions, Study)}
+        found = {called[reading.study_id]: reading for reading in rows(node.sessions, Reading)}
+    assert (found["RESEARCH"].state, found["RESEARCH"].rule, found["RESEARCH"].use) == (
+        ReadingState.QUEUED,
+        "everything",
+        "research",
+    )
+    assert {found[one].state for one in ("NIGHT", "FIRSTREAD")} == {ReadingState.HELD}
+
+
+def test_a_series_that_comes_in_time_ends_the_wait(tmp_path, sqlite_sessions):
+    routing = tmp_path / "routing.yaml"
+    routing.write_text(
+        "rules: [{name: mr, when: {modality: [MR]}, profile: brain-mr}]\n"
+        "completeness:\n"
+        "  - name: glioma\n"
+        "    when: {modality: [MR], procedure: glioma}\n"
+        "    required: [{modality: MR, description: flair, at_least: 2}]\n"
+        "    wait_s: 900\n"
+        "    then: hold\n"
+    )
+    settings = node_settings(tmp_path / "site", routing=routing, dicom={"quiet_s": 10})
+    study, series = generate_uid(), generate_uid()
+    facts = {"StudyInstanceUID": study, "Modality": "MR", "StudyDescription": "MR Glioma", "BodyPartExamined": "BRAIN"}
+    with running_node(settings, sqlite_sessions) as node:
+        completion = Completion(node.sessions, load_rule_book(settings))
+        store(node.port, ct_slice(**facts, SeriesDescription="t1 post"))
+        assert completion.sweep(later(600)) == 0
+        for _ in range(2):
+            assert completion.sweep(later(600)) == 0
+            store(node.port, ct_slice(**facts, SeriesInstanceUID=series, SeriesDescription="T2 FLAIR tra"))
+        assert completion.sweep(later(5)) == 0
+        assert completion.sweep(later(11)) == 1
+        (reading,) = rows(node.sessions, Reading)
+        assert (reading.state, reading.rule_trace[-1]["rule"]) == (ReadingState.QUEUED, "glioma")
+
+
+def test_late_images_after_process_now_are_a_new_revision(node):
+    first = ct_slice()
+    store(node.port, first)
+    (study,) = rows(node.sessions, Study)
+    with unit_of_work(node.sessions, Actor("reader", "person")) as uow:
+        lifecycle.complete_now(uow, study.id)
+    assert sweep(node, later(0)) == 1
+    store(node.port, ct_slice(StudyInstanceUID=first.StudyInstanceUID, SeriesInstanceUID=first.SeriesInstanceUID))
+    assert sweep(node, later(0)) == 0
+    assert sweep(node, later(6)) == 1
+    assert sorted(reading.revision for reading in rows(node.sessions, Reading)) == [1, 2]
+    assert audit_tags(node.sessions).count("study:complete_now") == 1
