@@ -191,13 +191,21 @@ class Killer:
             self.killed["worker"] += 1
 
     def _receiver(self) -> None:
+        for _ in range(40):  # a node that was killed a moment ago has none yet
+            listening = self._receivers()
+            if listening:
+                with suppress(psutil.NoSuchProcess):
+                    self.random.choice(listening).kill()
+                    self.killed["receiver"] += 1
+                return
+            self._rest(0.5)
+
+    def _receivers(self) -> list[psutil.Process]:
         process = self._child("node")
-        below = process.children(recursive=True) if process is not None else []
-        listening = [one for one in below if _listens(one)]
-        if listening:
-            with suppress(psutil.NoSuchProcess):
-                self.random.choice(listening).kill()
-                self.killed["receiver"] += 1
+        try:
+            return [one for one in process.children(recursive=True) if _listens(one)] if process else []
+        except psutil.NoSuchProcess:
+            return []
 
     def _database(self) -> None:
         self.server.kill()
