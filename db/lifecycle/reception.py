@@ -1,13 +1,12 @@
 """Instances that arrive: their Study, their Series, their row."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import Connection, Row, and_, bindparam, case, exists, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, Row
 
 from config.errors import AppError, ConflictingInstanceError
 from db.audit import AuditTag
@@ -16,11 +15,12 @@ from db.lifecycle.late import reopen
 from db.lifecycle.moves import locked
 from db.lifecycle.priors import is_fetched, take_for_reading
 from db.lifecycle.quarantine import fit
+from db.lifecycle.reception_statements import COUNT, HELD, INSERT_INSTANCES, INSERTS, PLACES, STUDIES
 from db.lifecycle.retention import taken_back
 from db.lifecycle.values import IDENTITY_REASON, InstanceHeader, NewInstance, Received
 from db.models import Base, Instance, Reading, Series, Study
 from db.report_models import Report
-from db.types import ReadingState, UtcDateTime, utcnow
+from db.types import utcnow
 from db.uow import Actor, UnitOfWork
 
 _STUDY_FIELDS = (
@@ -37,59 +37,8 @@ _STUDY_FIELDS = (
     "referring_physician",
 )
 _SERIES_FIELDS = ("series_instance_uid", "modality", "series_number", "series_description", "body_part")
-_StudyRow = Row[UUID, str, int, str, bool, bool]  # as _STUDIES selects
+_StudyRow = Row[UUID, str, int, str, bool, bool]  # as STUDIES selects
 _COUNTED = {"preserve_rowcount": True}
-_INSERTS: dict[str, Callable[[Any], Any]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
-
-# C-STORE's hot path: statements built once, columns instead of objects, one round for a whole group
-_STUDIES = (
-    select(
-        Study.id,
-        Study.study_instance_uid,
-        Study.revision,
-        Study.patient_id,
-        Study.identity_conflict,
-        Study.is_prior,
-    )
-    .where(Study.study_instance_uid.in_(bindparam("uids", expanding=True)))
-    .order_by(Study.study_instance_uid)  # everybody locks in one order, so nobody waits in a circle
-    .with_for_update(key_share=True)
-)
-_HELD = select(Instance.id, Instance.study_id, Instance.sop_instance_uid, Instance.sha256, Instance.deleted_at).where(
-    Instance.sop_instance_uid.in_(bindparam("uids", expanding=True))
-)
-# asked after the lock: a Reading or Series that another unit of work added meanwhile has to be seen
-_PLACES = (
-    select(
-        Study.id.label("study_id"),
-        exists(
-            select(Reading.id).where(
-                Reading.study_id == Study.id,
-                Reading.state == ReadingState.RECEIVING,
-                Reading.superseded.is_(False),
-            )
-        ).label("receiving"),
-        Series.id.label("series_id"),
-        Series.series_instance_uid,
-    )
-    .outerjoin(
-        Series,
-        and_(Series.study_id == Study.id, Series.series_instance_uid.in_(bindparam("series", expanding=True))),
-    )
-    .where(Study.id.in_(bindparam("studies", expanding=True)))
-)
-_COUNT = (
-    update(Study)
-    .where(Study.id == bindparam("study"))
-    .values(
-        instance_count=Study.instance_count + bindparam("added"),
-        last_received_at=bindparam("now", type_=UtcDateTime),
-        # the longest of its sources and modalities: a report that comes after the images hurries nothing
-        quiet_s=case((Study.quiet_s < bindparam("quiet"), bindparam("quiet")), else_=Study.quiet_s),
-        pixels_deleted_at=None,  # there are files again
-    )
-)
-_INSERT_INSTANCES = {name: insert(Instance.__table__).on_conflict_do_nothing() for name, insert in _INSERTS.items()}
 
 
 def receive_instances(uow: UnitOfWork, news: Sequence[NewInstance]) -> list[Received | AppError]:
@@ -172,7 +121,7 @@ class _Group:
     def lock_studies(self) -> None:
         """Lock those Studies of the group that are known."""
         uids = sorted({new.header.study_instance_uid for new in self._news})
-        for row in self._connection.execute(_STUDIES, {"uids": uids}):
+        for row in self._connection.execute(STUDIES, {"uids": uids}):
             self._places[row.study_instance_uid] = _Place(row, row.revision, row.is_prior)
 
     def add_studies(self, fresh: list[NewInstance]) -> None:
@@ -224,7 +173,7 @@ class _Group:
         uids = list({new.header.sop_instance_uid for new in self._news})
         self._held = {
             row.sop_instance_uid: _Held(row.id, row.study_id, row.sha256, row.deleted_at is not None)
-            for row in self._connection.execute(_HELD, {"uids": uids})
+            for row in self._connection.execute(HELD, {"uids": uids})
         }
 
     def fresh(self) -> list[NewInstance]:
@@ -247,7 +196,7 @@ class _Group:
             return
         values = [self._values(new) for new in fresh]
         inserted = self._connection.execute(
-            _INSERT_INSTANCES[self._connection.dialect.name], values, execution_options=_COUNTED
+            INSERT_INSTANCES[self._connection.dialect.name], values, execution_options=_COUNTED
         )
         self._added = {row["sop_instance_uid"]: row["id"] for row in values}
         if inserted.rowcount == len(values):
@@ -265,7 +214,7 @@ class _Group:
         """Look up which Studies are receiving, and their Series; after the lock, so that nothing is missed."""
         by_id = {place.study.id: place for place in self._places.values()}
         series = list({new.header.series_instance_uid for new in self._news})
-        for row in self._connection.execute(_PLACES, {"studies": list(by_id), "series": series}) if by_id else ():
+        for row in self._connection.execute(PLACES, {"studies": list(by_id), "series": series}) if by_id else ():
             place = by_id[row.study_id]
             place.receiving = row.receiving
             if row.series_id is not None:
@@ -326,7 +275,7 @@ class _Group:
             quiet[uid] = max(new.quiet_s, quiet.get(uid, 0.0))
         if numbers:
             self._connection.execute(
-                _COUNT,
+                COUNT,
                 [
                     {"study": self._places[uid].study.id, "added": n, "now": self._now, "quiet": quiet[uid]}
                     for uid, n in numbers.items()
@@ -390,7 +339,7 @@ def _add_series(uow: UnitOfWork, study_id: UUID, header: InstanceHeader) -> UUID
 
 def _insert_if_absent(connection: Connection, kind: type[Base], values: dict[str, Any]) -> bool:
     """Insert one row unless a unique key exists; on PostgreSQL this waits for whoever inserts it now."""
-    insert = _INSERTS[connection.dialect.name](kind.__table__)
+    insert = INSERTS[connection.dialect.name](kind.__table__)
     result = connection.execute(insert.on_conflict_do_nothing(), values, execution_options=_COUNTED)
     return result.rowcount == 1
 
