@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+from sqlalchemy import update
 from werkzeug.serving import make_server
 
 from config.settings import Destination
+from db.models import Study
 from db.types import Decision, ReportState
 from tests.dashboard_support import PASSWORD, Site, ct_study, make_site
 
@@ -186,3 +188,27 @@ def test_the_whole_review_works_without_a_script(chromium: Browser, served: tupl
     page.get_by_role("button", name="Sign final report").click()
     expect(page.locator("#report-state")).to_have_text("Final", timeout=SLOW_MS)
     assert site.report(study_id).sections["impression"] == "Tumor."
+
+
+def test_a_study_that_is_being_received_counts_down_and_hears_of_new_images(
+    chromium: Browser, served: tuple[Site, str]
+) -> None:
+    site, base = served
+    images = ct_study(3)
+    site.receive(images[:2])
+    with site.sessions.begin() as db:
+        db.execute(update(Study).values(quiet_s=3600.0))
+    page, errors = open_page(chromium)
+    log_in(page, base)
+    page.goto(f"{base}/worklist?tab=processing")
+    timer = page.locator("[data-timer]")
+    expect(timer).to_contain_text("2 received")
+    assert unlabelled(page) == []
+    first = timer.locator("[data-seconds]").inner_text()
+    expect(timer.locator("[data-seconds]")).not_to_have_text(first, timeout=SLOW_MS)
+    assert re.fullmatch(r"59 min \d\d s", timer.locator("[data-seconds]").inner_text())
+    site.receive(images[2:])
+    expect(timer).to_contain_text("3 received", timeout=SLOW_MS)
+    page.get_by_role("button", name="Process now").click()
+    expect(page.get_by_text("processed with the images that are here")).to_be_visible(timeout=SLOW_MS)
+    assert errors == []
