@@ -1,4 +1,4 @@
-"""What waits for a person to sort out: failed and held readings, undelivered results, quarantined objects."""
+"""What waits for a person to sort out: failed readings, results not delivered or not committed, quarantined objects."""
 
 from uuid import UUID
 
@@ -52,7 +52,7 @@ def process_again(reading_id: UUID) -> ResponseReturnValue:
 @bp.post("/deliveries/<uuid:delivery_id>/again")
 @requires(Permission.PROCESS_AGAIN)
 def deliver_again(delivery_id: UUID) -> ResponseReturnValue:
-    """Owe a failed delivery once more."""
+    """Owe a delivery once more that failed, or that its destination would not commit to."""
     with work() as uow:
         lifecycle.resubmit(uow, delivery_id)
     flash("Waiting to be sent again.", "ok")

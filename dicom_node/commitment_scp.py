@@ -246,18 +246,19 @@ def _tell(
     """Send N-EVENT-REPORT on an association we open, as its SCP, and return when the peer took it.
 
     Raises:
-        PeerUnavailableError: no association, no SCP role on it, or no Success.
+        PeerUnavailableError: no association, no presentation context, or no Success.
     """
     with sessions() as session:
         address = _peer_address(session, settings, job)
     if address is None:
         raise PeerUnavailableError(_unknown_address(job))
+    # old peers accept the context and say nothing of roles: they are told all the same
     role = build_role(StorageCommitmentPushModel, scp_role=True)
     assoc = scu.associate(address, [wire.context()], roles=[role])
     try:
         answer, _ = assoc.send_n_event_report(information, event_type, *_WELL_KNOWN)
     except ValueError as exc:
-        raise PeerUnavailableError("the peer does not let us report: no SCP role for storage commitment") from exc
+        raise PeerUnavailableError("the peer does not accept storage commitment reports") from exc
     except RuntimeError as exc:
         raise PeerUnavailableError("the association ended before our report") from exc
     finally:

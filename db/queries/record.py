@@ -9,7 +9,9 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from config.errors import RefusedInputError
 from db.audit import AuditTag
+from db.commitment_models import CommitmentRequest
 from db.models import AuditEvent, Delivery, Quarantined, Reading, ResultObject, Study
+from db.queries.commitments import commitment_alarms, untold_commitments
 from db.queries.details import DeliveryRow
 from db.types import DeliveryState, ReadingState
 
@@ -30,6 +32,8 @@ class Problems:
     held: list[ReadingProblem]
     quarantined: list[Quarantined]
     deliveries: list[DeliveryRow]
+    uncommitted: list[DeliveryRow]  # delivered, but the destination would not promise to keep it
+    untold: list[CommitmentRequest]  # a peer asked us to commit, and never took our answer
 
 
 def audit_events(  # noqa: PLR0913 keyword-only filters
@@ -82,7 +86,7 @@ def find_studies(session: Session, *, accession: str = "", study_instance_uid: s
 
 
 def problems(session: Session, *, limit: int = 200) -> Problems:
-    """Return what failed, is held, was quarantined or could not be delivered."""
+    """Return what failed, is held, was quarantined, could not be delivered or was not committed."""
     owed = (
         select(Delivery, ResultObject)
         .join(ResultObject, ResultObject.id == Delivery.result_object_id)
@@ -96,6 +100,8 @@ def problems(session: Session, *, limit: int = 200) -> Problems:
         held=_readings(session, ReadingState.HELD, limit),
         quarantined=list(session.scalars(doubted)),
         deliveries=[DeliveryRow(delivery, made) for delivery, made in session.execute(owed)],
+        uncommitted=commitment_alarms(session, limit=limit),
+        untold=untold_commitments(session, limit=limit),
     )
 
 
