@@ -9,7 +9,7 @@ from flask_wtf.csrf import CSRFProtect
 from sqlalchemy.orm import Session, sessionmaker
 
 from config.settings import Settings
-from dashboard import admin, audit, auth, home, images, problems, reading, signoff, worklist
+from dashboard import admin, audit, auth, home, images, priors, problems, reading, signoff, trace, worklist
 from dashboard.dicomweb.routes import serve_dicomweb
 from dashboard.errors import register_errors
 from dashboard.people import install
@@ -20,6 +20,7 @@ from dashboard.security import add_security_headers, session_key
 _MENU = (
     ("worklist.show", "Worklist", Permission.WORKLIST),
     ("problems.show", "Problems", Permission.PROBLEMS),
+    ("trace.index", "Trace", Permission.TRACE),
     ("audit.index", "Audit", Permission.AUDIT),
     ("admin.users", "Users", Permission.USERS),
 )
@@ -59,7 +60,7 @@ def create_app(settings: Settings, sessions: sessionmaker[Session]) -> Flask:
     register_errors(app)
     register_filters(app)
     _register_context(app)
-    for module in (home, auth, worklist, reading, images, signoff, problems, audit, admin):
+    for module in (home, auth, worklist, reading, images, priors, signoff, problems, trace, audit, admin):
         app.register_blueprint(module.bp)
     app.register_blueprint(auth.account)
     if settings.web.dicomweb:

@@ -11,6 +11,7 @@ from dashboard.images import shelf
 from dashboard.people import audit_view, person, sessions, site, work
 from dashboard.permissions import Permission, requires
 from dashboard.presentation import EDITABLE_SECTIONS
+from dashboard.priors import priors_view
 from db import lifecycle
 from db.audit import AuditTag
 from db.types import Decision
@@ -24,7 +25,9 @@ def show(study_id: UUID) -> ResponseReturnValue:
     """Show images and report of a study; recorded, and nothing is locked by looking."""
     page = desk(study_id, with_viewer=True)
     record_view(page, "reading page")
-    return render_template("reading.html", p=page)
+    with sessions()() as db:
+        priors = priors_view(db, study_id)
+    return render_template("reading.html", p=page, priors=priors)
 
 
 @bp.get("/viewer")

@@ -17,6 +17,7 @@ from db.prior_models import Prior, PriorSearch, PriorState, SearchState
 class PriorRow:
     """One earlier Study as people see it; ``documents`` as in :class:`db.prior_models.Prior`."""
 
+    id: UUID
     study_instance_uid: str
     held_id: UUID | None
     source: str
