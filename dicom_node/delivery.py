@@ -47,15 +47,6 @@ def deliver_due(sessions: sessionmaker[Session], settings: Settings, now: dateti
     return accepted
 
 
-def echo(destination: Destination, *, calling_ae: str) -> None:
-    """Ask a destination with C-ECHO whether it is there.
-
-    Raises:
-        PeerUnavailableError: it is not.
-    """
-    scu.echo(_address(destination, calling_ae))
-
-
 def _claim(sessions: sessionmaker[Session], now: datetime) -> list[DeliveryJob]:
     jobs: list[DeliveryJob] = []
     while len(jobs) < _BATCH:
@@ -145,7 +136,3 @@ def _fail(sessions: sessionmaker[Session], job: DeliveryJob, error: str) -> None
         log.warning("delivery.not_recorded", delivery_id=job.delivery_id, error=exc)
         return
     log.warning("delivery.postponed", delivery_id=job.delivery_id, destination=job.destination, state=state)
-
-
-def _address(destination: Destination, calling_ae: str) -> scu.Address:
-    return scu.Address(destination.host, destination.port, destination.ae_title, calling_ae)

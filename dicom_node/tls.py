@@ -109,7 +109,7 @@ class _Current:
         self._lock = threading.Lock()
         self._seen = _stamp(tls)
         try:
-            self._context, certificate = _load(tls)
+            self._context, certificate = load(tls)
         except ConfigurationError as exc:
             self._tell(str(exc), None)
             raise
@@ -121,7 +121,7 @@ class _Current:
             if now != self._seen and not _is_being_written(now):
                 self._seen = now
                 try:
-                    self._context, certificate = _load(self._tls)
+                    self._context, certificate = load(self._tls)
                 except ConfigurationError as exc:
                     self._tell(str(exc), None)
                 else:
@@ -166,7 +166,12 @@ def _is_being_written(stamp: Stamp) -> bool:
     return 0 <= time.time() - max(mtime for mtime, _, _ in stamp) / 1e9 < _SETTLED_S
 
 
-def _load(tls: TlsSettings) -> tuple[ssl.SSLContext, Certificate]:
+def load(tls: TlsSettings) -> tuple[ssl.SSLContext, Certificate]:
+    """Return the node's context from the files as they are now, and its certificate.
+
+    Raises:
+        ConfigurationError: certificate, key or authorities cannot be used, or the certificate has expired.
+    """
     assert tls.certificate is not None
     certificate = certificate_in(tls.certificate)
     if certificate.valid_until < datetime.now(UTC):

@@ -9,6 +9,8 @@ from config.errors import AppError
 from config.routing import load_rule_book
 from config.settings import Settings
 
+_RENEW_DAYS = 14
+
 
 def examine(settings: Settings) -> Iterator[tuple[str, bool, str]]:
     """Yield (what, whether it is in order, a note for the administrator)."""
@@ -21,6 +23,8 @@ def examine(settings: Settings) -> Iterator[tuple[str, bool, str]]:
         ("expert packages", _experts),
         ("language model", _vlm),
         ("node port", lambda s: _port(s.dicom.host, s.dicom.port)),
+        ("node certificate", _certificate),
+        ("peers", _peers),
         ("dashboard port", lambda s: _port(s.web.host, s.web.port)),
     ]
     for name, check in checks:
@@ -82,6 +86,39 @@ def _vlm(settings: Settings) -> str:
 
     card = verify_vlm_package(vlm_folder(settings, drafting_of(settings))).card()
     return f"{card.name} {card.version}{' DEMONSTRATION' if card.demonstration else ''}"
+
+
+def _certificate(settings: Settings) -> str:
+    from datetime import UTC, datetime
+
+    from dicom_node.tls import load
+
+    tls = settings.dicom.tls
+    if not tls.certificate:
+        return "none: DICOM is taken from this machine only"
+    _, shown = load(tls)
+    days = (shown.valid_until - datetime.now(UTC)).days
+    if days < _RENEW_DAYS:
+        raise ValueError(f"{shown.subject} ends in {days} days: renew it")
+    return f"{shown.subject} until {shown.valid_until:%Y-%m-%d} ({days} days), port {tls.port}"
+
+
+def _peers(settings: Settings) -> str:
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from db.engine import make_engine, make_sessions
+    from dicom_node.peers import known_peers
+
+    try:
+        with make_sessions(make_engine(settings.database))() as session:
+            peers = known_peers(session, settings)
+    except SQLAlchemyError as exc:
+        raise ValueError("the database cannot say who may call: run firstread migrate") from exc
+    if not peers:
+        return "none: anybody on this machine may call, nobody else"
+    unbound = sorted({peer.ae_title for peer in peers if not peer.host and not peer.certificate_subject})
+    note = f"; bound to nothing but a name: {', '.join(unbound)}" if unbound else ""
+    return f"{len(peers)} may call{note}"
 
 
 def _port(host: str, port: int) -> str:

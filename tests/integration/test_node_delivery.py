@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from dataclasses import replace
 from datetime import timedelta
 from uuid import uuid4
 
@@ -16,14 +17,14 @@ from pynetdicom import AE, evt
 
 from config.errors import PeerUnavailableError
 from config.routing import RoutingVerdict
-from config.settings import Destination
 from db import lifecycle
 from db.lifecycle import InstanceHeader, NewDraft, NewObject
 from db.models import Delivery, Reading
 from db.types import DeliveryState, utcnow
 from db.uow import Actor, unit_of_work
+from dicom_node import scu
 from dicom_node.archive import start_archive
-from dicom_node.delivery import deliver_due, echo
+from dicom_node.delivery import deliver_due
 from dicom_node.scp import start_node
 from instances.part10 import split_file
 from tests.node_support import associate, ct_slice, encoded, node_settings, rows, store_bytes, write_file
@@ -228,12 +229,12 @@ def test_the_node_delivers_by_itself(tmp_path, sqlite_sessions, archive):
 
 
 def test_echo_of_a_destination(archive):
-    here = Destination(name="A", ae_title="ARCHIVE", host="127.0.0.1", port=archive.port)
-    echo(here, calling_ae="FIRSTREAD")
+    here = scu.Address("127.0.0.1", archive.port, "ARCHIVE", "FIRSTREAD")
+    scu.echo(here)
     with pytest.raises(PeerUnavailableError, match="called AE title"):
-        echo(here.model_copy(update={"ae_title": "B"}), calling_ae="FIRSTREAD")
+        scu.echo(replace(here, called_ae="B"))
     with pytest.raises(PeerUnavailableError, match="no connection"):
-        echo(here.model_copy(update={"port": FREE}), calling_ae="FIRSTREAD")
+        scu.echo(replace(here, port=FREE))
 
 
 def test_the_archive_refuses_what_it_cannot_name(archive):
