@@ -102,6 +102,7 @@ class _Place:
     study: _StudyRow
     revision: int
     is_prior: bool
+    is_doubted: bool
     receiving: bool = False
     series: dict[str, UUID] = field(default_factory=dict)
 
@@ -122,7 +123,7 @@ class _Group:
         """Lock those Studies of the group that are known."""
         uids = sorted({new.header.study_instance_uid for new in self._news})
         for row in self._connection.execute(STUDIES, {"uids": uids}):
-            self._places[row.study_instance_uid] = _Place(row, row.revision, row.is_prior)
+            self._places[row.study_instance_uid] = _Place(row, row.revision, row.is_prior, row.identity_conflict)
 
     def add_studies(self, fresh: list[NewInstance]) -> None:
         """Add and lock the Studies that new Instances need, each with its Report and first Reading."""
@@ -243,7 +244,8 @@ class _Group:
         if not place.receiving:
             place.revision = reopen(uow, study.id)
             place.receiving = True
-        if not study.identity_conflict and fit(Study, "patient_id", header.patient_id) != study.patient_id:
+        if not place.is_doubted and fit(Study, "patient_id", header.patient_id) != study.patient_id:
+            place.is_doubted = True
             _notice_identity(uow, study.id, header)
         if header.series_instance_uid not in place.series:
             place.series[header.series_instance_uid] = _add_series(uow, study.id, header)
