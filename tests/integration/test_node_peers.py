@@ -1,10 +1,8 @@
 """Peers that people add: known without a restart, found, looked at, and told what to do when refused."""
 
-import os
+import json
 import shlex
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from pynetdicom import AE
 from pynetdicom.sop_class import EnhancedSRStorage, Verification
+from typer.testing import CliRunner
 
 from config.errors import LifecycleError, PeerUnavailableError, RefusedInputError
+from config.logs import configure_logs
 from config.settings import Destination
 from db import peers as peer_rows
 from db.models import AuditEvent
@@ -22,15 +22,19 @@ from db.uow import unit_of_work
 from dicom_node import scu
 from dicom_node.probe import examine, wanted_of
 from firstread import peers as verbs
+from firstread.cli import app
 from tests.node_support import audit_tags, node_settings, rows, running_node
 from tests.peers_support import ADMIN, add, call, rejection, until_established
 from tests.tls_support import Authority
 
 
 def firstread(folder, *words):
-    environment = os.environ | {"FIRSTREAD_DATA_DIR": str(folder), "COLUMNS": "200"}
-    command = [sys.executable, "-m", "firstread", *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=environment)
+    """Run a verb of the command line in this process; exit code and what it printed."""
+    try:
+        run = CliRunner().invoke(app, list(words), env={"FIRSTREAD_DATA_DIR": str(folder)})
+    finally:
+        configure_logs(level="WARNING", json=False, process="tests")
+    return run.exit_code, run.stdout
 
 
 # --- the table --------------------------------------------------------------------------------------------
@@ -110,10 +114,9 @@ def test_the_command_a_rejection_names_lets_the_caller_in_without_a_restart(tmp_
         ]
         command = refused[1]["what_to_do"]
         assert command == event.detail["hint"]
-        listed = firstread(folder, "node", "peers", "list", "--refused")
-        assert f"    {command}\n" in listed.stdout
-        done = firstread(folder, *shlex.split(command)[1:])
-        assert (done.returncode, done.stdout.splitlines()[0]) == (0, "CT ROOM 1 may call from 127.0.0.1")
+        _, listed = firstread(folder, "node", "peers", "list", "--refused")
+        assert f"    {command}\n" in listed
+        assert firstread(folder, *shlex.split(command)[1:]) == (0, "CT ROOM 1 may call from 127.0.0.1\n")
         assoc = until_established(lambda: call(node.port, "CT ROOM 1"))
         assert [row["calling_ae"] for row in verbs.refused(settings)] == ["PACS"]
         verbs.remove(settings, "CT ROOM 1", None)
@@ -250,22 +253,21 @@ def test_a_peer_of_the_settings_is_removed_there(tmp_path, sqlite_url):
 def test_the_command_line_says_one_line_and_an_exit_code(tmp_path, sqlite_url, pacs):
     shutil.copyfile(sqlite_url.removeprefix("sqlite:///"), tmp_path / "firstread.db")
     added = firstread(tmp_path, "node", "peers", "add", "PACS", "--host", "127.0.0.1", "--port", str(pacs))
-    assert (added.returncode, added.stdout.splitlines()) == (
+    assert added == (
         0,
-        [
-            "PACS may call from 127.0.0.1",
-            "this is the first peer: from now on only peers may call, also from this machine",
-        ],
+        "PACS may call from 127.0.0.1\n"
+        "this is the first peer: from now on only peers may call, also from this machine\n",
     )
-    again = firstread(tmp_path, "node", "peers", "add", "PACS", "--host", "127.0.0.1")
-    assert (again.returncode, len(again.stdout.splitlines())) == (2, 1)
-    tested = firstread(tmp_path, "node", "peers", "test", "PACS")
-    assert tested.returncode == 0
-    assert [line.split(":")[0] for line in tested.stdout.splitlines()][:4] == [
-        "ok   name",
-        "ok   TCP",
-        "ok   association",
-        "ok   C-ECHO",
-    ]
-    echoed = firstread(tmp_path, "node", "echo", "PACS")
-    assert (echoed.returncode, echoed.stdout) == (0, "PACS answers\n")
+    again = "error: PACS from 127.0.0.1 was added already; remove it first to change it\n"
+    assert firstread(tmp_path, "node", "peers", "add", "PACS", "--host", "127.0.0.1") == (2, again)
+    code, tested = firstread(tmp_path, "node", "peers", "test", "PACS")
+    assert code == 0
+    steps = ["ok   name", "ok   TCP", "ok   association", "ok   C-ECHO"]
+    assert [line.split(":")[0] for line in tested.splitlines()][:4] == steps
+    assert firstread(tmp_path, "node", "echo", "PACS") == (0, "PACS answers\n")
+    assert firstread(tmp_path, "node", "peers", "echo", "PACS") == (0, "PACS answers\n")
+    code, listed = firstread(tmp_path, "node", "peers", "list", "--json")
+    assert (code, [row["ae_title"] for row in json.loads(listed)]) == (0, ["PACS"])
+    assert firstread(tmp_path, "node", "peers", "remove", "PACS") == (0, "PACS was removed\n")
+    assert firstread(tmp_path, "node", "peers", "remove", "PACS") == (2, "error: no peer PACS was added\n")
+    assert firstread(tmp_path, "node", "peers", "test", "PACS")[0] == 2
