@@ -176,7 +176,7 @@ def _times() -> str:
 
 
 def rejections() -> list[Rejection]:
-    """Return every rejection the policy knows, in the order they are tried."""
+    """Return every rejection the policy knows."""
     return [value for value in vars(policy).values() if isinstance(value, Rejection)]
 
 
