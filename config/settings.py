@@ -92,6 +92,12 @@ class WebSettings(BaseModel, frozen=True, extra="forbid"):
     host: str = Field(default="127.0.0.1", description="Address to listen on; only loopback without TLS.")
     port: int = Field(default=8042, ge=0, le=65535, description="Port to listen on.")
     threads: int = Field(default=8, ge=1, description="Request threads.")
+    public_url: str = Field(
+        default="",
+        pattern=r"^(https?://[^/?#\s]+(/[^?#\s]*)?)?$",
+        description="Address that clients reach it by, for the addresses in DICOMweb answers; as in the request when "
+        "empty. Needed behind a proxy.",
+    )
     tls_certificate: Path | None = Field(default=None, description="PEM certificate; required off loopback.")
     tls_key: Path | None = Field(default=None, description="PEM private key.")
     idle_timeout_s: int = Field(default=1800, ge=60, description="A session without requests ends after this.")

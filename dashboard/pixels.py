@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom import Dataset, dcmread
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, pixel_array
 
 from config.errors import UndecodablePixelsError
@@ -29,6 +29,7 @@ DECODE_ERRORS = (
     EOFError,
     struct.error,
     InvalidDicomError,
+    BytesLengthException,
 )
 
 

@@ -1,5 +1,6 @@
 """What every DICOMweb view shares: the blueprint with its door, errors as plain text, and finding what is held."""
 
+import re
 from typing import cast
 from uuid import UUID
 
@@ -21,6 +22,8 @@ from instances.inbox import Inbox
 log = structlog.get_logger()
 bp = Blueprint("dicomweb", __name__, url_prefix="/dicomweb")
 _RETRY_S = "30"
+_PORT = re.compile(r":\d+$")
+_USUAL = frozenset({"80", "443"})
 _EXPLICIT = "1.2.840.10008.1.2.1"  # what results are written in
 _SERIES_UID = 0x0020000E
 
@@ -28,8 +31,14 @@ bp.before_request(admit)
 
 
 def base() -> str:
-    """Return the address of the service, as the client reached it."""
-    return f"{request.url_root.rstrip('/')}{bp.url_prefix}"
+    """Return the address of the service, as the client reached it.
+
+    Some clients leave a port that is not the usual one out of their Host field.
+    """
+    root = site().web.public_url or request.url_root
+    if not site().web.public_url and not _PORT.search(request.host) and request.environ["SERVER_PORT"] not in _USUAL:
+        root = f"{request.scheme}://{request.host}:{request.environ['SERVER_PORT']}"
+    return f"{root.rstrip('/')}{bp.url_prefix}"
 
 
 def accepted() -> str:

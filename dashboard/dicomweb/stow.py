@@ -24,6 +24,8 @@ _MOST_META = 1 << 20
 _AT_ONCE = 8  # parts of one request whose commit is awaited while the next is read
 _DICOM_TYPES = frozenset({"application/dicom", "application/octet-stream", ""})
 _WRONG_TYPE = 0xC004
+# some libraries leave the preamble out when an object never was a file; nothing else is missing from it
+_GROUP_2, _PREAMBLE = b"\x02\x00", bytes(128) + b"DICM"
 _RESOURCES = range(0xA700, 0xA800)
 
 
@@ -164,8 +166,10 @@ class Store:
 
     def _announced(self, pieces: Iterator[bytes]) -> tuple[Announced, Iterator[bytes]]:
         """Return what the file meta information of a part says, and the Data Set behind it."""
-        head = b""
-        for piece in pieces:
+        head = next(pieces, b"")
+        if head.startswith(_GROUP_2):
+            head = _PREAMBLE + head
+        for piece in _chain(b"", pieces):
             head += piece
             found = _split(head)
             if found is not None:
