@@ -1,6 +1,6 @@
 """What the handlers of one node share, and who may come in."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -21,7 +21,7 @@ class Asking:
     is_tls: bool = False
     identity_type: int = 0  # PS3.7 D.3.3.7: 1 user name, 2 with passcode, 3 Kerberos, 4 SAML, 5 JWT; 0 none given
     user: str = ""
-    passcode: str = ""
+    passcode: str = field(default="", repr=False)
     stores: bool = True  # it proposes a storage SOP Class
 
 

@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -59,7 +60,7 @@ class Door:
         with self._lock:
             crowd = judge_crowd(dicom, asking, self._open.values(), at_once=verdict.at_once)
             if crowd is None:
-                self._open[association_id] = asking
+                self._open[association_id] = replace(asking, passcode="")
         return crowd or verdict
 
     def _has_space(self) -> bool:

@@ -47,7 +47,7 @@ class KnownPeers:
     def __init__(self, settings: Settings, sessions: sessionmaker[Session]) -> None:
         self._settings = settings
         self._sessions = sessions
-        self._lock = threading.Lock()
+        self._asking = threading.Lock()
         self._peers: tuple[Peer, ...] | None = None
         self._asked_at = float("-inf")
 
@@ -57,14 +57,21 @@ class KnownPeers:
         Raises:
             TransientError: the database has never answered.
         """
-        with self._lock:
-            if time.monotonic() - self._asked_at >= _FRESH_S:
-                self._ask()
-                self._asked_at = time.monotonic()
-            if self._peers is None:
-                # without an answer nobody knows whether there are peers, and so whether this machine is open
-                raise TransientError("the database has not said yet who may call")
-            return self._peers
+        # while one association asks, the others go by what is known
+        if self._is_old() and self._asking.acquire(blocking=self._peers is None):
+            try:
+                if self._is_old():
+                    self._ask()
+                    self._asked_at = time.monotonic()
+            finally:
+                self._asking.release()
+        if self._peers is None:
+            # without an answer nobody knows whether there are peers, and so whether this machine is open
+            raise TransientError("the database has not said yet who may call")
+        return self._peers
+
+    def _is_old(self) -> bool:
+        return time.monotonic() - self._asked_at >= _FRESH_S
 
     def _ask(self) -> None:
         try:
