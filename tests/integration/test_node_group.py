@@ -1,0 +1,193 @@
+"""Group commit: what waits together is flushed and committed together, and nobody pays for another's failure."""
+
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from pydicom.uid import generate_uid
+
+from config.errors import ConflictingInstanceError, TransientError
+from db.engine import make_engine, make_sessions
+from db.lifecycle import Received
+from db.models import Instance
+from instances.arrival import Announced, Arrival
+from instances.group import GroupCommit
+from instances.inbox import make_inbox
+from tests.node_support import audit_tags, ct_slice, encoded, node_settings, rows
+
+EXPLICIT = "1.2.840.10008.1.2.1"
+
+
+@pytest.fixture
+def inbox(tmp_path, sqlite_sessions):
+    inbox = make_inbox(sqlite_sessions, node_settings(tmp_path))
+    inbox.prepare()
+    return inbox
+
+
+def arrived(inbox, ds):
+    """A finished Arrival of ``ds``, whose file waits for its name."""
+    announced = Announced(EXPLICIT, str(ds.SOPClassUID), str(ds.SOPInstanceUID), "CT1", "FIRSTREAD")
+    arrival = Arrival(announced, inbox.instances)
+    arrival.write(memoryview(encoded(ds)))
+    arrival.finish()
+    return arrival
+
+
+def one_series(count):
+    study, series = generate_uid(), generate_uid()
+    return [ct_slice(StudyInstanceUID=study, SeriesInstanceUID=series, InstanceNumber=n) for n in range(count)]
+
+
+def path_of(inbox, ds):
+    return inbox.instances.root / ds.StudyInstanceUID / ds.SeriesInstanceUID / f"{ds.SOPInstanceUID}.dcm"
+
+
+def test_what_waits_while_the_database_is_busy_is_one_commit(inbox, sqlite_sessions):
+    arrivals = [arrived(inbox, ds) for ds in one_series(12)]
+    commits = []
+    engine = sqlite_sessions.kw["bind"]
+    sa.event.listen(engine, "commit", commits.append)
+    with engine.connect() as other, ThreadPoolExecutor(12) as pool:
+        other.exec_driver_sql("ROLLBACK")
+        other.exec_driver_sql("BEGIN IMMEDIATE")  # somebody else writes: the first group has to wait
+        waiting = [pool.submit(inbox.keep, arrival) for arrival in arrivals]
+        time.sleep(0.5)
+        assert not any(future.done() for future in waiting)
+        other.exec_driver_sql("ROLLBACK")
+        assert all(future.result(30).is_new for future in waiting)
+    assert len(commits) <= 3
+    assert len(rows(sqlite_sessions, Instance)) == 12
+
+
+def test_alone_an_instance_is_a_group_of_one_and_waits_for_nobody(inbox, sqlite_sessions):
+    commits = []
+    sa.event.listen(sqlite_sessions.kw["bind"], "commit", commits.append)
+    for ds in one_series(3):
+        assert inbox.keep(arrived(inbox, ds)).is_new
+    assert len(commits) == 3
+
+
+def test_bytes_names_and_row_are_flushed_in_this_order_and_a_folder_once(inbox, sqlite_sessions, monkeypatch):
+    steps = []
+    flush = os.fsync
+
+    def watched(handle):
+        steps.append("folder" if Path(f"/proc/self/fd/{handle}").is_dir() else "file")
+        flush(handle)
+
+    slices = one_series(8)
+    inbox.keep(arrived(inbox, slices[0]))  # its folders are new and flushed as well
+    monkeypatch.setattr(os, "fsync", watched)
+    arrivals = [arrived(inbox, ds) for ds in slices[1:]]
+    sa.event.listen(sqlite_sessions.kw["bind"], "commit", lambda _: steps.append("commit"))
+    inbox.keep_together([arrival.landed for arrival in arrivals])
+    assert steps == ["file"] * 7 + ["folder", "commit"]
+
+
+def test_one_that_conflicts_fails_alone(inbox, sqlite_sessions):
+    first, second, third = one_series(3)
+    inbox.keep(arrived(inbox, first))
+    other_bytes = arrived(inbox, replace_pixels(first))
+    group = [arrived(inbox, second), other_bytes, arrived(inbox, third)]
+    outcomes = inbox.keep_together([arrival.landed for arrival in group])
+    assert [type(o) for o in outcomes] == [Received, ConflictingInstanceError, Received]
+    assert path_of(inbox, first).read_bytes().endswith(encoded(first))
+    assert len(rows(sqlite_sessions, Instance)) == 3
+
+
+def replace_pixels(ds):
+    changed = ct_slice(**{element.keyword: element.value for element in ds})
+    changed.PixelData = bytes(512)
+    return changed
+
+
+def test_one_whose_file_is_gone_fails_alone_and_leaves_no_row(inbox, sqlite_sessions):
+    slices = one_series(4)
+    group = [arrived(inbox, ds) for ds in slices]
+    Path(group[2].path).unlink()
+    outcomes = inbox.keep_together([arrival.landed for arrival in group])
+    assert [type(o) for o in outcomes] == [Received, Received, TransientError, Received]
+    assert {row.sop_instance_uid for row in rows(sqlite_sessions, Instance)} == {
+        slices[n].SOPInstanceUID for n in (0, 1, 3)
+    }
+    assert all(path_of(inbox, slices[n]).exists() for n in (0, 1, 3))
+    assert not path_of(inbox, slices[2]).exists()
+
+
+def test_one_that_the_database_cannot_hold_fails_alone(inbox, sqlite_sessions):
+    landed = [arrived(inbox, ds).landed for ds in one_series(3)]
+    landed[1] = replace(landed[1], size=2**70)
+    outcomes = inbox.keep_together(landed)
+    assert [isinstance(o, Received) for o in outcomes] == [True, False, True]
+    assert len(rows(sqlite_sessions, Instance)) == 2
+
+
+def test_the_same_instance_twice_in_a_group_is_held_once(inbox, sqlite_sessions):
+    (ds,) = one_series(1)
+    outcomes = inbox.keep_together([arrived(inbox, ds).landed, arrived(inbox, ds).landed])
+    assert [o.is_new for o in outcomes] == [True, False]
+    assert audit_tags(sqlite_sessions) == ["study:received", "instance:duplicate"]
+
+
+def test_without_a_database_a_group_fails_together_and_nothing_is_visible(tmp_path, inbox):
+    blocked = tmp_path / "a-folder-in-its-place.db"
+    blocked.mkdir()
+    inbox.sessions = make_sessions(make_engine(f"sqlite:///{blocked}"))
+    outcomes = inbox.keep_together([arrived(inbox, ds).landed for ds in one_series(3)])
+    assert [type(o) for o in outcomes] == [TransientError] * 3
+    assert list(inbox.instances.root.glob("[0-9]*")) == []
+
+
+def test_a_commit_that_fails_leaves_no_row_and_the_resend_finds_its_file(inbox, sqlite_sessions):
+    (ds,) = one_series(1)
+
+    def fail(_connection):
+        raise sa.exc.OperationalError("COMMIT", {}, OSError("disk I/O error"))
+
+    engine = sqlite_sessions.kw["bind"]
+    sa.event.listen(engine, "commit", fail)
+    with pytest.raises(TransientError):
+        inbox.keep(arrived(inbox, ds))
+    sa.event.remove(engine, "commit", fail)
+    assert rows(sqlite_sessions, Instance) == []
+    assert inbox.keep(arrived(inbox, ds)).is_new
+    assert path_of(inbox, ds).read_bytes().endswith(encoded(ds))
+
+
+def test_groups_grow_while_one_is_being_done_and_each_caller_gets_its_own_outcome():
+    groups, gate = [], threading.Event()
+
+    def work(items):
+        groups.append(list(items))
+        gate.wait(10)
+        return [ValueError(item) if item % 2 else item * 10 for item in items]
+
+    commit = GroupCommit(work)
+    futures = [commit.submit(0)]
+    while not groups:
+        time.sleep(0.001)
+    futures += [commit.submit(number) for number in range(1, 100)]
+    gate.set()
+    assert [f.exception(10) is None for f in futures] == [number % 2 == 0 for number in range(100)]
+    assert futures[8].result() == 80
+    assert [len(group) for group in groups] == [1, 64, 35]
+    assert all(a < b for a, b in pairwise(number for group in groups for number in group))
+
+
+def test_a_defect_in_the_work_is_told_to_whoever_waits_and_the_next_group_is_done():
+    def work(items):
+        if "bad" in items:
+            raise KeyError("bad")
+        return items
+
+    commit = GroupCommit(work)
+    with pytest.raises(KeyError):
+        commit.submit("bad").result(10)
+    assert commit.submit("good").result(10) == "good"
