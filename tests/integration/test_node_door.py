@@ -11,13 +11,17 @@ from pydicom.uid import CTImageStorage
 from pynetdicom.sop_class import Verification
 from sqlalchemy import text
 
+from config.settings import TlsSettings
+from db.engine import make_engine, make_sessions
 from db.models import AuditEvent, PeerAssociation
+from dicom_node import scu
 from dicom_node.context import Asking
 from dicom_node.door import Door
 from dicom_node.names import Names
 from tests.dcmtk import tool
 from tests.node_support import node_settings, rows, running_node
 from tests.peers_support import add, call, rejection, until_established
+from tests.tls_support import Authority
 
 # --- addresses and names --------------------------------------------------------------------------------------
 
@@ -163,8 +167,6 @@ def test_echo_says_when_the_disk_or_the_database_cannot_be_used(tmp_path, sqlite
 
 
 def test_nobody_is_let_in_before_the_database_has_said_who_may(tmp_path):
-    from db.engine import make_engine, make_sessions
-
     settings = node_settings(tmp_path)
     door = Door(settings, make_sessions(make_engine(settings.database)))  # never migrated
     rejected = door.enter(Asking("CT1", "FIRSTREAD", "127.0.0.1")).rejection
@@ -239,3 +241,32 @@ def test_a_title_padded_with_zeros_is_the_title(tmp_path, sqlite_sessions):
     with running_node(settings, sqlite_sessions) as node:
         request = association_request(b"CT1".ljust(16, b"\0"), b"FIRSTREAD".ljust(16, b"\0"))
         assert ask_raw(node.port, request)[:1] == b"\x02"
+
+
+# --- all receivers together -------------------------------------------------------------------------------
+
+
+def test_receiver_processes_share_the_caps_and_the_peers(tmp_path, sqlite_url):
+    authority = Authority(tmp_path / "ca")
+    caps = {"receivers": 2, "max_associations_per_peer": 3, "tls": authority.settings(authority.issue("node"))}
+    settings = node_settings(tmp_path, dicom=caps, database_url=sqlite_url)
+    mine = authority.issue("CT1")
+    tls = TlsSettings(certificate=mine.certificate, key=mine.key, authorities=authority.file)
+    with running_node(settings, make_sessions(make_engine(sqlite_url))) as node:
+        add(node.sessions, ae_title="CT1", host="127.0.0.1", certificate_subject=mine.subject)
+        add(node.sessions, ae_title="MR1", host="127.0.0.1")
+        callers = all_at_once(node.port, [("MR1", "127.0.0.1")] * 10)
+        open_now = [assoc for assoc in callers if assoc.is_established]
+        assert len(open_now) == 3
+        assert {rejection(assoc) for assoc in callers if not assoc.is_established} == {(2, 3, 2)}
+        scu.echo(scu.Address("localhost", node.tls_port, "FIRSTREAD", "CT1", tls))
+        assert rejection(call(node.port, "CT1")) == (1, 1, 3)
+        assert call(node.tls_port, "MR1").is_established is False  # not TLS
+        for assoc in open_now:
+            assoc.release()
+    found = rows(node.sessions, PeerAssociation)
+    assert [row.tls_subject for row in found if row.calling_ae == "CT1" and not row.rejected] == [mine.subject]
+    assert {row.rejected for row in found if "TLS" in row.rejected} == {
+        "this calling AE title is bound to a certificate: TLS only",
+        "TLS: the other side does not speak TLS",
+    }

@@ -1,6 +1,11 @@
 """Who may associate, and what would let in whoever may not."""
 
+import ipaddress
+import shlex
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from config.settings import DicomSettings, Peer
@@ -208,3 +213,47 @@ def test_certificate_subjects_are_compared_as_names(one, other, same):
 def test_a_host_that_is_none_is_refused(host):
     with pytest.raises(ValidationError, match="is no host name, address or network"):
         Peer(ae_title="CT1", host=host)
+
+
+_titles = st.one_of(st.sampled_from(["CT1", "PACS", "FIRSTREAD", "-x", ""]), st.text(max_size=20))
+
+
+@given(
+    asking=st.builds(
+        Asking,
+        calling_ae=_titles,
+        called_ae=_titles,
+        address=st.one_of(st.ip_addresses().map(str), st.text(max_size=12)),
+        tls_subject=st.one_of(st.just(SUBJECT), st.text(max_size=30)),
+        is_tls=st.booleans(),
+        identity_type=st.integers(0, 255),
+        user=st.text(max_size=5),
+        passcode=st.text(max_size=5),
+    ),
+    peers=st.lists(st.sampled_from(PEERS), max_size=4),
+)
+def test_no_request_is_let_in_that_is_not_a_peers_and_every_other_gets_a_reason(asking, peers):
+    verdict = judge_caller(DICOM, asking, peers, addresses_of=names)
+    if isinstance(verdict, Welcome):
+        assert asking.called_ae in {"FIRSTREAD", "FIRSTREAD_ER"}
+        assert asking.identity_type <= 2
+        if peers:
+            assert asking.calling_ae in {peer.ae_title for peer in peers}
+        else:
+            assert ipaddress.ip_address(policy.bare_address(asking.address)).is_loopback
+    else:
+        assert verdict.reason
+        assert verdict.hint
+
+
+@given(title=st.text(min_size=1, max_size=16), subject=st.text(max_size=40))
+def test_a_shell_reads_the_command_as_it_was_meant(title, subject):
+    command = policy.command_for(ask(title, "10.1.2.3", is_tls=True, tls_subject=subject))
+    if not command.startswith("firstread"):
+        return
+    words = shlex.split(command)
+    assert words[:4] == ["firstread", "node", "peers", "add"]
+    assert title in words
+    assert words[words.index("--host") + 1] == "10.1.2.3"
+    if subject:
+        assert words[words.index("--certificate-subject") + 1] == subject
