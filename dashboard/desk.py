@@ -15,6 +15,7 @@ from dashboard.permissions import Permission
 from dashboard.presentation import EDITABLE_SECTIONS, SECTION_TITLES, status_pill
 from dashboard.slices import SliceServer
 from dashboard.viewing import Jump, Lightbox, ViewerPage
+from db.lifecycle.expectations import announcement
 from db.models import Reading, Study
 from db.queries import DeliveryRow, ReportDetail, StudyDetail, report_detail, study_detail
 from db.report_models import Draft, Evidence, Finding, Report, Signature
@@ -103,6 +104,7 @@ class DeskPage:
     report: Report
     draft: Draft | None
     draft_is_stale: bool
+    short_of: Sequence[str]  # what the study lacked when it was read, or lacks since more was announced
     sections: Sequence[SectionView]
     findings: Sequence[FindingView]
     absent: Sequence[FindingView]
@@ -178,11 +180,6 @@ class DeskPage:
         return flat_facts(self.draft.provenance) if self.draft else []
 
     @property
-    def short_of(self) -> Sequence[str]:
-        """What the study lacked when it was read: announced Instances, required series, a step given up."""
-        return [words for one in self.reading.rule_trace for words in one.get("short_of", ())]
-
-    @property
     def no_draft_reason(self) -> str:
         """Why there is no draft."""
         return self.reading.reason or f"{status_pill(None, self.reading.state)[0]}."
@@ -229,6 +226,7 @@ def load_desk(
         report=detail.report,
         draft=detail.draft,
         draft_is_stale=_is_stale(detail),
+        short_of=_short_of(db, detail),
         sections=_sections(detail),
         findings=[one for one in views if one.row.presence is Presence.PRESENT],
         absent=[one for one in views if one.row.presence is not Presence.PRESENT],
@@ -249,6 +247,14 @@ def report_id_of(db: Session, study_id: UUID) -> UUID | None:
     """Return the Report of a study; None when there is no such study."""
     found: StudyDetail | None = study_detail(db, study_id)
     return found.report.id if found else None
+
+
+def _short_of(db: Session, detail: ReportDetail) -> list[str]:
+    said = [words for one in detail.reading.rule_trace for words in one.get("short_of", ())]
+    announced = announcement(db, detail.study.id)
+    if said or not announced.missing:
+        return said
+    return [announced.words]
 
 
 def _is_stale(detail: ReportDetail) -> bool:

@@ -27,7 +27,7 @@ class Expectation(Base):
     attempts: Mapped[int] = mapped_column(default=0)  # times an archive was asked since the last Instance
     asked_at: Mapped[MaybeInstant]
     created_at: Mapped[Instant]
-    updated_at: Mapped[Instant]
+    updated_at: Mapped[Instant] = mapped_column(index=True)
     __table_args__ = (UniqueConstraint("source", "object_uid", "study_instance_uid"),)
 
 

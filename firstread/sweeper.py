@@ -15,6 +15,7 @@ from config.settings import Settings
 from db import lifecycle
 from db.audit import AuditTag
 from db.engine import make_engine, make_sessions
+from db.lifecycle import expectations
 from db.outbox import purge, relay
 from db.types import utcnow
 from db.uow import Actor, unit_of_work
@@ -25,6 +26,7 @@ log = structlog.get_logger()
 
 TICK_S = 0.5
 KEEP_MESSAGES = timedelta(days=1)  # published ones; the audit log tells the story
+KEEP_EXPECTATIONS = timedelta(days=30)
 REQUEUE_EVERY_TICKS = 20  # leases are looked at every ten seconds
 _ACTOR = Actor("sweeper", "process")
 
@@ -69,6 +71,7 @@ class Sweeper:
             lifecycle.requeue_due(uow, utcnow())
         with unit_of_work(self._sessions, _ACTOR) as uow:
             purge(uow, utcnow() - KEEP_MESSAGES)
+            expectations.forget(uow, utcnow() - KEEP_EXPECTATIONS)
 
     def _publish(self, task: str, arguments: dict[str, str]) -> None:
         """Send one message; a broker folder that somebody deleted is made again."""

@@ -155,6 +155,8 @@ def complete(
     }
     move_reading(uow, reading, ReadingState.COMPLETE, detail=detail)
     study.complete_now = False
+    if ended and ended[0].announcement.expected:
+        study.expected_instances, study.expected_by = ended[0].announcement.expected, ended[0].announcement.by
     reading.completed_at = utcnow()
     reading.rule = verdict.rule
     reading.rule_trace = [*verdict.trace, *([_verdict(study, *ended)] if ended else [])]

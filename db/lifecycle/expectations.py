@@ -167,6 +167,17 @@ def adopt(uow: UnitOfWork, study_uid: str) -> None:
         _said(uow, row)
 
 
+def forget(uow: UnitOfWork, before: datetime) -> int:
+    """Remove what was said before then: archives announce Studies that nobody sends us; return how many statements.
+
+    The Study keeps the sum, and the audit log the story.
+    """
+    old = uow.session.execute(
+        delete(Expectation).where(Expectation.updated_at < before).execution_options(synchronize_session=False)
+    )
+    return int(old.rowcount)  # type: ignore[attr-defined]
+
+
 def announcement(session: Session, study_id: UUID) -> Announcement:
     """Sum up what was said of a Study and compare it with the Instances that are here."""
     study = session.execute(select(Study.study_instance_uid, Study.instance_count).where(Study.id == study_id)).one()

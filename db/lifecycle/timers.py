@@ -27,6 +27,11 @@ class Announcement:
         """Whether what is here is exactly what was announced, so that silence need not prove it."""
         return self.is_final and self.missing == 0 and self.unannounced == 0
 
+    @property
+    def words(self) -> str:
+        """What is missing."""
+        return f"{self.missing} of {self.expected} Instances announced by {SOURCES.get(self.by, self.by)}"
+
 
 @dataclass(frozen=True)
 class Situation:
@@ -100,7 +105,7 @@ def _waits(situation: Situation, quiet_until: datetime) -> list[tuple[str, datet
 def _unfinished(said: Announcement) -> list[str]:
     words = []
     if said.missing:
-        words.append(f"{said.missing} of {said.expected} Instances announced by {SOURCES.get(said.by, said.by)}")
+        words.append(said.words)
     if said.in_progress:
         words.append("the modality's procedure step, which goes on (MPPS)")
     return words

@@ -43,6 +43,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("source", "object_uid", "study_instance_uid", name=op.f("uq_expectation_source")),
     )
     op.create_index(op.f("ix_expectation_study_instance_uid"), "expectation", ["study_instance_uid"])
+    op.create_index(op.f("ix_expectation_updated_at"), "expectation", ["updated_at"])
     op.create_table(
         "expected_instance",
         sa.Column("expectation_id", sa.Uuid(), nullable=False),
@@ -59,5 +60,6 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("expected_instance")
+    op.drop_index(op.f("ix_expectation_updated_at"), table_name="expectation")
     op.drop_index(op.f("ix_expectation_study_instance_uid"), table_name="expectation")
     op.drop_table("expectation")

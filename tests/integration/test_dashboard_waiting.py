@@ -107,6 +107,17 @@ def test_the_radiologist_is_told_what_a_study_was_read_without(site: Site) -> No
     whole = receiving(site, here=2, quiet_s=1, AccessionNumber="ACC-2")
     assert sweep(site, 11) == 1
     assert "may be incomplete" not in site.client("radiologist").get(f"/studies/{whole}").text
+    with unit_of_work(site.sessions, Actor("ARCHIVE", "peer")) as uow:  # it is said when the study was read already
+        expectations.announce(
+            uow,
+            source=ExpectationSource.NOTICE,
+            object_uid="1.2.9",
+            study_uids=[site.one(Study, id=whole).study_instance_uid],
+            state=ExpectationState.COMPLETED,
+            instances=["1.2.9.1", "1.2.9.2", "1.2.9.3"],
+        )
+    page = site.client("radiologist").get(f"/studies/{whole}").text
+    assert "3 of 3 Instances announced by instance availability notification" in page
 
 
 def test_what_was_fetched_for_comparison_waits_for_nobody(site: Site) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy import event, select
 from config.errors import LifecycleError
 from config.routing import RuleBook
 from db import lifecycle, queries
-from db.expectation_models import Expectation
+from db.expectation_models import Expectation, ExpectedInstance
 from db.lifecycle import expectations
 from db.models import AuditEvent, OutboxMessage, Reading, Series, Study
 from db.queries import Tab, worklist
@@ -252,3 +252,32 @@ def test_a_sweep_asks_one_question_however_many_studies_wait(sessions):
     completion.sweep(now)
     assert first > 20, "each is looked at once"
     assert sum(1 for statement in asked if statement.startswith("SELECT")) <= 2
+
+
+def test_what_was_said_long_ago_is_forgotten_with_all_it_named(sessions):
+    journey = received(sessions, images=1, quiet_s=10.0)
+    announce(sessions, names(1, 2))
+    announce(sessions, ["1.2.88.1"], study="1.2.88", uid="1.2.11")
+    for days, left in ((1, 2), (-1, 0)):
+        with unit_of_work(sessions, NODE) as uow:
+            expectations.forget(uow, utcnow() - timedelta(days=days))
+        with sessions() as session:
+            assert len(session.scalars(select(Expectation)).all()) == left
+    with sessions() as session:
+        assert session.scalars(select(ExpectedInstance)).all() == []
+    assert (journey.study().expected_instances, journey.study().expected_by) == (2, "mpps")
+
+
+def test_the_same_step_announced_by_two_at_once_is_kept_once(sessions):
+    start = Barrier(2)
+
+    def one(_):
+        start.wait()
+        try:
+            announce(sessions, names(1, 2))
+        except LifecycleError:
+            return "known"
+        return "kept"
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(one, range(2))) == ["kept", "known"]
