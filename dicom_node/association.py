@@ -6,7 +6,6 @@ straight into its file (ADR 12).
 
 import socket
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,11 +101,11 @@ class NodeAssociation(Association):  # type: ignore[misc]
         self._context = context
         self._message: _Message | None = None
         self.afterwards: list[Callable[[Association], None]] = []  # to be done once the present request is answered
-        self.acceptor.maximum_length = ae.maximum_pdu_size
+        self.acceptor.maximum_length = self._maximum = ae.maximum_pdu_size
         self.acceptor.ae_title = ae.ae_title
         self.acceptor.implementation_class_uid = ae.implementation_class_uid
         self.acceptor.implementation_version_name = ae.implementation_version_name
-        self.acceptor.supported_contexts = deepcopy(ae.supported_contexts)
+        self.acceptor.supported_contexts = ae.supported_contexts
         self.acceptor.address_info = _address_info(connection.socket.getsockname())
         self.requestor.address_info = _address_info(address)
         for handler in handlers:
@@ -203,7 +202,7 @@ class NodeAssociation(Association):  # type: ignore[misc]
 
     def _serve_data(self, length: int) -> None:
         """Read the PDVs of one P-DATA-TF (PS3.8 section 9.3.5); ``length`` is that of the PDV items together."""
-        if length > self.acceptor.maximum_length:
+        if length > self._maximum:
             raise provider_abort("a P-DATA-TF longer than we announced", AbortReason.INVALID_PARAMETER)
         if not length:
             raise provider_abort("a P-DATA-TF without a PDV", AbortReason.INVALID_PARAMETER)

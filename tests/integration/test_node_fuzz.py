@@ -46,7 +46,7 @@ from tests.node_support import ct_slice, encoded, migrated_sessions, node_settin
 from tests.postgres import memory_folder
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-MUTATED, INVENTED, WHOLE, OVER_TCP = 7400, 2000, 400, 200
+MUTATED, INVENTED, WHOLE, OVER_TCP = 8400, 1000, 400, 200
 LONGEST = 100_000  # a socket pair takes it without anybody reading
 
 
