@@ -63,6 +63,12 @@ class Peer(BaseModel, frozen=True, extra="forbid"):
             raise ValueError(f"{host!r} is no host name, address or network: {exc}") from exc
         return host
 
+    @model_validator(mode="after")
+    def _passcode_of_a_user(self) -> "Peer":
+        if self.passcode_file and not self.user:
+            raise ValueError(f"{self.ae_title} has a passcode_file and no user")
+        return self
+
     @field_validator("certificate_subject")
     @classmethod
     def _some_subject(cls, subject: str) -> str:
@@ -147,6 +153,21 @@ class DicomSettings(BaseModel, frozen=True, extra="forbid"):
         default=True, description="Our own path for C-STORE data; off leaves all of it to pynetdicom."
     )
     tls: TlsSettings = TlsSettings()
+
+    @property
+    def called_ae(self) -> tuple[str, ...]:
+        """Every AE title of ours."""
+        return tuple(dict.fromkeys([self.ae_title, *(profile.ae_title for profile in self.profiles)]))
+
+    @model_validator(mode="after")
+    def _own_titles(self) -> "DicomSettings":
+        titles = [profile.ae_title for profile in self.profiles]
+        if len(set(titles)) < len(titles):
+            raise ValueError("two of dicom.profiles have the same ae_title")
+        strange = sorted({title for peer in self.peers for title in peer.called_ae} - set(self.called_ae))
+        if strange:
+            raise ValueError(f"a peer is given the called AE title {strange[0]}, which is not ours")
+        return self
 
 
 class PriorSource(BaseModel, frozen=True, extra="forbid"):

@@ -178,6 +178,18 @@ class Settings(BaseSettings):
             raise ValueError("web.host off loopback needs web.tls_certificate and web.tls_key")
         return self
 
+    @model_validator(mode="after")
+    def _certificate_for_calls(self) -> "Settings":
+        called: tuple[Destination | PriorSource | Peer, ...] = (
+            *self.destinations,
+            *self.priors.sources,
+            *self.dicom.peers,
+        )
+        secured = [other.ae_title for other in called if other.tls]
+        if secured and not self.dicom.tls.certificate:
+            raise ValueError(f"{secured[0]} is called with tls, which needs dicom.tls.certificate")
+        return self
+
     @property
     def database(self) -> str:
         """The SQLAlchemy URL in force."""

@@ -9,13 +9,14 @@ import structlog
 
 log = structlog.get_logger()
 _FRESH_S = 60.0
+_RETRY_S = 5.0  # after no answer
 _PATIENCE_S = 2.0  # for a name that was never resolved
 
 
 @dataclass
 class _Entry:
     addresses: frozenset[str] = frozenset()
-    asked_at: float = float("-inf")
+    due_at: float = float("-inf")  # ask (again) then
     answered: threading.Event = field(default_factory=threading.Event)
 
 
@@ -32,8 +33,8 @@ class Names:
         """Return the addresses of a host name; none when it cannot be resolved, or not soon enough."""
         with self._lock:
             entry = self._entries.setdefault(host, _Entry())
-            if time.monotonic() - entry.asked_at >= self._fresh_s:
-                entry.asked_at = time.monotonic()
+            if time.monotonic() >= entry.due_at:
+                entry.due_at = time.monotonic() + self._fresh_s
                 threading.Thread(target=self._resolve, args=(host, entry), name="names", daemon=True).start()
         entry.answered.wait(self._patience_s)
         return entry.addresses
@@ -44,6 +45,7 @@ class Names:
             found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError):
             log.warning("peer.name_not_resolved", host=host)
+            entry.due_at = min(entry.due_at, time.monotonic() + _RETRY_S)
         else:
             entry.addresses = frozenset(str(address[0]) for *_, address in found)
         entry.answered.set()

@@ -54,7 +54,7 @@ def judge_caller(
     Default deny: a caller has to be a peer, from its address, and where they are asked for with its certificate and
     user identity. While there is no peer at all, anybody on this machine may call.
     """
-    if asking.called_ae not in {dicom.ae_title, *(profile.ae_title for profile in dicom.profiles)}:
+    if asking.called_ae not in dicom.called_ae:
         return replace(CALLED_AE, hint=_ours(dicom, asking))
     if asking.identity_type not in {0, 1, 2}:
         return replace(UNCHECKABLE, hint="the peer must send user name and passcode, or no user identity")
@@ -182,7 +182,7 @@ def _same(one: str, other: str) -> bool:
 
 
 def _ours(dicom: DicomSettings, asking: Asking) -> str:
-    titles = ", ".join([dicom.ae_title, *(profile.ae_title for profile in dicom.profiles)])
+    titles = ", ".join(dicom.called_ae)
     if not asking.called_ae:
         return f"the peer must call {titles}"
     return f"the peer must call {titles}; or add its called AE title to dicom.profiles"

@@ -37,10 +37,12 @@ def add(settings: Settings, **values: Any) -> str:
         raise RefusedInputError(_in_one_line(exc)) from exc
     if peer in settings.dicom.peers:
         raise RefusedInputError(f"{peer.ae_title} is in the settings (dicom.peers) already")
-    ours = [settings.dicom.ae_title, *(profile.ae_title for profile in settings.dicom.profiles)]
-    strangers = [title for title in peer.called_ae if title not in ours]
+    strangers = [title for title in peer.called_ae if title not in settings.dicom.called_ae]
     if strangers:
-        raise RefusedInputError(f"{strangers[0]} is no AE title of ours; there are: {', '.join(ours)}")
+        ours = ", ".join(settings.dicom.called_ae)
+        raise RefusedInputError(f"{strangers[0]} is no AE title of ours; there are: {ours}")
+    if peer.tls and not settings.dicom.tls.certificate:
+        raise RefusedInputError("to call a peer with TLS, dicom.tls.certificate must be set")
     sessions = current_sessions(settings.database)
     with sessions() as session:
         is_first = not known_peers(session, settings)

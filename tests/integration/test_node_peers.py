@@ -233,6 +233,7 @@ def test_the_verbs_find_destinations_by_name_and_peers_by_title(tmp_path, pacs):
         ({"ae_title": "CT1", "certificate_subject": f"CN=x,O={'y' * 64}," + "OU=z," * 100 + "O=a"}, "400 characters"),
         ({"ae_title": "CT1", "called_ae": ("NOT_OURS",)}, "NOT_OURS is no AE title of ours; there are: FIRSTREAD"),
         ({"ae_title": "PACS"}, "PACS is in the settings"),
+        ({"ae_title": "CT1", "tls": True}, "dicom.tls.certificate must be set"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(tmp_path, sqlite_url, values, told):

@@ -25,6 +25,13 @@ def clean_environment(monkeypatch):
         {"FIRSTREAD_WORKER__LEASE_S": "10", "FIRSTREAD_WORKER__HEARTBEAT_S": "9"},
         {"FIRSTREAD_WORKER__TIME_LIMIT_S": "5", "FIRSTREAD_WORKER__SOFT_TIME_LIMIT_S": "5"},
         {"FIRSTREAD_DESTINATIONS": '[{"name": "pacs", "ae_title": "PACS", "host": "h", "port": 104, "prot": 1}]'},
+        {"FIRSTREAD_DESTINATIONS": '[{"name": "p", "ae_title": "P", "host": "h", "port": 104, "tls": true}]'},
+        {"FIRSTREAD_DICOM__PEERS": '[{"ae_title": "CT1", "host": "10.1.2.3/24"}]'},
+        {"FIRSTREAD_DICOM__PEERS": '[{"ae_title": "CT1", "certificate_subject": "CT1"}]'},
+        {"FIRSTREAD_DICOM__PEERS": '[{"ae_title": "CT1", "called_ae": ["NOT_OURS"]}]'},
+        {"FIRSTREAD_DICOM__PEERS": '[{"ae_title": "CT1", "passcode_file": "/etc/passcode"}]'},
+        {"FIRSTREAD_DICOM__PROFILES": '[{"ae_title": "ER"}, {"ae_title": "ER"}]'},
+        {"FIRSTREAD_DICOM__TLS": '{"certificate": "/etc/node.pem"}'},
         {"FIRSTREAD_LOG_LEVEL": "LOUD"},
     ],
 )
