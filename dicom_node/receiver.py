@@ -24,6 +24,7 @@ from instances.arrival import Announced, Arrival
 from instances.inbox import Inbox, make_inbox
 
 KEEP, REFUSE, ENTER, LEAVE = "keep", "refuse", "enter", "leave"  # what a receiver asks
+READY, PAIR = b"r", b"p"  # on the line: it accepts now; a socket pair comes with this byte
 MAX_MESSAGE_BYTES = 1 << 16  # a message is a few kilobytes: a header, never pixels
 _NODE_IS_GONE = 1
 
@@ -31,8 +32,8 @@ _NODE_IS_GONE = 1
 def run_receiver(line: socket.socket, ears: Sequence[Ear], settings: Settings) -> None:
     """Serve until the node says stop; the process's main function.
 
-    ``line`` carries to the node the socket pairs that questions go over, and from the node the seconds of grace
-    when it wants us to stop.
+    ``line`` carries to the node that we accept, and the socket pairs that questions go over; from the node the
+    seconds of grace when it wants us to stop.
     """
     # Ctrl-C and a service manager's stop reach every process of the group: the node tells us when to end
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -43,6 +44,7 @@ def run_receiver(line: socket.socket, ears: Sequence[Ear], settings: Settings) -
     inbox = RemoteInbox(node, make_inbox(sessions, settings))
     listener = Listener(ears, NodeContext(inbox, RemoteDoor(node), sessions, settings))
     listener.start()
+    line.send(READY)
     listener.stop(pickle.loads(_received(line)))  # noqa: S301 from the node
 
 
@@ -87,7 +89,7 @@ class NodeLink:
         except IndexError:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with theirs:
-                socket.send_fds(self._line, [b"!"], [theirs.fileno()])
+                socket.send_fds(self._line, [PAIR], [theirs.fileno()])
             return ours
 
 

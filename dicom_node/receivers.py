@@ -24,7 +24,7 @@ from config.errors import AppError
 from config.settings import Settings
 from dicom_node.context import Admission, Asking, Doorkeeper
 from dicom_node.listener import Ear
-from dicom_node.receiver import ENTER, KEEP, LEAVE, MAX_MESSAGE_BYTES, REFUSE, run_receiver
+from dicom_node.receiver import ENTER, KEEP, LEAVE, MAX_MESSAGE_BYTES, READY, REFUSE, run_receiver
 from instances.arrival import Landed
 from instances.inbox import Inbox
 
@@ -32,6 +32,7 @@ log = structlog.get_logger()
 _SETTLED_S = 10.0  # a receiver that lives shorter is not replaced at once
 _PAUSE_S = 1.0
 _END_S = 3.0  # beyond the grace, then it is killed
+_START_S = 20.0
 _TICK_S = 0.5
 _REFUSING_THREADS = 2
 _PRELOADED = ["dicom_node.receiver"]
@@ -66,6 +67,7 @@ class Receivers:
         self._receivers: set[_Receiver] = set()
         self._lock = threading.Lock()
         self._selector = selectors.DefaultSelector()
+        self._ready = threading.Semaphore(0)
         self._stopping = threading.Event()
         self._answering = threading.Thread(target=self._answer_all, name="receivers", daemon=True)
         # one thread, so that comings and goings stay in order
@@ -73,11 +75,15 @@ class Receivers:
         self._refusing = ThreadPoolExecutor(_REFUSING_THREADS, thread_name_prefix="refuse")
 
     def start(self) -> None:
-        """Start the processes; connections wait in the kernel's queue until they are ready."""
+        """Start the processes, and return when all of them accept, or after a while."""
         for _ in range(self._settings.dicom.receivers):
             self._open()
         self._answering.start()
         atexit.register(self._hang_up)
+        deadline = time.monotonic() + _START_S
+        for _ in range(self._settings.dicom.receivers):
+            # one that comes later finds its connections in the kernel's queue
+            self._ready.acquire(timeout=max(deadline - time.monotonic(), 0))
 
     def stop(self, grace_s: float) -> None:
         """Accept no more, let what is being stored end for ``grace_s`` seconds, and end the processes."""
@@ -133,7 +139,7 @@ class Receivers:
             _reply(pair, outcome)
 
     def _take_pair(self, receiver: _Receiver, line: socket.socket, _waiting: _Waiting) -> None:
-        """Take a socket pair that questions will come over; when the line is dead, so is the process."""
+        """Take a socket pair that questions will come over; when the line has ended, so has the process."""
         try:
             message, descriptors, _, _ = socket.recv_fds(line, 1, 4)
         except OSError:
@@ -141,7 +147,9 @@ class Receivers:
         for descriptor in descriptors:
             pair = socket.socket(fileno=descriptor)
             self._selector.register(pair, selectors.EVENT_READ, partial(self._take_question, receiver))
-        if not message:
+        if message == READY:
+            self._ready.release()
+        elif not message:
             self._selector.unregister(line)
             line.close()
             threading.Thread(target=self._replace, args=(receiver,), name="receiver", daemon=True).start()
