@@ -154,13 +154,21 @@ def _answer(sessions: sessionmaker[Session], settings: Settings, job: ReportJob)
     """Read the files again, unless that was done, and tell the peer on an association of our own."""
     try:
         event_type, information = _verdict(sessions, settings, job)
-        _tell(sessions, settings, job, event_type, information)
+        try:
+            assoc = _call(sessions, settings, job)
+        except PeerUnavailableError as exc:
+            _postpone(sessions, job, str(exc), is_away=True)
+            return False
+        try:
+            _tell(assoc, event_type, information)
+        except PeerUnavailableError as exc:
+            _postpone(sessions, job, str(exc))
+            return False
+        finally:
+            scu.end(assoc)
         _reported(sessions, job)
     except LifecycleError:
         log.warning("commitment.overtaken", calling_ae=job.calling_ae)
-        return False
-    except PeerUnavailableError as exc:
-        _postpone(sessions, job, str(exc))
         return False
     return True
 
@@ -240,29 +248,32 @@ def _forget_cached(path: Path) -> None:
         os.close(handle)
 
 
-def _tell(
-    sessions: sessionmaker[Session], settings: Settings, job: ReportJob, event_type: int, information: Dataset
-) -> None:
-    """Send N-EVENT-REPORT on an association we open, as its SCP, and return when the peer took it.
+def _call(sessions: sessionmaker[Session], settings: Settings, job: ReportJob) -> Association:
+    """Open an association to the peer, with us as SCP of the service (PS3.4 J.3.3.1.2, PS3.7 D.3.3.4).
 
     Raises:
-        PeerUnavailableError: no association, no presentation context, or no Success.
+        PeerUnavailableError: nobody says where it listens, or it does not take the association.
     """
     with sessions() as session:
         address = _peer_address(session, settings, job)
     if address is None:
         raise PeerUnavailableError(_unknown_address(job))
     # old peers accept the context and say nothing of roles: they are told all the same
-    role = build_role(StorageCommitmentPushModel, scp_role=True)
-    assoc = scu.associate(address, [wire.context()], roles=[role])
+    return scu.associate(address, [wire.context()], roles=[build_role(StorageCommitmentPushModel, scp_role=True)])
+
+
+def _tell(assoc: Association, event_type: int, information: Dataset) -> None:
+    """Send N-EVENT-REPORT and return when the peer took it.
+
+    Raises:
+        PeerUnavailableError: no presentation context, no answer, or no Success.
+    """
     try:
         answer, _ = assoc.send_n_event_report(information, event_type, *_WELL_KNOWN)
     except ValueError as exc:
         raise PeerUnavailableError("the peer does not accept storage commitment reports") from exc
     except RuntimeError as exc:
         raise PeerUnavailableError("the association ended before our report") from exc
-    finally:
-        scu.end(assoc)
     status = scu.status_of(answer)
     if status is None:
         raise PeerUnavailableError("no answer to our report: the association was lost")
@@ -295,11 +306,13 @@ def _reported(sessions: sessionmaker[Session], job: ReportJob) -> None:
     log.info("commitment.reported", calling_ae=job.calling_ae, count=len(job.references))
 
 
-def _postpone(sessions: sessionmaker[Session], job: ReportJob, error: str) -> None:
+def _postpone(sessions: sessionmaker[Session], job: ReportJob, error: str, *, is_away: bool = False) -> None:
     base_s = RETRY_BASE_S * random.uniform(0.75, 1.25)
     try:
         with unit_of_work(sessions, _NODE) as uow:
-            state = commitment_requests.report_failed(uow, job, error, base_s=base_s, max_attempts=MAX_ATTEMPTS)
+            state = commitment_requests.report_failed(
+                uow, job, error, base_s=base_s, max_attempts=MAX_ATTEMPTS, is_away=is_away
+            )
     except AppError as exc:
         log.warning("commitment.not_recorded", error=exc, calling_ae=job.calling_ae)
         return

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
-from sqlalchemy import and_, or_, select
+from sqlalchemy import Update, and_, or_, select, update
 
 from config.errors import LifecycleError
 from db.audit import AuditTag
@@ -191,7 +191,7 @@ def _doubt(uow: UnitOfWork, sop_instance_uid: str, what: str, calling_ae: str) -
 
 
 def reported(uow: UnitOfWork, job: ReportJob) -> None:
-    """Record that the peer took our answer.
+    """Record that the peer took our answer; if it had been away, its other requests are due now.
 
     Raises:
         LifecycleError: somebody else took the request.
@@ -204,10 +204,18 @@ def reported(uow: UnitOfWork, job: ReportJob) -> None:
     move_request(
         uow, request, RequestState.REPORTED, detail={"committed": len(request.instances) - failed, "failed": failed}
     )
+    if request.attempts > 1:
+        later = CommitmentRequest.next_attempt_at > request.reported_at
+        uow.session.execute(_others(request).where(later).values(next_attempt_at=request.reported_at))
 
 
-def report_failed(uow: UnitOfWork, job: ReportJob, error: str, *, base_s: float, max_attempts: int) -> RequestState:
+def report_failed(
+    uow: UnitOfWork, job: ReportJob, error: str, *, base_s: float, max_attempts: int, is_away: bool = False
+) -> RequestState:
     """Postpone the answer by ``base_s`` doubled per attempt (an hour at most), or give up; return the new state.
+
+    A peer that ``is_away`` is not called for its other requests before then either: each call takes its time, and
+    others wait for theirs.
 
     Raises:
         LifecycleError: somebody else took the request.
@@ -215,17 +223,32 @@ def report_failed(uow: UnitOfWork, job: ReportJob, error: str, *, base_s: float,
     request = _held(uow, job)
     request.last_error = error[:200]
     request.lease_until = None
+    delay_s = min(base_s * 2 ** min(request.attempts - 1, 30), MAX_DELAY_S)
+    later = utcnow() + timedelta(seconds=delay_s)
     if request.attempts < max_attempts:
-        delay_s = min(base_s * 2 ** min(request.attempts - 1, 30), MAX_DELAY_S)
-        request.next_attempt_at = utcnow() + timedelta(seconds=delay_s)
+        request.next_attempt_at = later
     else:
         move_request(
-            uow,
-            request,
-            RequestState.FAILED,
-            detail={"attempts": request.attempts, "reason": request.last_error},
+            uow, request, RequestState.FAILED, detail={"attempts": request.attempts, "reason": request.last_error}
         )
+    if is_away:
+        sooner = CommitmentRequest.next_attempt_at < later
+        uow.session.execute(_others(request).where(sooner).values(next_attempt_at=later))
     return request.state
+
+
+def _others(request: CommitmentRequest) -> Update:
+    """Return the change of what else waits for the same peer and nobody is answering."""
+    return (
+        update(CommitmentRequest)
+        .where(
+            CommitmentRequest.calling_ae == request.calling_ae,
+            CommitmentRequest.id != request.id,
+            CommitmentRequest.state == RequestState.WAITING,
+            CommitmentRequest.lease_until.is_(None),
+        )
+        .execution_options(synchronize_session=False)
+    )
 
 
 def _held(uow: UnitOfWork, job: ReportJob) -> CommitmentRequest:

@@ -91,6 +91,20 @@ def test_one_transaction_of_a_peer_is_one_set_of_references(sessions):
     assert reuse == {first: False, other: True, stranger: False}
 
 
+def test_a_peer_that_is_away_holds_up_nobody_else_and_is_told_everything_when_it_is_back(sessions):
+    mine = [ask(sessions, transaction=f"1.9.{number}") for number in range(3)]
+    theirs = ask(sessions, peer="OTHER", transaction="1.8.1")
+    job = claim(sessions, request_id=mine[0])
+    with unit_of_work(sessions, SENDER) as uow:
+        requests.report_failed(uow, job, "no connection", base_s=100, max_attempts=5, is_away=True)
+    assert claim(sessions, lease_s=1000).request_id == theirs
+    assert claim(sessions, after_s=99) is None
+    job = claim(sessions, request_id=mine[0])
+    with unit_of_work(sessions, SENDER) as uow:
+        requests.reported(uow, job)
+    assert {claim(sessions).request_id, claim(sessions).request_id} == set(mine[1:])
+
+
 def test_a_request_that_was_given_up_is_a_problem_of_a_person(sessions):
     ask(sessions)
     job = claim(sessions)
