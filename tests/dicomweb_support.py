@@ -1,6 +1,7 @@
 """What the DICOMweb tests share: the real server in a process of its own, tokens, and requests made by hand."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -148,7 +149,7 @@ def serving(folder: Path, **environment: str) -> Iterator[Served]:
         _wait(served, process)
         yield served
     finally:
-        process.terminate()
+        process.send_signal(signal.SIGINT)  # at once: connections that are kept open are not waited for
         process.wait(timeout=30)
 
 

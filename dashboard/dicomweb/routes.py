@@ -24,6 +24,7 @@ from dashboard.people import sessions, site
 from dashboard.permissions import Permission, requires
 from db.audit import AuditTag
 from db.queries.dicomweb import Page
+from instances.header import valid_uid
 from instances.inbox import make_inbox
 
 _JSON = (Offer(MEDIA_TYPE), Offer("application/json"))
@@ -105,6 +106,8 @@ def _search(level: Level, path: dict[str, str]) -> Response:
 def store(study_uid: str) -> Response:
     """Store the Instances of the request's body; the answer says what became of each."""
     offer = choose(accepted(), _JSON)
+    if study_uid:
+        valid_uid(study_uid, what="Study Instance UID")
     places: threading.BoundedSemaphore = current_app.extensions["firstread.stow_places"]
     if not places.acquire(blocking=False):
         raise ServiceUnavailable("Others are storing; come back in a moment.", retry_after=_RETRY_S)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from itertools import chain
 from typing import Any
 from uuid import UUID
 
@@ -169,11 +170,11 @@ class Store:
         head = next(pieces, b"")
         if head.startswith(_GROUP_2):
             head = _PREAMBLE + head
-        for piece in _chain(b"", pieces):
+        for piece in chain((b"",), pieces):
             head += piece
             found = _split(head)
             if found is not None:
-                return self._of(head, found), _chain(head[found:], pieces)
+                return self._of(head, found), chain((head[found:],), pieces)
             if len(head) > _MOST_META:
                 raise UnreadableDatasetError("the file meta information does not end")
         _, offset = split_file(head)
@@ -233,11 +234,6 @@ def _split(head: bytes) -> int | None:
     except RefusedInputError:
         return None
     return offset if offset + 2 <= len(head) else None
-
-
-def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    yield first
-    yield from rest
 
 
 def _done(outcome: Outcome) -> Future[Outcome]:
