@@ -106,6 +106,26 @@ def refused_callers(session: Session, *, since: datetime, at_most: int = 5000) -
     return list(callers.values())
 
 
+def close_forgotten(uow: UnitOfWork) -> int:
+    """Record that associations without an end were lost, with the node that had them; return how many.
+
+    Called when a node starts. Those of another node that still runs get their true end when it comes.
+    """
+    rows = uow.session.scalars(
+        select(PeerAssociation).where(PeerAssociation.ended_at.is_(None), PeerAssociation.rejected == "")
+    ).all()
+    for row in rows:
+        row.ended_at, row.ended_how = utcnow(), "lost"
+        uow.audit(
+            AuditTag.ASSOCIATION_FINISHED,
+            outcome="failure",
+            object_type="association",
+            object_id=str(row.id),
+            detail={"address": row.address, "calling_ae": row.calling_ae, "how": "lost"},
+        )
+    return len(rows)
+
+
 def check_tables(session: Session) -> None:
     """Ask the database something that needs this release's tables; it raises when it cannot answer."""
     session.scalar(select(AddedPeer.id).limit(1))

@@ -12,6 +12,7 @@ from config.errors import AppError
 from config.settings import Settings
 from db.audit import AuditTag
 from db.engine import make_engine, make_sessions
+from db.peers import close_forgotten
 from db.uow import Actor, unit_of_work
 from dicom_node.context import NodeContext
 from dicom_node.door import Door
@@ -71,6 +72,8 @@ def start_node(
     inbox = make_inbox(sessions, settings)
     inbox.prepare()
     reconciled = reconcile(inbox, called_ae=settings.dicom.ae_title)
+    with unit_of_work(sessions, _NODE) as uow:
+        close_forgotten(uow)
     ears = open_ears(settings)
     try:
         reception = _reception(ears, settings, sessions, inbox)

@@ -173,6 +173,29 @@ def test_nobody_is_let_in_before_the_database_has_said_who_may(tmp_path):
     assert (rejected.result, rejected.source, rejected.diagnostic) == (2, 3, 1)
 
 
+def test_associations_a_killed_node_left_open_are_lost(tmp_path, sqlite_sessions):
+    settings = node_settings(tmp_path)
+    with running_node(settings, sqlite_sessions) as node:
+        call(node.port).release()
+        until_ended(sqlite_sessions)
+    dead = Door(settings, sqlite_sessions)  # of a process that was killed in the middle
+    left_open = dead.enter(Asking("CT1", "FIRSTREAD", "127.0.0.1")).association_id
+    dead.enter(Asking("CT1", "ELSEWHERE", "127.0.0.1"))
+    with running_node(settings, sqlite_sessions):
+        ends = {row.id: row.ended_how for row in rows(sqlite_sessions, PeerAssociation) if not row.rejected}
+    assert sorted(ends.values()) == ["lost", "released"]
+    assert ends[left_open] == "lost"
+    (event,) = [e for e in rows(sqlite_sessions, AuditEvent) if e.object_id == str(left_open) and "finished" in e.tag]
+    assert (event.outcome, event.detail["how"]) == ("failure", "lost")
+
+
+def until_ended(sessions):
+    deadline = time.monotonic() + 5
+    while not all(row.ended_at for row in rows(sessions, PeerAssociation)):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 # --- odd AE titles ----------------------------------------------------------------------------------------
 
 ODD = {
