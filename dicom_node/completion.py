@@ -49,9 +49,10 @@ class Completion:
 
     @staticmethod
     def _may_be_due(one: Receiving, now: datetime) -> bool:
-        """Tell cheaply: before its quiet time only what was announced, or a person, completes a Study."""
+        """Tell cheaply: before its quiet time only a person, or as many Instances as announced, complete a Study."""
         silent_s = (now - one.last_received_at).total_seconds()
-        return one.complete_now or one.announced_at is not None or silent_s >= one.quiet_s
+        enough = one.announced_at is not None and one.instance_count >= one.expected
+        return one.complete_now or enough or silent_s >= one.quiet_s
 
     def _timer(self, session: Session, one: Receiving, now: datetime) -> Timer:
         stamp = (one.instance_count, one.announced_at)

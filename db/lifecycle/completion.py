@@ -37,6 +37,7 @@ class Receiving:
     last_received_at: datetime
     quiet_s: float
     instance_count: int
+    expected: int  # Instances, as summed up when somebody last said so; 0 when nobody gave a number
     complete_now: bool
     is_prior: bool
     announced_at: datetime | None  # when somebody last said what it should hold; None when nobody did
@@ -53,6 +54,7 @@ def receiving(session: Session, study_ids: Iterable[UUID] | None = None) -> list
             Study.last_received_at,
             Study.quiet_s,
             Study.instance_count,
+            func.coalesce(Study.expected_instances, 0),
             Study.complete_now,
             Study.is_prior,
             said.correlate(Study).scalar_subquery(),

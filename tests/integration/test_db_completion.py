@@ -124,10 +124,12 @@ def test_an_answer_that_changes_nothing_is_no_event(sessions):
 
 
 def test_an_instance_that_came_under_another_study_is_not_missing(sessions):
-    received(sessions, images=1, quiet_s=10.0)
+    # one step for two requested procedures names the Instances of both Studies
+    journey = received(sessions, images=1, quiet_s=10.0)
     receive(sessions, header(1, "1.2.77"), quiet_s=500.0)
     announce(sessions, [*names(1), "1.2.77.1.1"])
-    assert sweep(sessions, later(0)) == 1
+    assert sweep(sessions, later(11)) == 1
+    assert journey.reading().rule_trace[-1]["missing"] == 0
 
 
 def test_a_person_need_not_wait(sessions):
