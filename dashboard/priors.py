@@ -13,7 +13,7 @@ from flask.typing import ResponseReturnValue
 from pydicom.errors import InvalidDicomError
 from sqlalchemy.orm import Session
 
-from config.errors import AlteredInstanceError
+from config.errors import AlteredInstanceError, PixelsDeletedError
 from dashboard.people import audit_view, sessions, site, work
 from dashboard.permissions import Permission, requires
 from db.audit import AuditTag
@@ -100,11 +100,14 @@ def paper(study_id: UUID, prior_id: UUID, number: int) -> ResponseReturnValue:
 
     Raises:
         AlteredInstanceError: it is not what was received any more.
+        PixelsDeletedError: retention deleted it.
     """
     with sessions()() as db:
         found = _paper(db, study_id, prior_id, number)
     if found is None:
         abort(404)
+    if found.deleted_at:
+        raise PixelsDeletedError(f"This document was deleted by retention on {found.deleted_at:%Y-%m-%d}.")
     content = _content(site().instances_dir / found.path, found.sha256)
     with work() as uow:
         seen = {"object_type": "instance", "object_id": found.sop_instance_uid, "detail": {"page": "report of a prior"}}

@@ -13,6 +13,7 @@ from config.errors import ConflictingInstanceError, LifecycleError, RefusedInput
 from config.routing import RoutingVerdict
 from db import lifecycle
 from db.lifecycle import retention
+from db.lifecycle.priors import held_instances
 from db.lifecycle.retention import Terms
 from db.models import AuditEvent, Delivery, Instance, Study
 from db.types import CommitmentState, ReportState, utcnow
@@ -251,6 +252,20 @@ def test_a_prior_goes_when_no_study_of_the_patient_is_worked_on(sessions: Sessio
     sign(current, reader, decide_all(current, reader, open_review(current, reader)))
     assert reasons(prior) == []
     assert "being received or processed" in reasons(stranger)
+
+
+def test_a_prior_that_went_is_fetched_again(sessions: Sessions) -> None:
+    prior = received(sessions, "1.2.826.0.7").queued(IGNORE)
+    with sessions() as session:
+        session.execute(update(Study).values(is_prior=True))
+        session.commit()
+        assert len(held_instances(session, "1.2.826.0.7")) == 2
+    _delete(prior)
+    with sessions() as session:
+        assert held_instances(session, "1.2.826.0.7") == frozenset()
+    receive(sessions, header(1, "1.2.826.0.7"))
+    with sessions() as session:
+        assert held_instances(session, "1.2.826.0.7") == {"1.2.826.0.7.1.1"}
 
 
 def test_the_oldest_come_first_and_pages_follow_each_other(sessions: Sessions) -> None:

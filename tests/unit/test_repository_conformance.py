@@ -9,7 +9,7 @@ from pynetdicom import AllStoragePresentationContexts
 from typer.testing import CliRunner
 
 from config.errors import ConfigurationError
-from config.settings import AeProfile, Destination, DicomSettings, Peer, PriorSource, Settings
+from config.settings import AeProfile, Destination, DicomSettings, Peer, PriorSource, Settings, TlsSettings
 from dicom_node import policy, query, retrieve, services
 from dicom_node.conformance import fill, rejections, site_statement
 from dicom_node.library import ACSE_TIMEOUT_S, DIMSE_TIMEOUT_S
@@ -150,7 +150,10 @@ def test_the_statement_of_a_site_says_who_may_call_and_who_is_called() -> None:
             Destination(name="pacs", ae_title="PACS", host="pacs.example", port=104, commitment=True, tls=True),
         ),
         dicom=DicomSettings(
-            ae_title="FR1", port=11119, profiles=(AeProfile(ae_title="FR_MR", sop_classes=("1.2.3",), quiet_s=30),)
+            ae_title="FR1",
+            port=11119,
+            profiles=(AeProfile(ae_title="FR_MR", sop_classes=("1.2.3",), quiet_s=30),),
+            tls=TlsSettings(certificate=Path("/secret/c"), key=Path("/secret/k"), authorities=Path("/secret/a")),
         ),
         priors={"sources": (PriorSource(name="vna", ae_title="VNA", host="vna.example"),)},
         retention={"keep_days": 30},
@@ -164,6 +167,7 @@ def test_the_statement_of_a_site_says_who_may_call_and_who_is_called() -> None:
     assert "| pacs | PACS | pacs.example:104 | yes | no | yes |" in said
     assert "| vna | c-get | VNA | vna.example:104 | no |" in said
     assert "| Pixel data of delivered Studies go after | 30 days |" in said
-    assert "127.0.0.1:11119" in said
+    assert "| Without TLS | 127.0.0.1:11119 |" in said
+    assert "| With TLS | 0.0.0.0:2762, both sides with certificate |" in said
     assert "secret" not in said
     assert "only callers on this machine" in site_statement(settings, [])
