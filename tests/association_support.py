@@ -4,7 +4,7 @@ import socket
 import ssl
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
@@ -17,7 +17,7 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu import A_ASSOCIATE_RQ, P_DATA_TF
 from pynetdicom.pdu_primitives import A_ASSOCIATE, ImplementationClassUIDNotification, MaximumLengthNotification
 from pynetdicom.presentation import build_context
-from pynetdicom.sop_class import Verification
+from pynetdicom.sop_class import StorageCommitmentPushModel, Verification
 from sqlalchemy.orm import Session, sessionmaker
 
 from config.settings import Settings
@@ -84,11 +84,13 @@ def listening(
 RELEASE = bytes.fromhex("05000000000400000000")
 ABORT = bytes.fromhex("07000000000400000000")
 ACCEPTED, REJECTED, DATA, RELEASED, ABORTED = 2, 3, 4, 6, 7  # types of PDU
-CONTEXTS = {1: CTImageStorage, 3: Verification, 5: "1.2.840.10008.5.1.4.1.1.4"}
+CONTEXTS = {1: CTImageStorage, 3: Verification, 5: "1.2.840.10008.5.1.4.1.1.4", 7: StorageCommitmentPushModel}
 
 
-def association_request(*, maximum: int = 16384, called_ae: str = "FIRSTREAD", calling_ae: str = "MODALITY") -> bytes:
-    """An A-ASSOCIATE-RQ for ``CONTEXTS`` in Explicit VR Little Endian."""
+def association_request(
+    *, maximum: int = 16384, called_ae: str = "FIRSTREAD", calling_ae: str = "MODALITY", items: Sequence[Any] = ()
+) -> bytes:
+    """An A-ASSOCIATE-RQ for ``CONTEXTS`` in Explicit VR Little Endian, with further user information items."""
     primitive = A_ASSOCIATE()
     primitive.application_context_name = UID("1.2.840.10008.3.1.1.1")
     primitive.calling_ae_title, primitive.called_ae_title = calling_ae, called_ae
@@ -101,7 +103,7 @@ def association_request(*, maximum: int = 16384, called_ae: str = "FIRSTREAD", c
     length, implementation = MaximumLengthNotification(), ImplementationClassUIDNotification()
     length.maximum_length_received = maximum
     implementation.implementation_class_uid = UID("1.2.3")
-    primitive.user_information = [length, implementation]
+    primitive.user_information = [length, implementation, *items]
     encoded: bytes = A_ASSOCIATE_RQ(primitive).encode()
     return encoded
 

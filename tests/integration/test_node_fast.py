@@ -1,8 +1,7 @@
-"""Our own receive path: the same results as pynetdicom's, over every kind of sender, until every kind of end."""
+"""Our own receive path: the same results as pynetdicom's, from every kind of sender."""
 
 import os
 import shutil
-import socket
 import ssl
 import subprocess
 import threading
@@ -18,32 +17,37 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from pydicom import dcmread
-from pydicom.uid import CTImageStorage, MRImageStorage, generate_uid
+from pydicom.uid import UID, CTImageStorage, MRImageStorage, generate_uid
+from pynetdicom import build_role
+from pynetdicom.pdu_primitives import (
+    AsynchronousOperationsWindowNegotiation,
+    SOPClassCommonExtendedNegotiation,
+    SOPClassExtendedNegotiation,
+    UserIdentityNegotiation,
+)
+from pynetdicom.sop_class import StorageCommitmentPushModel
 
-from config.errors import OutOfSpaceError
 from db.models import AuditEvent, Instance, PeerAssociation, Quarantined
-from dicom_node.connection import Closing
 from dicom_node.context import NodeContext
 from instances.arrival import Arrival
-from instances.inbox import Inbox
 from tests.association_support import (
-    ABORT,
     ABORTED,
+    ACCEPTED,
     DATA,
+    REJECTED,
     RELEASE,
     RELEASED,
     WirePeer,
+    association_request,
     leftovers,
     listening,
     node_context,
-    split_pdus,
     status_in,
     store_request,
     wire_peer,
 )
 from tests.node_support import (
     associate,
-    audit_tags,
     ct_slice,
     encoded,
     node_settings,
@@ -155,6 +159,41 @@ def test_both_paths_leave_the_same_files_rows_answers_and_events(tmp_path):
     assert [end[2:4] for end in seen[True][4]] == [("released", 0), ("released", 3), ("aborted", 1)]
 
 
+def user_information():
+    """One item of every kind that can be negotiated (PS3.7 D.3.3)."""
+    window = AsynchronousOperationsWindowNegotiation()
+    window.maximum_number_operations_invoked = window.maximum_number_operations_performed = 8
+    extended = SOPClassExtendedNegotiation()
+    extended.sop_class_uid, extended.service_class_application_information = UID(CT), bytes((2, 0, 0, 0, 0, 0))
+    common = SOPClassCommonExtendedNegotiation()
+    common.sop_class_uid, common.service_class_uid = UID("1.2.3.4"), UID("1.2.840.10008.4.2")
+    identity = UserIdentityNegotiation()
+    identity.user_identity_type, identity.primary_field = 1, b"somebody"
+    identity.positive_response_requested = True
+    return [window, build_role(StorageCommitmentPushModel, scu_role=True, scp_role=True), extended, common, identity]
+
+
+def test_both_paths_negotiate_the_same_to_the_byte(tmp_path):
+    requests = [
+        association_request(),
+        association_request(items=user_information()),
+        association_request(called_ae="SOMEBODY"),
+        association_request(calling_ae="A CALLER"),
+    ]
+    answers = {}
+    for fast in (True, False):
+        dicom = {"receivers": 0, "fast_receive": fast, "peers": [{"ae_title": "MODALITY"}]}
+        with running_node(node_settings(tmp_path / str(fast), dicom=dicom)) as node:
+            answers[fast] = []
+            for request in requests:
+                with wire_peer(node.port) as peer:
+                    peer.send(request)
+                    answers[fast].append(peer.pdu())
+    assert answers[True] == answers[False]
+    assert [kind for kind, _ in answers[True]] == [ACCEPTED, ACCEPTED, REJECTED, REJECTED]
+    assert bytes.fromhex("5300 0004 0008 0008") not in answers[True][1][1]  # a window of one, whatever was proposed
+
+
 def test_fragments_of_any_size_make_the_same_file(context):
     ds = ct_slice(Rows=128, Columns=128, PixelData=bytes(range(256)) * 128)
     data = encoded(ds)
@@ -249,93 +288,6 @@ def test_what_dcmtk_sends_is_kept_byte_for_byte(context, real_data, pdu_bytes):
     kept = [path.read_bytes() for path in context.inbox.instances.root.rglob("*.dcm")]
     assert sorted(dcmread(BytesIO(data)).PixelData for data in kept) == sorted(dcmread(f).PixelData for f in files)
     assert len(kept) == 6
-
-
-# Ends
-
-
-class FullInbox(Inbox):
-    """An inbox whose disk is full after some bytes."""
-
-    def open(self, announced):
-        arrival = super().open(announced)
-        write, arrival.written = arrival.write, 0
-
-        def until_full(piece):
-            arrival.written += len(piece)
-            if arrival.written > 200_000:
-                raise OutOfSpaceError("full")
-            write(piece)
-
-        arrival.write = until_full
-        return arrival
-
-
-def test_a_disk_that_fills_midway_is_answered_after_the_rest_was_read(context):
-    inbox = context.inbox
-    full = FullInbox(context.sessions, instances=inbox.instances, quarantine=inbox.quarantined, quiet_s=lambda *_: 10.0)
-    large, small = ct_slice(Rows=512, Columns=512, PixelData=bytes(2 * 512 * 512)), ct_slice()
-    with (
-        listening(NodeContext(full, context.door, context.sessions, context.settings)) as port,
-        wire_peer(port) as peer,
-    ):
-        peer.associate().send(store_request(encoded(large), str(large.SOPInstanceUID)))
-        assert peer.status() == 0xA700
-        assert not leftovers(context)
-        peer.send(store_request(encoded(small), str(small.SOPInstanceUID)))
-        assert peer.status() == 0x0000
-
-
-@pytest.mark.parametrize("how", ["closed", "reset", "aborted", "released"])
-def test_an_object_that_never_ends_leaves_nothing(context, how):
-    ds = ct_slice(Rows=512, Columns=512, PixelData=bytes(2 * 512 * 512))
-    with listening(context) as port, wire_peer(port) as peer:
-        pdus = split_pdus(store_request(encoded(ds), str(ds.SOPInstanceUID)))
-        cut = pdus[20][:100] if how in {"closed", "reset"} else b""
-        peer.associate().send(b"".join(pdus[:20]) + cut)
-        while not leftovers(context):
-            time.sleep(0.01)
-        if how == "reset":
-            peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes((1, 0, 0, 0, 0, 0, 0, 0)))
-        elif how in {"aborted", "released"}:
-            peer.send(ABORT if how == "aborted" else RELEASE)
-    assert not leftovers(context)
-    assert rows(context.sessions, Instance) == []
-    (ended,) = rows(context.sessions, PeerAssociation)
-    assert ended.ended_how == {"closed": "lost", "reset": "lost"}.get(how, how)
-    assert audit_tags(context.sessions).count("association:finished") == 1
-
-
-def test_a_node_that_stops_ends_idle_associations_at_once_and_lets_a_store_finish(context):
-    closing = Closing()
-    ds = ct_slice()
-    request = store_request(encoded(ds), str(ds.SOPInstanceUID))
-    with listening(context, closing) as port, wire_peer(port) as idle, wire_peer(port) as storing:
-        idle.associate()
-        storing.associate().send(request[:500])
-        while not leftovers(context):
-            time.sleep(0.01)
-        began = time.monotonic()
-        closing.ask(20)
-        assert idle.rest() == USER_ABORT
-        assert time.monotonic() - began < 10
-        storing.send(request[500:])
-        assert storing.status() == 0x0000
-        assert storing.rest() == USER_ABORT
-    assert len(rows(context.sessions, Instance)) == 1
-    closing.close()
-
-
-def test_a_store_that_outlasts_the_grace_is_cut_off(context):
-    closing = Closing()
-    with listening(context, closing) as port, wire_peer(port) as peer:
-        peer.associate().send(store_request(bytes(5000), "1.2.3")[:500])
-        while not leftovers(context):
-            time.sleep(0.01)
-        closing.ask(0.2)
-        assert peer.rest() == USER_ABORT
-    assert not leftovers(context)
-    closing.close()
 
 
 # TLS

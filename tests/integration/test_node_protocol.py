@@ -1,4 +1,4 @@
-"""What a peer may send and what not: an answer, or an A-ABORT with its reason, and never an endless wait."""
+"""What a peer may send and what not: an answer, or an A-ABORT with its reason, and no association without an end."""
 
 import socket
 import threading
@@ -9,11 +9,12 @@ from pydicom.uid import CTImageStorage, generate_uid
 from pynetdicom import AE
 from pynetdicom.sop_class import ModalityPerformedProcedureStep, Verification
 
-from config.errors import AbortAssociationError, AssociationLostError
+from config.errors import AbortAssociationError, AssociationLostError, OutOfSpaceError
 from config.settings import DicomSettings
-from db.models import PeerAssociation
-from dicom_node.connection import Connection
+from db.models import Instance, PeerAssociation
+from dicom_node.connection import Closing, Connection
 from dicom_node.context import NodeContext
+from instances.inbox import Inbox
 from tests.association_support import (
     ABORT,
     ABORTED,
@@ -27,11 +28,13 @@ from tests.association_support import (
     leftovers,
     listening,
     node_context,
+    split_pdus,
     status_in,
     store_request,
     wire_peer,
 )
 from tests.node_support import (
+    audit_tags,
     ct_slice,
     encoded,
     node_settings,
@@ -178,6 +181,93 @@ def test_other_services_are_served_by_pynetdicom(context):
         assert isinstance(status.Status, int)
         assoc.release()
         assert before <= threading.active_count() + 1
+
+
+# Ends
+
+
+class FullInbox(Inbox):
+    """An inbox whose disk is full after some bytes."""
+
+    def open(self, announced):
+        arrival = super().open(announced)
+        write, arrival.written = arrival.write, 0
+
+        def until_full(piece):
+            arrival.written += len(piece)
+            if arrival.written > 200_000:
+                raise OutOfSpaceError("full")
+            write(piece)
+
+        arrival.write = until_full
+        return arrival
+
+
+def test_a_disk_that_fills_midway_is_answered_after_the_rest_was_read(context):
+    inbox = context.inbox
+    full = FullInbox(context.sessions, instances=inbox.instances, quarantine=inbox.quarantined, quiet_s=lambda *_: 10.0)
+    large, small = ct_slice(Rows=512, Columns=512, PixelData=bytes(2 * 512 * 512)), ct_slice()
+    with (
+        listening(NodeContext(full, context.door, context.sessions, context.settings)) as port,
+        wire_peer(port) as peer,
+    ):
+        peer.associate().send(store_request(encoded(large), str(large.SOPInstanceUID)))
+        assert peer.status() == 0xA700
+        assert not leftovers(context)
+        peer.send(store_request(encoded(small), str(small.SOPInstanceUID)))
+        assert peer.status() == 0x0000
+
+
+@pytest.mark.parametrize("how", ["closed", "reset", "aborted", "released"])
+def test_an_object_that_never_ends_leaves_nothing(context, how):
+    ds = ct_slice(Rows=512, Columns=512, PixelData=bytes(2 * 512 * 512))
+    with listening(context) as port, wire_peer(port) as peer:
+        pdus = split_pdus(store_request(encoded(ds), str(ds.SOPInstanceUID)))
+        cut = pdus[20][:100] if how in {"closed", "reset"} else b""
+        peer.associate().send(b"".join(pdus[:20]) + cut)
+        while not leftovers(context):
+            time.sleep(0.01)
+        if how == "reset":
+            peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes((1, 0, 0, 0, 0, 0, 0, 0)))
+        elif how in {"aborted", "released"}:
+            peer.send(ABORT if how == "aborted" else RELEASE)
+    assert not leftovers(context)
+    assert rows(context.sessions, Instance) == []
+    (ended,) = rows(context.sessions, PeerAssociation)
+    assert ended.ended_how == {"closed": "lost", "reset": "lost"}.get(how, how)
+    assert audit_tags(context.sessions).count("association:finished") == 1
+
+
+def test_a_node_that_stops_ends_idle_associations_at_once_and_lets_a_store_finish(context):
+    closing = Closing()
+    ds = ct_slice()
+    request = store_request(encoded(ds), str(ds.SOPInstanceUID))
+    with listening(context, closing) as port, wire_peer(port) as idle, wire_peer(port) as storing:
+        idle.associate()
+        storing.associate().send(request[:500])
+        while not leftovers(context):
+            time.sleep(0.01)
+        began = time.monotonic()
+        closing.ask(20)
+        assert idle.rest() == USER_ABORT
+        assert time.monotonic() - began < 10
+        storing.send(request[500:])
+        assert storing.status() == 0x0000
+        assert storing.rest() == USER_ABORT
+    assert len(rows(context.sessions, Instance)) == 1
+    closing.close()
+
+
+def test_a_store_that_outlasts_the_grace_is_cut_off(context):
+    closing = Closing()
+    with listening(context, closing) as port, wire_peer(port) as peer:
+        peer.associate().send(store_request(bytes(5000), "1.2.3")[:500])
+        while not leftovers(context):
+            time.sleep(0.01)
+        closing.ask(0.2)
+        assert peer.rest() == USER_ABORT
+    assert not leftovers(context)
+    closing.close()
 
 
 # Time
