@@ -2,7 +2,6 @@
 
 import socket
 import threading
-import time
 
 import pytest
 from pydicom.uid import CTImageStorage
@@ -20,12 +19,7 @@ from tests.node_support import (
     running_node,
     store_bytes,
 )
-
-
-def rejection(assoc):
-    answer = assoc.acceptor.primitive
-    assert assoc.is_rejected
-    return answer.result, answer.result_source, answer.diagnostic
+from tests.peers_support import rejection, until_established
 
 
 def test_echo_is_answered(tmp_path, sqlite_sessions):
@@ -72,11 +66,7 @@ def test_associations_above_the_limit_are_rejected_for_the_moment(tmp_path, sqli
         assert rejection(associate(node.port)) == (2, 3, 2)
         for assoc in held:
             assoc.release()
-        while node._server.active_associations:
-            time.sleep(0.01)
-        again = associate(node.port)
-        assert again.is_established
-        again.release()
+        until_established(lambda: associate(node.port)).release()
 
 
 def test_announced_pdu_size_and_implementation_are_ours(tmp_path, sqlite_sessions):
