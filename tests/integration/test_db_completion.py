@@ -13,6 +13,7 @@ from db import lifecycle, queries
 from db.expectation_models import Expectation, ExpectedInstance
 from db.lifecycle import expectations
 from db.models import AuditEvent, OutboxMessage, Reading, Series, Study
+from db.prior_models import PriorSearch, SearchState
 from db.queries import Tab, worklist
 from db.types import ExpectationSource, ExpectationState, ReadingState, utcnow
 from db.uow import Actor, unit_of_work
@@ -52,9 +53,9 @@ def received(sessions, study=STUDY, *, images, quiet_s):
     return Journey(sessions, study_id, receiving(sessions, study_id))
 
 
-def timer_of(sessions, now=None, book=BOOK):
+def timer_of(sessions):
     with sessions() as session:
-        (found,) = queries.completion_timers(session, book, priors_wait_s=0.0, now=now or utcnow())
+        (found,) = queries.completion_timers(session, BOOK, priors_wait_s=60.0, now=utcnow())
     return found
 
 
@@ -283,3 +284,34 @@ def test_the_same_step_announced_by_two_at_once_is_kept_once(sessions):
 
     with ThreadPoolExecutor(2) as pool:
         assert sorted(pool.map(one, range(2))) == ["kept", "known"]
+
+
+def test_priors_that_are_looked_for_are_waited_for_and_not_for_ever(sessions):
+    journey = received(sessions, images=2, quiet_s=10.0)
+    announce(sessions, names(1, 2))  # all is here: only the search holds it
+    patient = Completion(sessions, BOOK, priors_wait_s=60.0)
+    with sessions.begin() as session:
+        session.add(PriorSearch(study_id=journey.study_id, state=SearchState.WAITING))
+    assert patient.sweep(later(0)) == 0
+    assert patient.sweep(later(11)) == 0
+    assert timer_of(sessions).timer.waits_for == ("earlier studies of this patient",)
+    assert patient.sweep(later(71)) == 1
+    other = received(sessions, "1.2.5", images=1, quiet_s=10.0)
+    with sessions.begin() as session:
+        session.add(PriorSearch(study_id=other.study_id, state=SearchState.WAITING))
+    assert patient.sweep(later(11)) == 0
+    with sessions.begin() as session:
+        session.scalars(select(PriorSearch).filter_by(study_id=other.study_id)).one().state = SearchState.DONE
+    assert patient.sweep(later(11)) == 1
+
+
+def test_a_search_that_begins_after_a_study_was_looked_at_is_waited_for(sessions):
+    journey = received(sessions, images=1, quiet_s=10.0)
+    announce(sessions, names(1, 2))  # one is missing, so the sweeper looks and goes on waiting
+    patient = Completion(sessions, BOOK, priors_wait_s=600.0)
+    assert patient.sweep(later(11)) == 0
+    with sessions.begin() as session:
+        session.add(PriorSearch(study_id=journey.study_id, state=SearchState.WAITING))
+    for _ in range(3):
+        assert patient.sweep(later(101)) == 0
+    assert patient.sweep(later(611)) == 1
