@@ -22,6 +22,7 @@ from instances.storing import Keeper
 _CONNECT_S, _READ_S = 10.0, 60.0
 _PAGE = 500
 _AS_STORED = 'multipart/related; type="application/dicom"; transfer-syntax=*'
+_NO_DICOMWEB = "what it answered is no DICOMweb"
 _WORDS = {
     401: "it does not accept our bearer token",
     403: "our bearer token may not do this",
@@ -150,9 +151,11 @@ def _named() -> Iterator[None]:
     except requests.HTTPError as exc:
         status = exc.response.status_code if exc.response is not None else 0
         raise PeerUnavailableError(f"it answered {status}: {_WORDS.get(status, 'it cannot do this now')}") from exc
+    except (requests.exceptions.InvalidJSONError, requests.exceptions.ContentDecodingError) as exc:
+        raise PeerUnavailableError(_NO_DICOMWEB) from exc
     except requests.Timeout as exc:
         raise PeerUnavailableError("it did not answer in time") from exc
     except requests.RequestException as exc:
         raise PeerUnavailableError("no connection, or it was lost") from exc
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as exc:
-        raise PeerUnavailableError("what it answered is no DICOMweb") from exc
+        raise PeerUnavailableError(_NO_DICOMWEB) from exc

@@ -6,6 +6,7 @@ need=""
 have() { command -v "$1" >/dev/null 2>&1; }
 have storescu || need="$need dcmtk"
 have Orthanc || need="$need orthanc"
+[ -e /usr/share/orthanc/plugins/libOrthancDicomWeb.so ] || need="$need orthanc-dicomweb"
 have chromium || have chromium-browser || need="$need chromium"
 ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || need="$need postgresql"
 [ -z "$need" ] && exit 0

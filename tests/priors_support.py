@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -107,9 +108,9 @@ class Site:
         for one in images:
             assert store(self.node.port, one)[0] == 0
 
-    def fetch(self) -> int:
-        """One pass of the duty."""
-        return fetch_due(self.sessions, self.settings, utcnow())
+    def fetch(self, *, after_s: float = 0.0) -> int:
+        """One pass of the duty, some time from now."""
+        return fetch_due(self.sessions, self.settings, utcnow() + timedelta(seconds=after_s))
 
     def rows(self, kind: type[Any], **columns: Any) -> list[Any]:
         """Rows of a table."""

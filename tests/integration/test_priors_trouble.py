@@ -20,7 +20,6 @@ from config.errors import PeerUnavailableError
 from db.lifecycle import priors as lifecycle
 from db.prior_models import PriorState, SearchState
 from db.types import utcnow
-from dicom_node.priors import fetch_due
 from dicom_node.retrieve import Retrieval, get_contexts, move
 from dicom_node.scu import Address
 from tests.node_support import ct_slice
@@ -65,11 +64,6 @@ def archive(
         server.shutdown()
 
 
-def later(site: Site, seconds: float) -> int:
-    """One pass of the duty some time from now."""
-    return fetch_due(site.sessions, site.settings, utcnow() + timedelta(seconds=seconds))
-
-
 def as_part10(image: Dataset) -> Dataset:
     image.file_meta = FileMetaDataset()
     image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -91,7 +85,7 @@ def test_an_archive_that_is_away_is_asked_again_and_the_study_goes_on(
         assert site.fetch() == 0
         assert site.search().attempts == 1  # not before its time
         for _ in range(7):
-            assert later(site, 7200) == 0
+            assert site.fetch(after_s=7200) == 0
         search = site.search()
         assert (search.state, search.attempts) == (SearchState.FAILED, 8)
         with site.sessions() as session:
@@ -133,7 +127,7 @@ def test_a_lost_association_is_retried_and_what_came_stays(tmp_path: Path, sqlit
         assert prior.reason == "the association was lost before the study was there"
         assert site.held(images[0].StudyInstanceUID) == [images[0].SOPInstanceUID]
         assert [event.outcome for event in site.events("prior:failed")] == ["failure"]
-        assert later(site, 60) == 1
+        assert site.fetch(after_s=60) == 1
         assert len(site.held(images[0].StudyInstanceUID)) == 3
         assert site.study(images[0].StudyInstanceUID).is_prior
         assert len(set(attempts)) == 1  # the late arrivals of an attempt belong to the next
@@ -158,7 +152,7 @@ def test_instances_an_archive_cannot_send_are_counted_and_asked_for_again(
         assert site.fetch() == 0
         (prior,) = site.priors()
         assert prior.reason == "odd: 1 of its instances could not be sent, 1 are here"
-        assert later(site, 60) == 1
+        assert site.fetch(after_s=60) == 1
 
 
 def test_a_move_destination_nobody_knows_is_told_to_the_administrator(
