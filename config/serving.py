@@ -14,7 +14,6 @@ from gunicorn.glogging import Logger
 from gunicorn.workers.gthread import ThreadWorker
 
 _LINGER_S = 2.0
-_REQUEST_S = 20.0  # to finish a TLS handshake and send the header of a request
 _LOOK_S = 1.0
 
 
@@ -37,6 +36,7 @@ class PoliteWorker(ThreadWorker):  # type: ignore[misc, unused-ignore]
     """
 
     places: AbstractContextManager[Any] = nullcontext()
+    request_s = 20.0  # to finish a TLS handshake and send the header of a request
 
     def init_process(self) -> None:
         """Watch the connections, and serve until told to stop."""
@@ -64,7 +64,7 @@ class PoliteWorker(ThreadWorker):  # type: ignore[misc, unused-ignore]
     def _watch(self) -> None:
         while True:
             time.sleep(_LOOK_S)
-            late = time.monotonic() - _REQUEST_S
+            late = time.monotonic() - self.request_s
             for conn, begun in list(self._begun.items()):
                 if begun < late:
                     with contextlib.suppress(OSError):

@@ -13,7 +13,7 @@ from dashboard.app import create_app
 from db.engine import make_engine, make_sessions
 
 _SILENCE_S = 60  # in the middle of a request's body, or of reading an answer
-_RECEIVING = 32  # threads beside those that answer, for handshakes and headers
+_RECEIVING = 64  # threads beside those that answer, for handshakes and headers
 
 
 class _Web(BaseApplication):  # type: ignore[misc, unused-ignore]

@@ -128,8 +128,8 @@ def instance(sessions: sessionmaker[Session], sop_instance_uid: str) -> Instance
 
 
 @contextmanager
-def serving(folder: Path, **environment: str) -> Iterator[Served]:
-    """Run ``firstread web`` in a process of its own, on a free port."""
+def serving(folder: Path, *, before: str = "", **environment: str) -> Iterator[Served]:
+    """Run ``firstread web`` in a process of its own, on a free port; ``before`` is Python that it runs first."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -140,7 +140,7 @@ def serving(folder: Path, **environment: str) -> Iterator[Served]:
         "FIRSTREAD_DICOM__MIN_FREE_BYTES": "0",
         **environment,
     }
-    order = [sys.executable, "-m", "firstread", "web"]
+    order = [sys.executable, "-c", f"{before}\nfrom firstread.cli import app\napp(['web'])"]
     with (folder / "web.log").open("wb") as log:
         process = subprocess.Popen(order, cwd=ROOT, env=os.environ | variables, stdout=log, stderr=log)
     scheme = "https" if "FIRSTREAD_WEB__TLS_KEY" in environment else "http"
