@@ -49,6 +49,7 @@ def handle_request(event: Event, context: NodeContext) -> None:
     except Exception as exc:  # noqa: BLE001 the process edge: pynetdicom would let the caller in
         log.error("association.failed", error=type(exc).__name__, host=str(event.assoc.requestor.address))  # noqa: TRY400
         reject(event.assoc, NOT_READY)
+        handle_end(event, context, "aborted")  # when it was counted already
 
 
 def _answer_request(event: Event, context: NodeContext) -> None:

@@ -263,6 +263,9 @@ _VERIFY = {  # X509_V_ERR_*, x509_vfy.h
     26: "its certificate is not for this purpose",
     62: "its certificate is for another host name",
     64: "its certificate is for another address",
+    66: "the key of its certificate is too short",
+    67: "the key of its authority is too short",
+    68: "its certificate is signed with an outdated method",
 }
 _ALERTS = {  # what the other side, or OpenSSL, calls it
     "CERTIFICATE_REQUIRED": "it wants a certificate from us",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
@@ -38,10 +38,17 @@ class Authority:
         self.file.write_bytes(made.public_bytes(Encoding.PEM))
 
     def issue(
-        self, name: str, *, subject: str = "", host: str = "localhost", days: float = 30, since_days: float = 1
+        self,
+        name: str,
+        *,
+        subject: str = "",
+        host: str = "localhost",
+        days: float = 30,
+        since_days: float = 1,
+        rsa_bits: int = 0,
     ) -> Issued:
-        """Write ``name.pem`` and ``name.key``; ``days`` may be negative: expired."""
-        key = ec.generate_private_key(ec.SECP256R1())
+        """Write ``name.pem`` and ``name.key``, expired where ``days`` is negative; elliptic curve unless RSA is asked."""
+        key = rsa.generate_private_key(65537, rsa_bits) if rsa_bits else ec.generate_private_key(ec.SECP256R1())
         named = x509.Name.from_rfc4514_string(subject or f"CN={name},O=Hospital")
         start = datetime.now(UTC) - timedelta(days=since_days) + (timedelta(days=days) if days < 0 else timedelta())
         builder = _builder(named, self._name, key.public_key(), start, since_days + days if days > 0 else since_days)
@@ -66,7 +73,11 @@ class Authority:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, start: datetime, days: float
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey,
+    start: datetime,
+    days: float,
 ) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()

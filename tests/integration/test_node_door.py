@@ -15,9 +15,11 @@ from config.settings import TlsSettings
 from db.engine import make_engine, make_sessions
 from db.models import AuditEvent, PeerAssociation
 from dicom_node import scu
-from dicom_node.context import Asking
+from dicom_node.context import Asking, NodeContext
 from dicom_node.door import Door
+from dicom_node.listener import Listener, open_ears
 from dicom_node.names import Names
+from instances.inbox import make_inbox
 from tests.dcmtk import tool
 from tests.node_support import node_settings, rows, running_node
 from tests.peers_support import add, call, rejection, until_established
@@ -194,6 +196,30 @@ def until_ended(sessions):
     while not all(row.ended_at for row in rows(sessions, PeerAssociation)):
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+class BrokenDoor:
+    """A doorkeeper with a defect."""
+
+    def enter(self, asking):
+        raise KeyError(asking.calling_ae)
+
+    def leave(self, association_id, **how):
+        raise AssertionError("nobody came in")
+
+
+@pytest.mark.parametrize("fast_receive", [True, False])
+def test_a_defect_of_ours_lets_nobody_in(tmp_path, sqlite_sessions, fast_receive):
+    settings = node_settings(tmp_path, dicom={"fast_receive": fast_receive})
+    inbox = make_inbox(sqlite_sessions, settings)
+    inbox.prepare()
+    ears = open_ears(settings)
+    listener = Listener(ears, NodeContext(inbox, BrokenDoor(), sqlite_sessions, settings))
+    listener.start()
+    try:
+        assert rejection(call(ears[0].port)) == (2, 3, 1)
+    finally:
+        listener.stop(1.0)
 
 
 # --- odd AE titles ----------------------------------------------------------------------------------------

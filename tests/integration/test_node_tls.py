@@ -35,6 +35,8 @@ def certificates(authority, tmp_path_factory):
         "CT1": authority.issue("CT1"),
         "MR1": authority.issue("MR1"),
         "expired": authority.issue("expired", subject=SUBJECT, days=-2),
+        "short": authority.issue("short", subject=SUBJECT, rsa_bits=1024),
+        "rsa": authority.issue("rsa", subject=SUBJECT, rsa_bits=2048),
         "stranger": stranger.issue("CT1"),
         "forged": impostor.issue("CT1"),
     }
@@ -76,6 +78,10 @@ def test_a_peer_with_its_certificate_stores(node, authority, certificates, tmp_p
     assert (association.tls_subject, association.calling_ae) == (SUBJECT, "CT1")
     accepted = [e for e in rows(node.sessions, AuditEvent) if e.tag == "association:accepted"]
     assert [e.detail["tls_subject"] for e in accepted] == [SUBJECT]
+
+
+def test_rsa_certificates_do_too(node, authority, certificates):
+    scu.echo(caller(node, authority, certificates["rsa"]))
 
 
 def test_the_name_of_the_node_is_compared_by_the_caller(node, authority, certificates):
@@ -143,6 +149,14 @@ def client(authority, issued=None):
     if issued:
         context.load_cert_chain(issued.certificate, issued.key)
     return context
+
+
+def test_a_certificate_with_a_short_key_is_refused(node, authority, certificates):
+    short = client(authority)
+    short.set_ciphers("DEFAULT:@SECLEVEL=0")  # a caller that does not mind
+    short.load_cert_chain(certificates["short"].certificate, certificates["short"].key)
+    assert isinstance(attempt(node, short), ssl.SSLError)
+    assert "the key of its certificate is too short" in wait_for_refusals(node, 1)[0].rejected
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
