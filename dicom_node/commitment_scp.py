@@ -37,11 +37,11 @@ from dicom_node.same_association import send_event_report, when_answered
 from instances.part10 import dataset_digest
 
 log = structlog.get_logger()
-LEASE_S = 600.0
+LEASE_S = 180.0  # longer than a peer has for its answer
 RETRY_BASE_S = 30.0
 MAX_ATTEMPTS = 12  # with an hour at most between two attempts: about six hours
 _BATCH = 16
-_FILES_AT_ONCE = 500  # between two renewals of the lease
+_FILES_AT_ONCE = 100  # between two renewals of the lease
 _HERE_S = 60.0  # a peer has this long to take a report on the association it opened
 _QUICK_BYTES = 1 << 28  # what is read again while such an association waits
 _WELL_KNOWN = (StorageCommitmentPushModel, StorageCommitmentPushModelInstance)

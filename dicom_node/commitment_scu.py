@@ -25,7 +25,7 @@ from dicom_node import scu
 from dicom_node.context import NodeContext
 
 log = structlog.get_logger()
-PATIENCE = Patience(wait_s=3600.0, max_attempts=8)
+PATIENCE = Patience(wait_s=60.0, max_attempts=11)  # pauses from a minute to 17 hours: 34 hours in all
 RETRY_BASE_S = 60.0  # after a request that was not taken
 AT_ONCE = 500  # objects in one request
 SAME_ASSOCIATION_S = 5.0

@@ -1,7 +1,9 @@
 """Deliver what is owed: claim, send in order, record each answer."""
 
 import random
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from itertools import groupby
 
@@ -19,7 +21,7 @@ from dicom_node import scu
 from instances.part10 import HEAD_BYTES, split_file
 
 log = structlog.get_logger()
-LEASE_S = 900.0
+LEASE_S = 30.0  # renewed while the sender lives, so that what a killed one had claimed is soon sent by another
 RETRY_BASE_S = 15.0
 MAX_ATTEMPTS = 12  # with the hour lifecycle allows at most between two attempts: about five hours
 _BATCH = 64
@@ -38,13 +40,38 @@ def deliver_due(sessions: sessionmaker[Session], settings: Settings, now: dateti
     jobs = _claim(sessions, now)
     known = {destination.name: destination for destination in settings.destinations}
     accepted = 0
-    for name, some in groupby(sorted(jobs, key=_rank), key=lambda job: job.destination):
-        destination = known.get(name)
-        if destination is None:
-            _fail_all(sessions, some, "this destination is not configured")
-        else:
-            accepted += _deliver(sessions, settings, destination, list(some))
+    with _held(sessions, jobs):
+        for name, some in groupby(sorted(jobs, key=_rank), key=lambda job: job.destination):
+            destination = known.get(name)
+            if destination is None:
+                _fail_all(sessions, some, "this destination is not configured")
+            else:
+                accepted += _deliver(sessions, settings, destination, list(some))
     return accepted
+
+
+@contextmanager
+def _held(sessions: sessionmaker[Session], jobs: Sequence[DeliveryJob]) -> Iterator[None]:
+    """Renew the leases of ``jobs`` from a thread beside the sender, which may wait minutes for one answer."""
+    done = threading.Event()
+
+    def renew() -> None:
+        while not done.wait(LEASE_S / 3):
+            try:
+                with unit_of_work(sessions, _SENDER) as uow:
+                    deliveries.hold_deliveries(uow, jobs, utcnow(), lease_s=LEASE_S)
+            except AppError as exc:
+                log.warning("delivery.not_held", error=exc)
+
+    thread = threading.Thread(target=renew, name="hold", daemon=True)
+    if jobs:
+        thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        if jobs:
+            thread.join()
 
 
 def _claim(sessions: sessionmaker[Session], now: datetime) -> list[DeliveryJob]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
-from sqlalchemy import and_, or_, select
+from sqlalchemy import and_, or_, select, tuple_, update
 
 from config.errors import LifecycleError
 from db.lifecycle.moves import locked, move_delivery
@@ -102,6 +102,19 @@ def renew_delivery(uow: UnitOfWork, job: DeliveryJob, now: datetime, *, lease_s:
         return False
     delivery.lease_until = now + timedelta(seconds=lease_s)
     return True
+
+
+def hold_deliveries(uow: UnitOfWork, jobs: Sequence[DeliveryJob], now: datetime, *, lease_s: float) -> None:
+    """Keep claimed objects for longer: their sender is alive. What somebody else took meanwhile stays theirs."""
+    uow.session.execute(
+        update(Delivery)
+        .where(
+            Delivery.state == DeliveryState.SENDING,
+            tuple_(Delivery.id, Delivery.attempts).in_([(job.delivery_id, job.attempts) for job in jobs]),
+        )
+        .values(lease_until=now + timedelta(seconds=lease_s))
+        .execution_options(synchronize_session=False)
+    )
 
 
 def delivered(uow: UnitOfWork, delivery_id: UUID) -> None:

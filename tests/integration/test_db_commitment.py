@@ -13,7 +13,7 @@ from db.lifecycle import commitment_requests as requests
 from db.lifecycle import commitments
 from db.lifecycle.commitment_requests import CommitmentAsked
 from db.lifecycle.commitments import CommitmentAnswer, Patience
-from db.lifecycle.deliveries import renew_delivery
+from db.lifecycle.deliveries import hold_deliveries, renew_delivery
 from db.models import Delivery, Reading
 from db.queries import problems
 from db.types import CommitmentState, DeliveryState, utcnow
@@ -217,6 +217,12 @@ def test_a_sender_that_lost_its_lease_neither_sends_nor_decides(sessions):
     with unit_of_work(sessions, SENDER) as uow:
         second = lifecycle.claim_delivery(uow, utcnow() + timedelta(seconds=25), lease_s=10)
     assert second.attempts == 2
+    with unit_of_work(sessions, SENDER) as uow:  # the first is slow, not dead: it must not hold what the second has
+        hold_deliveries(uow, [first], utcnow() + timedelta(seconds=900), lease_s=10)
+        assert uow.session.get(Delivery, first.delivery_id).lease_until == second.lease_until
+        hold_deliveries(uow, [second], utcnow() + timedelta(seconds=900), lease_s=10)
+    with unit_of_work(sessions, SENDER) as uow:
+        assert lifecycle.claim_delivery(uow, utcnow() + timedelta(seconds=905), lease_s=10) is None
     with pytest.raises(LifecycleError, match="somebody else"), unit_of_work(sessions, SENDER) as uow:
         renew_delivery(uow, first, utcnow(), lease_s=10)
     with pytest.raises(LifecycleError, match="somebody else"), unit_of_work(sessions, SENDER) as uow:

@@ -192,14 +192,14 @@ def test_what_a_report_does_not_mention_or_names_under_another_class_is_not_comm
 
 
 def test_without_an_answer_it_is_asked_again_with_longer_pauses_then_a_person_is_called(asked):
-    assert ask_due(asked.sessions, asked.settings, soon() + timedelta(minutes=59)) == 0
+    assert ask_due(asked.sessions, asked.settings, soon() + timedelta(seconds=50)) == 0
     now = utcnow()
     for attempt in range(2, commitment_scu.PATIENCE.max_attempts + 1):
         now += timedelta(hours=25)
         assert ask_due(asked.sessions, asked.settings, now) == 2
         assert rows(asked.sessions, Delivery)[0].commitment_attempts == attempt
     waits = [d.commitment_due_at - now for d in rows(asked.sessions, Delivery)]
-    assert waits == [timedelta(days=1)] * 2
+    assert waits == [timedelta(seconds=60 * 2**10)] * 2
     assert len({transaction for transaction, _ in asked.archive.asked}) == commitment_scu.PATIENCE.max_attempts
     assert ask_due(asked.sessions, asked.settings, now + timedelta(hours=25)) == 0
     assert states(asked.sessions) == both(DeliveryState.DELIVERED, CommitmentState.ALARM)
