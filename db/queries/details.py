@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import Select, case, func, select
 from sqlalchemy.orm import Session
 
-from db.models import AuditEvent, Delivery, Instance, Quarantined, Reading, ResultObject, Series, Study
+from db.models import Delivery, Instance, Quarantined, Reading, ResultObject, Series, Study
 from db.report_models import Draft, Evidence, Finding, Report, ReportRevision, Signature, UserAccount
 from db.types import Priority, ReadingState
 
@@ -95,29 +95,6 @@ class ReportDetail:
     revisions: list[ReportRevision]
     signatures: list[Signature]
     locked_by: UserAccount | None
-
-
-@dataclass(frozen=True)
-class Reception:
-    """The Instances one source sent for one revision."""
-
-    revision: int
-    calling_ae: str
-    instances: int
-    bytes: int
-    first_at: datetime
-    last_at: datetime
-
-
-@dataclass(frozen=True)
-class Tracer:
-    """Every step of one Study, from its first Instance to its last delivery, with the events that prove them."""
-
-    detail: StudyDetail
-    receptions: list[Reception]
-    revisions: list[ReportRevision]
-    evidence: list[Evidence]
-    events: list[AuditEvent]
 
 
 def waiting_readings(session: Session, limit: int) -> list[UUID]:
@@ -234,35 +211,6 @@ def deliveries(session: Session, study_id: UUID) -> list[DeliveryRow]:
         .order_by(Delivery.created_at, Delivery.destination, Delivery.id)
     )
     return [DeliveryRow(delivery, made) for delivery, made in session.execute(query)]
-
-
-def tracer(session: Session, study_id: UUID) -> Tracer | None:
-    """Return every step of one Study; None when there is none."""
-    detail = study_detail(session, study_id)
-    if detail is None:
-        return None
-    sources = (
-        select(
-            Instance.revision,
-            Instance.calling_ae,
-            func.count(),
-            func.sum(Instance.size_bytes),
-            func.min(Instance.received_at),
-            func.max(Instance.received_at),
-        )
-        .where(Instance.study_id == study_id)
-        .group_by(Instance.revision, Instance.calling_ae)
-        .order_by(Instance.revision, Instance.calling_ae)
-    )
-    evidence = select(Evidence).join(Draft, Draft.id == Evidence.draft_id).where(Draft.study_id == study_id)
-    events = select(AuditEvent).where(AuditEvent.study_id == study_id).order_by(AuditEvent.seq)
-    return Tracer(
-        detail=detail,
-        receptions=[Reception(*row) for row in session.execute(sources)],
-        revisions=_revisions(session, detail.report.id),
-        evidence=_all(session, evidence.order_by(Evidence.created_at, Evidence.id)),
-        events=_all(session, events),
-    )
 
 
 def _all(session: Session, query: Select[T]) -> list[T]:

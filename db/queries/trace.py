@@ -107,6 +107,7 @@ def _study(session: Session, study: Study, now: datetime, ways: Ways) -> StudyTr
             peers=sorted({study.calling_ae, *(one.calling_ae for one in came_on)} - {""}),
             addresses=sorted({one.address for one in came_on} - {""}),
         ),
+        receptions=steps.receptions(session, study.id),
         series=steps.series(session, study.id),
         quarantined=steps.quarantined_of(session, study),
         expectations=steps.expectations(session, study.study_instance_uid),

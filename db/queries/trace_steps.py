@@ -24,6 +24,7 @@ from db.queries.trace_values import (
     QuarantineTrace,
     QueueTrace,
     ReadingTrace,
+    ReceptionTrace,
     ReportTrace,
     SeriesTrace,
 )
@@ -71,6 +72,27 @@ def refused_associations(
 def _association(row: PeerAssociation, brought: int) -> AssociationTrace:
     names = AssociationTrace.__dataclass_fields__.keys() - {"instances_of_study"}
     return AssociationTrace(**{name: getattr(row, name) for name in names}, instances_of_study=brought)
+
+
+def receptions(session: Session, study_id: UUID) -> tuple[ReceptionTrace, ...]:
+    """Return who sent how much of the Study, for which revision."""
+    query = (
+        select(
+            Instance.revision,
+            Instance.calling_ae,
+            func.count(),
+            func.sum(Instance.size_bytes),
+            func.min(Instance.received_at),
+            func.max(Instance.received_at),
+        )
+        .where(Instance.study_id == study_id)
+        .group_by(Instance.revision, Instance.calling_ae)
+        .order_by(Instance.revision, Instance.calling_ae)
+    )
+    return tuple(
+        ReceptionTrace(revision, source, number, int(size), first, last)
+        for revision, source, number, size, first, last in session.execute(query)
+    )
 
 
 def series(session: Session, study_id: UUID) -> tuple[SeriesTrace, ...]:

@@ -26,6 +26,18 @@ class AssociationTrace:
 
 
 @dataclass(frozen=True)
+class ReceptionTrace:
+    """The Instances one source sent for one revision, by association or otherwise."""
+
+    revision: int
+    calling_ae: str
+    instances: int
+    size_bytes: int
+    first_received_at: datetime
+    last_received_at: datetime
+
+
+@dataclass(frozen=True)
 class SeriesTrace:
     """One Series: how many Instances are known, how many of their files retention deleted."""
 
@@ -226,6 +238,7 @@ class StudyTrace:
     expected_by: str
     associations: tuple[AssociationTrace, ...]
     refused_associations: tuple[AssociationTrace, ...]
+    receptions: tuple[ReceptionTrace, ...]
     series: tuple[SeriesTrace, ...]
     quarantined: tuple[QuarantineTrace, ...]
     expectations: tuple[ExpectationTrace, ...]

@@ -1,16 +1,14 @@
-"""Questions: the reading list's order, pages, counts and search; details, record and tracer."""
+"""Questions: the reading list's order, pages, counts and search; details and record."""
 
 from datetime import timedelta
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import select
 
 from config.errors import RefusedInputError
 from config.routing import RoutingVerdict
 from db import lifecycle, queries
 from db.audit import AuditTag
-from db.models import Reading
 from db.queries import Tab
 from db.types import Priority, ReportState, utcnow
 from db.uow import unit_of_work
@@ -198,7 +196,6 @@ def test_details_hold_what_belongs_together(sessions):
         assert queries.study_detail(session, uuid4()) is None
         assert queries.reading_detail(session, uuid4()) is None
         assert queries.report_detail(session, uuid4()) is None
-        assert queries.tracer(session, uuid4()) is None
     assert [(s.series.modality, s.instances) for s in study.series] == [("CT", 2)]
     assert [d.id for d in study.drafts] == [journey.draft_id]
     assert len(study.objects) == len(study.deliveries) == 2
@@ -263,24 +260,3 @@ def test_problems_show_what_failed_is_held_was_doubted_or_not_delivered(sessions
     assert [(d.delivery.last_error, d.object.id) for d in seen.deliveries] == [
         ("refused", seen.deliveries[0].object.id)
     ]
-
-
-def test_the_tracer_tells_a_study_from_first_image_to_last_delivery(sessions):
-    journey = received(sessions).queued().running().drafted()
-    reader = person(sessions)
-    sign(journey, reader, decide_all(journey, reader, open_review(journey, reader)))
-    receive(sessions, header(9), calling_ae="PACS")
-    with sessions() as session:
-        trace = queries.tracer(session, journey.study_id)
-        newest = session.scalars(select(Reading.id).where(Reading.superseded.is_(False))).one()
-    assert [(r.revision, r.calling_ae, r.instances, r.bytes) for r in trace.receptions] == [
-        (1, "SCANNER", 2, 200),
-        (2, "PACS", 1, 100),
-    ]
-    assert trace.receptions[0].first_at.tzinfo is not None
-    assert [r.id for r in trace.detail.readings] == [newest, journey.reading_id]
-    assert [e.expert for e in trace.evidence] == ["CXR"]
-    assert [r.number for r in trace.revisions] == [1, 2]
-    assert [s.printed_name for s in trace.detail.signatures] == ["Dr reader"]
-    assert [e.tag for e in trace.events][:3] == ["study:received", "reading:complete", "reading:queued"]
-    assert trace.events[-1].tag == "report:late_images"

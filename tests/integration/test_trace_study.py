@@ -145,6 +145,21 @@ def test_the_whole_journey_is_told(sessions: Sessions) -> None:
     assert study.timeline_left_out == 0
 
 
+def test_who_sent_which_revision_is_told(sessions: Sessions) -> None:
+    journey = received(sessions).queued().running().drafted()
+    receive(sessions, header(9), calling_ae="PACS")
+    study = traced(sessions, str(journey.study_id))
+    assert [(one.revision, one.calling_ae, one.instances, one.size_bytes) for one in study.receptions] == [
+        (1, "SCANNER", 2, 200),
+        (2, "PACS", 1, 100),
+    ]
+    assert [(one.revision, one.state, one.superseded) for one in study.readings] == [
+        (1, "DRAFTED", True),
+        (2, "RECEIVING", False),
+    ]
+    assert study.timer.state in {"running", "due"}
+
+
 def test_no_answer_names_the_patient(sessions: Sessions) -> None:
     journey = received(sessions, patient_name="Doe^Jane", patient_birth_date="19700101", patient_id="SECRET-7")
     journey.queued().running().drafted()
