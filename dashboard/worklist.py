@@ -3,14 +3,14 @@
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
-from flask import Blueprint, flash, redirect, render_template, request, session, url_for
+from flask import Blueprint, current_app, flash, redirect, render_template, request, session, url_for
 from flask.typing import ResponseReturnValue
 
 from config.errors import RefusedInputError
-from config.routing import load_rule_book
+from config.routing import RuleBook, load_rule_book
 from dashboard.desk import OPENABLE
 from dashboard.people import audit_view, person, sessions, site, work
 from dashboard.permissions import Permission, requires
@@ -23,6 +23,7 @@ from db.types import Priority, ReadingState, ReportState, utcnow
 bp = Blueprint("worklist", __name__, url_prefix="/worklist")
 
 PAGE_SIZE = 50
+_RULES = "firstread.rules"
 _MODALITIES = ("CR", "CT", "DX", "MG", "MR", "NM", "PT", "RF", "US", "XA")
 _TITLES: Mapping[Tab, str] = {
     Tab.TO_READ: "AI drafted",
@@ -150,12 +151,20 @@ def _timers(rows: Iterable[WorklistRow]) -> dict[UUID, CompletionTimer]:
     with sessions()() as db:
         found = completion_timers(
             db,
-            load_rule_book(settings),
+            _rules(),
             priors_wait_s=settings.priors.wait_s,
             now=utcnow(),
             study_ids=open_ones,
         )
     return {one.study_id: one for one in found}
+
+
+def _rules() -> RuleBook:
+    """Return the rules as they were when they were first asked for: the sweeper, too, reads them once."""
+    book = current_app.extensions.get(_RULES)
+    if book is None:
+        book = current_app.extensions[_RULES] = load_rule_book(site())
+    return cast("RuleBook", book)
 
 
 def _asked() -> Asked:

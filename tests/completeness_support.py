@@ -1,8 +1,11 @@
 """What the tests of completeness share: a modality that reports its steps, and an archive that notifies."""
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -10,7 +13,9 @@ from pydicom.sequence import Sequence as Items
 from pydicom.uid import CTImageStorage, generate_uid
 from pynetdicom import AE
 from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import N_CREATE
 from pynetdicom.sop_class import InstanceAvailabilityNotification, ModalityPerformedProcedureStep
+from sqlalchemy.orm import Session, sessionmaker
 
 from config.routing import RuleBook, Rules
 from db.types import utcnow
@@ -38,11 +43,13 @@ def later(seconds: float) -> datetime:
 
 
 @contextmanager
-def peer(port: int, sop_class: str, *, calling_ae: str = "MODALITY") -> Iterator[Association]:
+def peer(
+    port: int, sop_class: str, *, calling_ae: str = "MODALITY", syntax: str | None = None
+) -> Iterator[Association]:
     """An association for one normalised service."""
     ae = AE(calling_ae)
     ae.acse_timeout = ae.dimse_timeout = 30
-    ae.add_requested_context(sop_class)
+    ae.add_requested_context(sop_class, syntax)
     assoc = ae.associate("127.0.0.1", port, ae_title=AE_TITLE)
     assert assoc.is_established
     yield assoc
@@ -130,3 +137,37 @@ def notify(port: int, attributes: Dataset, uid: str | None = None) -> Dataset:
     with peer(port, InstanceAvailabilityNotification, calling_ae="ARCHIVE") as assoc:
         response, _ = assoc.send_n_create(attributes, InstanceAvailabilityNotification, uid or str(generate_uid()))
     return response
+
+
+def send_bytes(assoc: Association, attribute_list: bytes, uid: str) -> int | None:
+    """Send any bytes as the Attribute List of an N-CREATE; return the status."""
+    request = N_CREATE()
+    request.MessageID = 7
+    request.AffectedSOPClassUID = ModalityPerformedProcedureStep
+    request.AffectedSOPInstanceUID = uid
+    request.AttributeList = BytesIO(attribute_list)
+    # the association's own thread must be at rest, or on a busy machine it takes the answer from us
+    assoc._reactor_checkpoint.clear()
+    while not assoc._reactor_checkpoint._cond._waiters and assoc.is_established:
+        time.sleep(0.0005)
+    assoc.dimse.send_msg(request, assoc.accepted_contexts[0].context_id)
+    _, answer = assoc.dimse.get_msg(block=True)
+    assoc._reactor_checkpoint.set()
+    return None if answer is None else answer.Status
+
+
+@contextmanager
+def no_database(sessions: sessionmaker[Session]) -> Iterator[None]:
+    """The SQLite database of these sessions is away meanwhile."""
+    engine = sessions.kw["bind"]
+    path = Path(engine.url.database)
+    engine.dispose()
+    names = [one for one in path.parent.iterdir() if one.name.startswith(path.name)]
+    for one in names:
+        one.rename(one.with_name(f"away-{one.name}"))
+    path.mkdir()
+    yield
+    engine.dispose()
+    path.rmdir()
+    for one in names:
+        one.with_name(f"away-{one.name}").rename(one)

@@ -48,16 +48,16 @@ def receiving(session: Session, study_ids: Iterable[UUID] | None = None) -> list
     said = select(func.max(Expectation.updated_at)).where(Expectation.study_instance_uid == Study.study_instance_uid)
     query = (
         select(
-            Reading.id,
-            Study.id,
+            Reading.id.label("reading_id"),
+            Study.id.label("study_id"),
             Study.called_ae,
             Study.last_received_at,
             Study.quiet_s,
             Study.instance_count,
-            func.coalesce(Study.expected_instances, 0),
+            func.coalesce(Study.expected_instances, 0).label("expected"),
             Study.complete_now,
             Study.is_prior,
-            said.correlate(Study).scalar_subquery(),
+            said.correlate(Study).scalar_subquery().label("announced_at"),
         )
         .join(Study, Study.id == Reading.study_id)
         .where(Reading.state == ReadingState.RECEIVING)
@@ -65,7 +65,7 @@ def receiving(session: Session, study_ids: Iterable[UUID] | None = None) -> list
     )
     if study_ids is not None:
         query = query.where(Study.id.in_(list(study_ids)))
-    return [Receiving(*row) for row in session.execute(query)]
+    return [Receiving(**row._mapping) for row in session.execute(query)]
 
 
 def situation(session: Session, one: Receiving, rules: Rules, *, now: datetime, priors_wait_s: float) -> Situation:

@@ -1,9 +1,12 @@
 """MPPS as SCP against a real SCU: statuses of PS3.4 Annex F, and what an announced Study waits for."""
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
-from pydicom.uid import UID, CTImageStorage, generate_uid
+from pydicom.uid import UID, CTImageStorage, ImplicitVRLittleEndian, generate_uid
+from pynetdicom.dsutils import encode
 from pynetdicom.sop_class import ModalityPerformedProcedureStep
 
 from db.expectation_models import Expectation, ExpectedInstance
@@ -14,9 +17,13 @@ from tests.completeness_support import (
     end_of_step,
     later,
     new_step,
+    no_database,
+    notice,
+    notify,
     peer,
     reference,
     rules,
+    send_bytes,
     set_step,
     sweep,
 )
@@ -258,6 +265,37 @@ def test_the_end_of_a_step_names_at_least_one_series(node, slices):
     wrong = end_of_step(["1..2"])
     assert set_step(node.port, step, wrong).Status == 0x0106
     assert set_step(node.port, step, end_of_step([], PerformedProcedureStepStatus="ENDED")).Status == 0x0106
+
+
+def test_without_a_database_no_step_is_acknowledged(node, slices):
+    step = begun(node, slices)
+    with no_database(node.sessions):
+        assert begin_step(node.port, "1.2.3")[1].Status == 0x0213
+        assert set_step(node.port, step, end_of_step(uids(slices))).Status == 0x0213
+        assert notify(node.port, notice("1.2.3", ["1.2.3.4"])).Status == 0x0213
+    assert [(one.object_uid, one.state) for one in rows(node.sessions, Expectation)] == [
+        (step, ExpectationState.IN_PROGRESS)
+    ]
+    assert set_step(node.port, step, end_of_step(uids(slices))).Status == 0x0000
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_bytes_that_are_no_attribute_list_are_refused_and_nothing_breaks(node, data):
+    whole = encode(new_step("1.2.3"), True, True)
+    kind = data.draw(st.sampled_from(["cut", "changed", "random"]))
+    if kind == "cut":
+        sent = whole[: data.draw(st.integers(1, len(whole) - 1))]
+    elif kind == "changed":
+        at = data.draw(st.integers(0, len(whole) - 1))
+        sent = whole[:at] + data.draw(st.binary(min_size=1, max_size=8)) + whole[at + 1 :]
+    else:
+        sent = data.draw(st.binary(min_size=1, max_size=200))
+    before = len(rows(node.sessions, Expectation))
+    with peer(node.port, ModalityPerformedProcedureStep, syntax=ImplicitVRLittleEndian) as assoc:
+        status = send_bytes(assoc, sent, str(generate_uid()))
+    assert status in {0x0000, 0x0106, 0x0110, 0x0120, 0x0121}
+    assert (status == 0x0000) == (len(rows(node.sessions, Expectation)) > before)
 
 
 def test_a_step_without_a_uid_gets_one_of_ours(node):
