@@ -1,13 +1,14 @@
 """``firstread doctor``: what this installation needs, looked at one by one."""
 
+import shlex
 import shutil
 import sqlite3
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from config.errors import AppError
 from config.routing import load_rule_book
-from config.settings import Settings
+from config.settings import Peer, Settings
 
 _RENEW_DAYS = 14
 
@@ -114,11 +115,27 @@ def _peers(settings: Settings) -> str:
             peers = known_peers(session, settings)
     except SQLAlchemyError as exc:
         raise ValueError("the database cannot say who may call: run firstread migrate") from exc
+    calling = [(other.ae_title, other.host) for other in settings.destinations if other.commitment]
+    calling += [(other.ae_title, other.host) for other in settings.priors.sources if other.method == "c-move"]
+    for ae_title, host in calling:
+        if not _may_call(peers, ae_title, host):
+            raise ValueError(
+                f"{ae_title} has to call us for storage commitment or C-MOVE and is no peer: "
+                f"firstread node peers add {shlex.quote(ae_title)} --host {host}"
+            )
     if not peers:
         return "none: anybody on this machine may call, nobody else"
     unbound = sorted({peer.ae_title for peer in peers if not peer.host and not peer.certificate_subject})
     note = f"; bound to nothing but a name: {', '.join(unbound)}" if unbound else ""
     return f"{len(peers)} may call{note}"
+
+
+def _may_call(peers: Sequence[Peer], ae_title: str, host: str) -> bool:
+    from dicom_node.policy import is_loopback
+
+    if peers:
+        return any(peer.ae_title == ae_title for peer in peers)
+    return host == "localhost" or is_loopback(host)
 
 
 def _port(host: str, port: int) -> str:

@@ -47,7 +47,7 @@ class Authority:
         since_days: float = 1,
         rsa_bits: int = 0,
     ) -> Issued:
-        """Write ``name.pem`` and ``name.key``, expired where ``days`` is negative; elliptic curve unless RSA is asked."""
+        """Write ``name.pem`` and ``name.key``; negative ``days``: expired. Elliptic curve unless RSA is asked."""
         key = rsa.generate_private_key(65537, rsa_bits) if rsa_bits else ec.generate_private_key(ec.SECP256R1())
         named = x509.Name.from_rfc4514_string(subject or f"CN={name},O=Hospital")
         start = datetime.now(UTC) - timedelta(days=since_days) + (timedelta(days=days) if days < 0 else timedelta())

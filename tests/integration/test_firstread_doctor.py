@@ -34,6 +34,18 @@ def test_peers_bound_to_a_name_only_are_named(tmp_path, sqlite_url):
     assert told(settings, "peers") == (True, "2 may call; bound to nothing but a name: PACS")
 
 
+def test_a_pacs_that_has_to_call_back_must_be_a_peer(tmp_path, sqlite_url):
+    pacs = {"name": "pacs", "ae_title": "PACS", "host": "10.0.0.9", "port": 104, "commitment": True}
+    settings = node_settings(tmp_path, database_url=sqlite_url, destinations=[pacs])
+    ok, said = told(settings, "peers")
+    assert not ok
+    assert said.endswith("and is no peer: firstread node peers add PACS --host 10.0.0.9")
+    add(make_sessions(make_engine(sqlite_url)), ae_title="PACS", host="10.0.0.9")
+    assert told(settings, "peers") == (True, "1 may call")
+    here = node_settings(tmp_path / "b", database_url=sqlite_url, destinations=[pacs | {"commitment": False}])
+    assert told(here, "peers")[0]
+
+
 def test_a_database_that_was_not_migrated_is_said(tmp_path):
     assert told(node_settings(tmp_path), "peers") == (
         False,
