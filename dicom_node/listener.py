@@ -30,6 +30,7 @@ log = structlog.get_logger()
 _BACKLOG = 128
 _MARGIN = 8  # connections beyond max_associations: those are told with an A-ASSOCIATE-RJ that there are too many
 _HANDSHAKE_S = 10.0
+_YIELD_S, _MOST_YIELDED = 0.0005, 20  # for each connection served: whoever serves fewer takes the next one
 _PAUSE_S = 0.2  # when no descriptor or memory is left for one more connection
 Address = tuple[Any, ...]
 
@@ -73,9 +74,11 @@ def open_ears(settings: Settings) -> list[Ear]:
 def _bind(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        listening = socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as exc:
         raise ConfigurationError(f"cannot listen on {host}:{port}: {exc.strerror}") from exc
+    listening.setblocking(False)  # several processes wait on it, and one of them gets the connection
+    return listening
 
 
 class Listener:
@@ -131,8 +134,11 @@ class Listener:
         while not self._closing.is_asked:
             self._slots.acquire()
             try:
-                connection, address = ear.socket.accept()
-            except OSError as exc:
+                connection, address = self._next(ear.socket)
+            except BlockingIOError:
+                self._slots.release()  # another process took it
+                continue
+            except (OSError, ValueError) as exc:  # ValueError: closed before the wait began
                 self._slots.release()
                 if _is_closed(ear.socket):
                     return
@@ -143,6 +149,21 @@ class Listener:
             with self._lock:
                 self._serving.add(thread)
             thread.start()
+
+    def _next(self, listening: socket.socket) -> tuple[socket.socket, Address]:
+        """Accept the next connection, after those processes that have less to do had their chance.
+
+        Raises:
+            BlockingIOError: another process took it.
+            OSError: nothing can be accepted, or the socket is closed.
+        """
+        waiting = select.poll()
+        waiting.register(listening, select.POLLIN)
+        waiting.poll()
+        time.sleep(_YIELD_S * min(len(self._serving), _MOST_YIELDED))
+        connection, address = listening.accept()
+        connection.setblocking(True)
+        return connection, address
 
     def _run(self, connection: socket.socket, address: Address, is_tls: bool) -> None:
         try:

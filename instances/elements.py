@@ -17,6 +17,8 @@ _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _LONG_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
 _MAX_DEPTH = 48
 _MAX_INFLATED = 1 << 30
+_SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
+_SHORT = struct.Struct("<HH2sH")  # an element header in Explicit VR with a 16-bit length (PS3.5 table 7.1-2)
 _TAG = struct.Struct("<HH")
 _U16 = struct.Struct("<H")
 _U32 = struct.Struct("<I")
@@ -77,7 +79,9 @@ class _Walk:
         found: dict[int, bytes] = {}
         position = 0
         while self._end - position >= 8:
-            tag, start, stop = self._element(position, implicit, 0)
+            tag, start, stop = self._short(position) if not implicit else (0, 0, 0)
+            if not tag or stop > self._end:
+                tag, start, stop = self._element(position, implicit, 0)
             if tag >> 16 not in self._groups:
                 raise UnreadableDatasetError(f"{_named(tag)} has no place in a Data Set")
             if tag in wanted:
@@ -88,6 +92,13 @@ class _Walk:
         if any(bytes(self._data[position : self._end])):
             raise UnreadableDatasetError(f"{self._end - position} stray bytes at the end")
         return found
+
+    def _short(self, position: int) -> tuple[int, int, int]:
+        """Return what :meth:`_element` does, quickly, for the most usual kind of element; zeros for any other."""
+        group, number, vr, length = _SHORT.unpack_from(self._data, position)
+        if vr not in _SHORT_VRS:
+            return 0, 0, 0
+        return group << 16 | number, position + 8, position + 8 + length
 
     def _element(self, position: int, implicit: bool, depth: int) -> tuple[int, int, int]:
         """Return tag, value start and the position after the element."""

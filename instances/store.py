@@ -144,15 +144,18 @@ class FileStore:
         return removed
 
 
-@contextmanager
-def named_errors() -> Iterator[None]:
+class named_errors:  # noqa: N801 a context manager is read as a verb
     """Turn an OSError into ours: a full disk, or trouble that may pass."""
-    try:
-        yield
-    except OSError as exc:
-        if exc.errno in _FULL:
-            raise OutOfSpaceError("the disk is full") from exc
-        raise TransientError(f"the file system answered {errno.errorcode.get(exc.errno or 0, 'an error')}") from exc
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _kind: type[BaseException] | None, error: BaseException | None, _at: object) -> None:
+        if not isinstance(error, OSError):
+            return
+        if error.errno in _FULL:
+            raise OutOfSpaceError("the disk is full") from error
+        name = errno.errorcode.get(error.errno or 0, "an error")
+        raise TransientError(f"the file system answered {name}") from error
 
 
 def sync_folder(folder: str | Path) -> None:
