@@ -48,9 +48,9 @@ def add(settings: Settings, **values: Any) -> str:
         is_first = not known_peers(session, settings)
     with unit_of_work(sessions, actor()) as uow:
         peers.add_peer(uow, peer)
-    if is_first:
-        return "this is the first peer: from now on only peers may call, also from this machine"
-    return ""
+    if peer.certificate_subject and not settings.dicom.tls.certificate:
+        return "the node has no TLS yet (dicom.tls): until it has, this peer cannot call"
+    return "this is the first peer: from now on only peers may call, also from this machine" if is_first else ""
 
 
 def remove(settings: Settings, ae_title: str, host: str | None) -> int:

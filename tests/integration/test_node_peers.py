@@ -269,6 +269,14 @@ def test_the_command_line_says_one_line_and_an_exit_code(tmp_path, sqlite_url, p
     assert firstread(tmp_path, "node", "peers", "echo", "PACS") == (0, "PACS answers\n")
     code, listed = firstread(tmp_path, "node", "peers", "list", "--json")
     assert (code, [row["ae_title"] for row in json.loads(listed)]) == (0, ["PACS"])
+    code, remarked = firstread(tmp_path, "node", "peers", "add", "MR1", "--certificate-subject", "CN=MR1")
+    assert (code, remarked.splitlines()) == (
+        0,
+        [
+            "MR1 may call from any address",
+            "the node has no TLS yet (dicom.tls): until it has, this peer cannot call",
+        ],
+    )
     assert firstread(tmp_path, "node", "peers", "remove", "PACS") == (0, "PACS was removed\n")
     assert firstread(tmp_path, "node", "peers", "remove", "PACS") == (2, "error: no peer PACS was added\n")
     assert firstread(tmp_path, "node", "peers", "test", "PACS")[0] == 2

@@ -80,6 +80,15 @@ def test_a_peer_with_its_certificate_stores(node, authority, certificates, tmp_p
     assert [e.detail["tls_subject"] for e in accepted] == [SUBJECT]
 
 
+def test_pynetdicoms_own_path_knows_the_certificate_too(tmp_path, sqlite_sessions, authority, certificates):
+    tls_settings = authority.settings(certificates["node"])
+    settings = node_settings(tmp_path, dicom={"tls": tls_settings, "peers": PEERS, "fast_receive": False})
+    with running_node(settings, sqlite_sessions) as node:
+        scu.echo(caller(node, authority, certificates["CT1"]))
+        assert "not recognised" in refusal(caller(node, authority, certificates["MR1"]))
+    assert [row.tls_subject for row in rows(sqlite_sessions, PeerAssociation)] == [SUBJECT, "CN=MR1,O=Hospital"]
+
+
 def test_rsa_certificates_do_too(node, authority, certificates):
     scu.echo(caller(node, authority, certificates["rsa"]))
 
