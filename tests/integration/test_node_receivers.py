@@ -227,7 +227,7 @@ def test_without_the_fast_path_pynetdicom_receives_the_same(tmp_path, sqlite_ses
         assert store(node.port, ds)[0] == 0x0000
         (instance,) = rows(sqlite_sessions, Instance)
         assert (node.inbox.instances.root / instance.path).read_bytes().endswith(encoded(ds))
-        assert [row.ended_how for row in rows(sqlite_sessions, PeerAssociation)] == ["released"]
+        assert eventually(lambda: [row.ended_how for row in rows(sqlite_sessions, PeerAssociation)] == ["released"])
 
 
 @pytest.mark.dcmtk
