@@ -23,7 +23,7 @@ from dashboard.dicomweb.stow import Store, Stored, counts_by_study
 from dashboard.people import sessions, site
 from dashboard.permissions import Permission, requires
 from db.audit import AuditTag
-from db.queries.dicomweb import Page
+from db.queries.dicomweb import MOST_COUNTED, Page
 from instances.header import valid_uid
 from instances.inbox import make_inbox
 
@@ -84,11 +84,17 @@ def _search(level: Level, path: dict[str, str]) -> Response:
             page = rows.series(query.matches, study, **window)
         else:
             page = rows.instances(query.matches, study, **window)
+    found = {study.id} if study else {row.study_id for row in page.rows}
     record().write(
-        AuditTag.DICOMWEB_QUERIED, study_id=study.id if study else None, level=level.value, matches=len(page.rows)
+        AuditTag.DICOMWEB_QUERIED,
+        study_id=found.pop() if len(found) == 1 else None,
+        level=level.value,
+        keys=sorted(match.keyword for match in query.matches),  # names only: a value may name a patient
+        matches=len(page.rows),
     )
     if page.remaining:
-        query.warnings.append(f"There are {page.remaining} additional results that can be requested.")
+        number = f"more than {MOST_COUNTED}" if page.remaining > MOST_COUNTED else str(page.remaining)
+        query.warnings.append(f"There are {number} additional results that can be requested.")
     models = (qido.answer(row, query, base()) for row in page.rows)
     body = b"".join(json_pieces(models)) if page.rows else b""
     answer = Response(body, 200 if page.rows else 204, content_type=offer.media_type)

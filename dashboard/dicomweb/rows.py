@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
+from uuid import UUID
 
 from pydicom import Dataset
 from pydicom.datadict import tag_for_keyword
@@ -26,6 +27,7 @@ _MOST_IN_STUDY = 100_000
 class Row:
     """One match: attributes the database knows, by keyword, and how to read others from a header."""
 
+    study_id: UUID
     known: Mapping[str, Any]
     address: str
     read: Callable[[Collection[int]], Dataset]
@@ -58,7 +60,8 @@ class Rows:
                 "InstanceAvailability": _ONLINE if hit.instances_held == hit.instances else _GONE,
             }
             address = f"/studies/{hit.study.study_instance_uid}"
-            rows.append(Row({**_of_study(hit.study), **counts}, address, self._reader(speakers.get(hit.study.id))))
+            known = {**_of_study(hit.study), **counts}
+            rows.append(Row(hit.study.id, known, address, self._reader(speakers.get(hit.study.id))))
         return Page(rows, page.remaining)
 
     def series(self, matches: Sequence[Match], study: Study | None, *, limit: int, offset: int) -> Page[Row]:
@@ -73,6 +76,7 @@ class Rows:
         window = _Window(limit, offset)
         results = [
             Row(
+                study.id,
                 {**same[0].known, "NumberOfSeriesRelatedInstances": len(same)},
                 same[0].address.rpartition("/instances/")[0],
                 same[0].read,
@@ -93,6 +97,7 @@ class Rows:
         speakers = asked.one_instance_of_each(self._db, [hit.series.id for hit in hits]) if hits else {}
         return [
             Row(
+                hit.study.id,
                 {
                     **_of_study(hit.study),
                     **_of_series(hit.series),
@@ -108,6 +113,7 @@ class Rows:
     def _instance_rows(self, hits: Sequence[asked.InstanceHit]) -> list[Row]:
         return [
             Row(
+                hit.study.id,
                 {**_of_study(hit.study), **_of_series(hit.series), **_of_instance(hit.instance)},
                 f"/studies/{hit.study.study_instance_uid}/series/{hit.series.series_instance_uid}"
                 f"/instances/{hit.instance.sop_instance_uid}",
@@ -129,7 +135,7 @@ class Rows:
         known |= {"InstanceAvailability": _ONLINE}
         series = f"/studies/{known['StudyInstanceUID']}/series/{known['SeriesInstanceUID']}"
         address = f"{series}/instances/{made.sop_instance_uid}"
-        return Row(known, address, lambda tags: read_attributes(path, str(ExplicitVRLittleEndian), tags))
+        return Row(made.study_id, known, address, lambda tags: read_attributes(path, str(ExplicitVRLittleEndian), tags))
 
     def _reader(self, instance: Instance | None) -> Callable[[Collection[int]], Dataset]:
         if instance is None or instance.deleted_at is not None:

@@ -14,6 +14,7 @@ from db.report_models import Report
 
 T = TypeVar("T")
 _DRAFT_SR = "DRAFT_SR"
+MOST_COUNTED = 10_000
 
 
 class How(StrEnum):
@@ -35,7 +36,7 @@ class Match:
 
 @dataclass(frozen=True)
 class Page(Generic[T]):
-    """Some matches, and how many more there are behind them."""
+    """Some matches, and how many more there are behind them; past ``MOST_COUNTED`` nobody counts on."""
 
     rows: list[T]
     remaining: int
@@ -209,7 +210,9 @@ def _page(
     rows = list(session.execute(ordered.limit(limit + 1).offset(offset)).all())
     if len(rows) <= limit:
         return Page(rows, 0)
-    total = session.scalar(select(func.count()).select_from(unordered.subquery())) or 0
+    # a count of everything would cost more than the page
+    counted = unordered.with_only_columns(Study.id).limit(offset + limit + MOST_COUNTED + 1).subquery()
+    total = session.scalar(select(func.count()).select_from(counted)) or 0
     return Page(rows[:limit], max(total - offset - limit, 1))
 
 
