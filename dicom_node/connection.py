@@ -180,7 +180,8 @@ class Connection:
         ready = self._readable.poll(max(left, 0) * 1000)
         self._waited_s += time.monotonic() - began
         if not ready:
-            raise self._limit.error()
+            is_over = self._closing is not None and time.monotonic() >= self._closing.until
+            raise AbortAssociationError("the node stops") if is_over else self._limit.error()
         if self._closing and any(number == self._closing.fileno() for number, _ in ready):
             if self._limit is self._resting:
                 raise AbortAssociationError("the node stops")
@@ -230,6 +231,7 @@ class Connection:
         with contextlib.suppress(OSError, AbortAssociationError, AssociationLostError):
             self._say_goodbye()
         self.socket.close()
+        self._view = memoryview(b"")  # pynetdicom's objects refer to each other: the buffer need not wait for them
 
     def _say_goodbye(self) -> None:
         if self._is_broken:
