@@ -1,4 +1,4 @@
-"""Table of the storage commitments that peers asked of us (PS3.4 Annex J)."""
+"""Tables of storage commitment (PS3.4 Annex J): what peers asked of us, and what we asked of destinations."""
 
 from enum import StrEnum
 from typing import Any
@@ -47,3 +47,13 @@ class CommitmentRequest(Base):
         Index("ix_commitment_request_due", "state", "next_attempt_at"),
     )
     __mapper_args__ = {"version_id_col": version}  # noqa: RUF012 a stale writer loses
+
+
+class CommitmentOrder(Base):
+    """One transaction in which we asked a destination; answers to it count as long as it is here."""
+
+    __tablename__ = "commitment_order"
+    transaction_uid: Mapped[Uid] = mapped_column(primary_key=True)
+    destination: Mapped[str] = mapped_column(String(32))
+    deliveries: Mapped[JsonList]  # ids
+    asked_at: Mapped[Instant]

@@ -18,7 +18,7 @@ from config.errors import AppError, PeerUnavailableError, RefusedInputError
 from config.settings import Destination, Settings
 from db.audit import AuditTag
 from db.lifecycle import commitments
-from db.lifecycle.commitments import CommitmentAnswer, CommitmentOrder, Patience
+from db.lifecycle.commitments import CommitmentAnswer, CommitmentWanted, Patience
 from db.uow import Actor, unit_of_work
 from dicom_node import commitment_wire as wire
 from dicom_node import scu
@@ -70,7 +70,7 @@ def _ask(sessions: sessionmaker[Session], settings: Settings, destination: Desti
 
 
 def _request(
-    sessions: sessionmaker[Session], settings: Settings, destination: Destination, order: CommitmentOrder
+    sessions: sessionmaker[Session], settings: Settings, destination: Destination, order: CommitmentWanted
 ) -> int:
     """Send N-ACTION and return its status; stay a moment, for the report may come on the same association.
 
@@ -97,7 +97,7 @@ def _request(
     return status
 
 
-def _stay(sessions: sessionmaker[Session], assoc: Association, order: CommitmentOrder) -> None:
+def _stay(sessions: sessionmaker[Session], assoc: Association, order: CommitmentWanted) -> None:
     deadline = time.monotonic() + SAME_ASSOCIATION_S
     while assoc.is_established and time.monotonic() < deadline:
         with sessions() as session:
@@ -107,7 +107,7 @@ def _stay(sessions: sessionmaker[Session], assoc: Association, order: Commitment
 
 
 def _not_taken(
-    sessions: sessionmaker[Session], destination: Destination, order: CommitmentOrder, error: str, *, was_refused: bool
+    sessions: sessionmaker[Session], destination: Destination, order: CommitmentWanted, error: str, *, was_refused: bool
 ) -> None:
     base_s = RETRY_BASE_S * random.uniform(0.75, 1.25)
     log.warning("commitment.not_taken", destination=destination.name, count=len(order.references), error=error)

@@ -7,12 +7,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from sqlalchemy import and_, or_, select
 from sqlalchemy.orm import Session
 
 from db.audit import AuditTag
+from db.commitment_models import CommitmentOrder
 from db.lifecycle.deliveries import still_wanted
 from db.lifecycle.moves import move_delivery
 from db.models import Delivery, ResultObject
@@ -43,7 +44,7 @@ class Patience:
 
 
 @dataclass(frozen=True)
-class CommitmentOrder:
+class CommitmentWanted:
     """One N-ACTION to send: the references are pairs of SOP Class and SOP Instance UID."""
 
     transaction_uid: str
@@ -70,7 +71,7 @@ class AnswerTaken:
 
 def order_commitment(
     uow: UnitOfWork, destination: str, now: datetime, patience: Patience, *, at_most: int
-) -> CommitmentOrder | None:
+) -> CommitmentWanted | None:
     """Name a new transaction for what a destination should commit to now; None when there is nothing.
 
     What was delivered and never asked for, what got no answer in time, and what was delivered again. Objects whose
@@ -87,12 +88,13 @@ def order_commitment(
         .execution_options(populate_existing=True)
     ).all()
     transaction_uid = f"2.25.{uuid4().int}"
-    references = []
+    references, asked = [], []
     for delivery, made in due:
         if delivery.commitment_attempts >= patience.max_attempts:
             _alarm(uow, delivery, made, delivery.last_error or "no answer")
             continue
         references.append((made.sop_class_uid, made.sop_instance_uid))
+        asked.append(str(delivery.id))
         delivery.commitment = CommitmentState.ASKED
         delivery.commitment_uid = transaction_uid
         delivery.commitment_attempts += 1
@@ -101,7 +103,12 @@ def order_commitment(
         _record(uow, AuditTag.DELIVERY_COMMITMENT_ASKED, delivery, made, attempt=delivery.commitment_attempts)
     if due and not references:
         return order_commitment(uow, destination, now, patience, at_most=at_most)
-    return CommitmentOrder(transaction_uid, tuple(references)) if references else None
+    if not references:
+        return None
+    uow.session.add(
+        CommitmentOrder(transaction_uid=transaction_uid, destination=destination, deliveries=asked, asked_at=now)
+    )
+    return CommitmentWanted(transaction_uid, tuple(references))
 
 
 def _is_due(destination: str, now: datetime) -> Any:
@@ -120,14 +127,17 @@ def order_not_taken(uow: UnitOfWork, transaction_uid: str, error: str, *, base_s
 
     A request it refused is over (PS3.4 J.3.2.1.2); one that was lost may have arrived, and may still be answered.
     """
-    for delivery, made in _of(uow, transaction_uid):
-        if delivery.commitment is not CommitmentState.ASKED:
+    order = uow.session.get_one(CommitmentOrder, transaction_uid)
+    for delivery, made in _objects_of(uow, order):
+        if delivery.commitment is not CommitmentState.ASKED or delivery.commitment_uid != transaction_uid:
             continue
         delivery.last_error = error[:200]
         delivery.commitment_due_at = utcnow() + timedelta(seconds=_doubled(base_s, delivery, MAX_DELAY_S))
         if was_refused:
             delivery.commitment = CommitmentState.REFUSED
             _record(uow, AuditTag.DELIVERY_NOT_COMMITTED, delivery, made, reason=delivery.last_error)
+    if was_refused:
+        uow.session.delete(order)
 
 
 def take_answer(
@@ -141,18 +151,20 @@ def take_answer(
     """Believe an N-EVENT-REPORT of one of these destinations; None when none of them has such a transaction.
 
     Objects it commits to are COMMITTED; those it names as failed are owed again, unless the reason says that the
-    same bytes would be refused again. A repeated answer changes nothing.
+    same bytes would be refused again. A repeated answer changes nothing. An answer to a question that was asked
+    again meanwhile is taken when it is yes, and of the object as it was delivered last.
     """
-    mine = [pair for pair in _of(uow, answer.transaction_uid) if pair[0].destination in destinations]
-    if not mine:
+    order = uow.session.get(CommitmentOrder, answer.transaction_uid)
+    if order is None or order.destination not in destinations:
         return None
     committed = refused = unmentioned = 0
-    for delivery, made in mine:
+    for delivery, made in _objects_of(uow, order):
         reason = answer.failed.get(made.sop_instance_uid)
-        if reason is not None and delivery.commitment is CommitmentState.ASKED:
-            _refuse(uow, delivery, made, reason, patience, resend_s=resend_s)
-            refused += 1
-        elif reason is None and delivery.commitment in _OPEN:
+        if reason is not None:
+            if delivery.commitment is CommitmentState.ASKED and delivery.commitment_uid == order.transaction_uid:
+                _refuse(uow, delivery, made, reason, patience, resend_s=resend_s)
+                refused += 1
+        elif delivery.commitment in _OPEN and delivery.delivered_at and delivery.delivered_at <= order.asked_at:
             if (made.sop_class_uid, made.sop_instance_uid) in answer.committed:
                 _commit(uow, delivery, made)
                 committed += 1
@@ -221,14 +233,12 @@ def is_answered(session: Session, transaction_uid: str) -> bool:
     return session.scalar(waiting.limit(1)) is None
 
 
-def _of(uow: UnitOfWork, transaction_uid: str) -> Sequence[Owed]:
-    """Return the Deliveries of a transaction, locked in one order; none for an empty name."""
-    if not transaction_uid:
-        return []
+def _objects_of(uow: UnitOfWork, order: CommitmentOrder) -> Sequence[Owed]:
+    """Return the Deliveries of a transaction, locked in one order."""
     rows = uow.session.execute(
         select(Delivery, ResultObject)
         .join(ResultObject, ResultObject.id == Delivery.result_object_id)
-        .where(Delivery.commitment_uid == transaction_uid)
+        .where(Delivery.id.in_([UUID(key) for key in order.deliveries]))
         .order_by(Delivery.id)
         .with_for_update(of=Delivery, key_share=True)
         .execution_options(populate_existing=True)

@@ -1,6 +1,6 @@
-"""Storage commitment that peers asked of us.
+"""Storage commitment: what peers asked of us, and what we asked of destinations.
 
-Safe while the previous release runs: the table is new, and the previous release refuses such requests.
+Safe while the previous release runs: the tables are new, and the previous release neither asks nor answers.
 
 Revision: 0005, after 0004
 """
@@ -46,9 +46,18 @@ def upgrade() -> None:
             "calling_ae", "transaction_uid", "instances_sha256", name=op.f("uq_commitment_request_calling_ae")
         ),
     )
+    op.create_table(
+        "commitment_order",
+        sa.Column("transaction_uid", sa.String(length=64), nullable=False),
+        sa.Column("destination", sa.String(length=32), nullable=False),
+        sa.Column("deliveries", sa.JSON(), nullable=False),
+        sa.Column("asked_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("transaction_uid", name=op.f("pk_commitment_order")),
+    )
     op.create_index("ix_commitment_request_due", "commitment_request", ["state", "next_attempt_at"])
 
 
 def downgrade() -> None:
+    op.drop_table("commitment_order")
     op.drop_index("ix_commitment_request_due", "commitment_request")
     op.drop_table("commitment_request")

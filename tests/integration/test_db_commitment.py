@@ -177,6 +177,23 @@ def test_an_answer_counts_for_the_destination_that_was_asked(journey, sessions):
     assert tags(sessions, tag="delivery:committed") == ["delivery:committed"] * 2
 
 
+def test_a_late_yes_to_an_earlier_question_counts_and_a_late_no_does_not(journey, sessions):
+    first = order(sessions)
+    second = order(sessions, after_s=200)
+    one, other = first.references
+    late = answer(sessions, first.transaction_uid, [one], {other[1]: 0x0112})
+    assert (late.committed, late.refused) == (1, 0)
+    now = answer(sessions, second.transaction_uid, [], {one[1]: 0x0112, other[1]: 0x0112})
+    assert (now.committed, now.refused) == (0, 1)
+    deliver(sessions)  # it was lost, and goes there again: what was promised before that means nothing
+    with unit_of_work(sessions, SENDER) as uow:
+        uow.session.execute(update(Delivery).values(delivered_at=utcnow() + timedelta(seconds=300)))
+    third = order(sessions, after_s=400)
+    assert third.references == (other,)
+    assert answer(sessions, first.transaction_uid, [other]).committed == 0
+    assert answer(sessions, third.transaction_uid, [other]).committed == 1
+
+
 def test_an_object_refused_again_and_again_waits_longer_each_time_and_then_calls_a_person(sessions):
     received(sessions).queued().running().drafted(objects=[an_object("SEG")])
     pauses = []

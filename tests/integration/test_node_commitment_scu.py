@@ -249,7 +249,7 @@ def test_an_archive_that_is_away_or_refuses_is_asked_later(tmp_path, sqlite_sess
     assert rows(sqlite_sessions, Delivery)[0].last_error == "N-ACTION was answered 0x0213"
     with running_node(again, sqlite_sessions) as node:  # that transaction is over
         transaction, pairs = refusing.asked[0]
-        assert report(node.port, 1, event_information(transaction, pairs), calling_ae="ARCHIVE") == 0x0000
+        assert report(node.port, 1, event_information(transaction, pairs), calling_ae="ARCHIVE") == 0x0115
     assert states(sqlite_sessions) == both(DeliveryState.DELIVERED, CommitmentState.REFUSED)
     refusing.status = 0x0000
     assert ask_due(sqlite_sessions, again, utcnow() + timedelta(minutes=10)) == 2
