@@ -138,15 +138,6 @@ class Door:
             log.error("association.not_recorded", error=exc, calling_ae=printable(asking.calling_ae, 16))  # noqa: TRY400
 
 
-def printable(text: str, at_most: int) -> str:
-    """Return what a log line and a column may hold of a text that somebody else chose."""
-    return "".join(c if c.isprintable() and not "\ud800" <= c <= "\udfff" else "?" for c in text[:at_most])
-
-
-def _actor(asking: Asking) -> Actor:
-    return Actor(printable(asking.calling_ae, 16) or "(no AE title)", "peer")
-
-
 def turned_away(context: NodeContext, address: str, reason: str) -> None:
     """Record that a TLS handshake failed, where the address is a peer's; strangers get the log line only."""
     try:
@@ -169,3 +160,12 @@ def turned_away(context: NodeContext, address: str, reason: str) -> None:
                 )
     except (AppError, SQLAlchemyError) as exc:
         log.error("association.not_recorded", error=exc, host=printable(address, 64))  # noqa: TRY400
+
+
+def printable(text: str, at_most: int) -> str:
+    """Return what a log line and a column may hold of a text that somebody else chose."""
+    return "".join(c if c.isprintable() and not "\ud800" <= c <= "\udfff" else "?" for c in text[:at_most])
+
+
+def _actor(asking: Asking) -> Actor:
+    return Actor(printable(asking.calling_ae, 16) or "(no AE title)", "peer")

@@ -20,7 +20,9 @@ from db.uow import Actor, unit_of_work
 
 log = structlog.get_logger()
 _NODE = Actor("node", "process")
-CIPHERS = "ECDHE+AESGCM"  # RFC 9325 section 4.2, for TLS 1.2; those of TLS 1.3 are all of this kind
+# RFC 9325 section 4.2, for TLS 1.2 (those of TLS 1.3 are all of this kind); keys and signatures of 112 bits or more,
+# so RSA from 2048 bits on and no SHA-1 (section 4.5)
+CIPHERS = "@SECLEVEL=2:ECDHE+AESGCM"
 _SETTLED_S = 1.0  # certificate and key are two files: wait until whoever replaces them is through
 Stamp = tuple[tuple[int, int, int], ...]
 
