@@ -23,7 +23,8 @@ class Destination(BaseModel, frozen=True, extra="forbid"):
         default=False, description="Also send AI drafts (SEG, findings SR, draft SR) before a person signed."
     )
     commitment: bool = Field(
-        default=False, description="Ask for storage commitment, and keep our bytes until it is given."
+        default=False,
+        description="Ask for storage commitment, and keep our bytes until it is given; to report, it has to be a peer.",
     )
     tls: bool = Field(default=False, description="Call it with TLS, by the certificate of dicom.tls.")
 
