@@ -33,7 +33,6 @@ class Certificate:
 
     subject: str
     issuer: str
-    valid_from: datetime
     valid_until: datetime
 
 
@@ -306,6 +305,5 @@ def _certificate(found: x509.Certificate) -> Certificate:
     return Certificate(
         found.subject.rfc4514_string(),
         found.issuer.rfc4514_string(),
-        found.not_valid_before_utc,
         found.not_valid_after_utc,
     )
