@@ -25,6 +25,17 @@ from tests.node_support import ct_slice, write_file
 # Recorded associations
 
 
+def known_slice(number):
+    """A CT Instance that is the same in every run."""
+    arc = "1.2.826.0.1.3680043.8.498.77"
+    return ct_slice(
+        StudyInstanceUID=f"{arc}.1",
+        SeriesInstanceUID=f"{arc}.2",
+        SOPInstanceUID=f"{arc}.3.{number}",
+        InstanceNumber=number,
+    )
+
+
 def relay(server, port, taken):
     """Pass one connection on to ``port`` and keep what the client sends."""
     client, _ = server.accept()
@@ -67,7 +78,7 @@ def record_pynetdicom(port):
     with recorder(port, taken) as through:
         assoc = ae.associate("127.0.0.1", through, ae_title="FIRSTREAD")
         assoc.send_c_echo()
-        assoc.send_n_create(ct_slice(), ModalityPerformedProcedureStep, "1.2.3.4")
+        assoc.send_n_create(known_slice(7), ModalityPerformedProcedureStep, "1.2.3.4")
         assoc.send_n_action(referenced, 1, StorageCommitmentPushModel, "1.2.840.10008.1.20.1.1")
         assoc.release()
     return b"".join(taken)
@@ -78,14 +89,10 @@ def record_storescu(port, folder):
     if shutil.which("storescu") is None:
         return b""
     taken = []
-    for number in range(3):
-        write_file(folder / f"{number}.dcm", ct_slice(InstanceNumber=number))
+    files = [str(write_file(folder / f"{number}.dcm", known_slice(number))) for number in range(3)]
     with recorder(port, taken) as through:
-        subprocess.run(
-            ["storescu", "-R", "+sd", "-aec", "FIRSTREAD", "127.0.0.1", str(through), str(folder)],
-            check=True,
-            timeout=60,
-        )
+        command = ["storescu", "-R", "-aec", "FIRSTREAD", "127.0.0.1", str(through), *files]
+        subprocess.run(command, check=True, timeout=60)
     return b"".join(taken)
 
 

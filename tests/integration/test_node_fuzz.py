@@ -4,6 +4,7 @@ Most are driven through a socket pair straight into ``serve``, in this thread: n
 ones begin as the bytes of real associations of pynetdicom and DCMTK.
 """
 
+import hashlib
 import logging
 import os
 import random
@@ -12,11 +13,14 @@ import socket
 import struct
 import threading
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from uuid import uuid4
 
 import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydicom.uid import CTImageStorage
 from structlog.testing import capture_logs
 
 from db.models import Instance, Quarantined
@@ -25,7 +29,7 @@ from dicom_node.context import Admission, NodeContext
 from dicom_node.handlers import event_handlers
 from dicom_node.policy import CALLED_AE
 from instances.arrival import Arrival
-from tests.association_nonsense import STREAMS, mutated, record_pynetdicom, record_storescu
+from tests.association_nonsense import STREAMS, known_slice, mutated, record_pynetdicom, record_storescu
 from tests.association_support import (
     ABORTED,
     ACCEPTED,
@@ -35,10 +39,13 @@ from tests.association_support import (
     RELEASED,
     WirePeer,
     association_request,
+    command_set,
+    data_pdu,
     leftovers,
     listening,
     node_ae,
     node_context,
+    status_in,
     store_request,
     wire_peer,
 )
@@ -86,7 +93,7 @@ class Shelf:
     """A keeper with real files and no database, so that thousands of cases take seconds."""
 
     def __init__(self, store):
-        self.store, self.kept, self.refused = store, 0, 0
+        self.store, self.kept, self.refused, self.latest = store, 0, 0, None
 
     def open(self, announced):
         return Arrival(announced, self.store)
@@ -94,6 +101,7 @@ class Shelf:
     def keep(self, arrival):
         assert arrival.header is not None
         self.kept += 1
+        self.latest = arrival.sha256, arrival.size
 
     def refuse(self, announced, arrival, error, status):
         assert error is not None, "an error nobody thought of"
@@ -138,7 +146,7 @@ def check(answers):
 
 @pytest.fixture(scope="module")
 def recordings(context, tmp_path_factory):
-    ds = ct_slice()
+    ds = known_slice(8)
     data, uid = encoded(ds), str(ds.SOPInstanceUID)
     by_hand = association_request() + b"".join(store_request(data, uid, pdu_bytes=size) for size in (64, 300, 16384))
     with listening(context) as port:
@@ -203,6 +211,31 @@ def test_invented_associations(context, light):
     with nothing_left_behind(context):
         run()
         assert not light.door.inside
+
+
+def pieces(data, cuts, control):
+    """The PDVs of one part of a message, cut anywhere, perhaps into nothing."""
+    edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
+    parts = [data[a:b] for a, b in pairwise(edges)]
+    return [(1, control, part) for part in parts[:-1]] + [(1, control | 2, parts[-1])]
+
+
+def test_a_message_cut_anywhere_into_pdvs_and_pdus_is_the_same_message(light):
+    play, ds = player(light), known_slice(9)
+    data, cuts = encoded(ds), st.lists(st.integers(0, 2000), max_size=12)
+    command = command_set(_0002=CTImageStorage, _0100=1, _0110=1, _0800=0, _1000=str(ds.SOPInstanceUID))
+
+    @settings(max_examples=300, derandomize=True, deadline=None, database=None)
+    @given(cuts, cuts, st.integers(1, 5))
+    def run(command_cuts, data_cuts, together):
+        pdvs = pieces(command, command_cuts, 1) + pieces(data, data_cuts, 0)
+        pdus = [data_pdu(*pdvs[at : at + together]) for at in range(0, len(pdvs), together)]
+        answers = play(association_request() + b"".join(pdus) + RELEASE)
+        assert [kind for kind, _ in answers] == [ACCEPTED, DATA, RELEASED]
+        assert status_in(answers[1][1]) == 0x0000
+        assert light.inbox.latest == (hashlib.sha256(data).hexdigest(), len(data))
+
+    run()
 
 
 def test_mutated_associations_with_everything_behind_them(context, recordings):
