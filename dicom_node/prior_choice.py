@@ -88,7 +88,7 @@ def eligible(candidates: Iterable[Candidate], job: SearchJob, *, years: float) -
     once: dict[str, Candidate] = {}
     for one in candidates:
         found = one.found
-        is_earlier = re.fullmatch(r"\d{8}", found.study_date) and first <= found.study_date < job.study_date
+        is_earlier = re.fullmatch("[0-9]{8}", found.study_date) and first <= found.study_date < job.study_date
         if is_earlier and found.study_instance_uid != job.study_instance_uid:
             once.setdefault(found.study_instance_uid, one)
     return list(once.values())

@@ -15,6 +15,7 @@ from config.errors import RefusedInputError
 from config.settings import Settings
 from db.lifecycle.prior_values import PatientFacts
 from db.queries import InstancePath, instance_paths
+from db.queries.priors import signed_report
 from dicom_node.prior_choice import contradiction
 from reports.prior_report import PDF_CLASS, REPORT_CLASSES, read_pdf_report, read_prior_report
 
@@ -22,7 +23,7 @@ log = structlog.get_logger()
 _MAX_BYTES = 8 * 1024**2  # of an SR; there is no narrative of that size
 _MAX_DOCUMENTS = 40
 # what pydicom raises over Data Sets that hold something else than they say
-_UNREADABLE = (
+UNREADABLE = (
     InvalidDicomError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError,
     NotImplementedError, EOFError, OSError, struct.error,
 )  # fmt: skip
@@ -33,12 +34,13 @@ def read_documents(
 ) -> tuple[Sequence[dict[str, Any]], str]:
     """Return the reports in a Study, best first, and in what one of them contradicts ``patient``.
 
-    Best is verified before unverified, then the newest; PDFs come last. What cannot be read, or is no report of a
-    person, is left out.
+    The report that was signed here is one of them. Best is verified before unverified, then the newest; PDFs come
+    last. What cannot be read, or is no report of a person, is left out.
     """
-    found: list[dict[str, Any]] = []
+    found = own_report(session, study_id)
+    known = {one["sop_instance_uid"] for one in found}
     for one in instance_paths(session, study_id):
-        if one.sop_class_uid not in REPORT_CLASSES and one.sop_class_uid != PDF_CLASS:
+        if one.sop_class_uid not in {*REPORT_CLASSES, PDF_CLASS} or one.sop_instance_uid in known:
             continue
         if len(found) >= _MAX_DOCUMENTS:
             break
@@ -49,9 +51,26 @@ def read_documents(
             found.append(_document(ds, one))
         except RefusedInputError as exc:
             log.info("priors.document_skipped", error=exc)
-        except _UNREADABLE as exc:
+        except UNREADABLE as exc:
             log.warning("priors.document_unreadable", error=type(exc).__name__)
     return sorted(found, key=_rank), ""
+
+
+def own_report(session: Session, study_id: UUID) -> list[dict[str, Any]]:
+    """Return the report that was signed here over an earlier Study, as a document like those of an archive."""
+    signed = signed_report(session, study_id)
+    if signed is None:
+        return []
+    sections = [[heading.capitalize(), text] for heading, text in signed.sections.items() if text.strip()]
+    origin = {"sop_instance_uid": signed.sop_instance_uid, "sha256": signed.sha256}
+    said = {
+        "title": "Report signed here",
+        "date": signed.signed_at.date().isoformat(),
+        "author": signed.author,
+        "is_verified": signed.is_final,
+        "is_shortened": False,
+    }
+    return [{"kind": "sr", **origin, **said, "sections": sections}] if sections else []
 
 
 def _read(settings: Settings, one: InstancePath) -> Dataset:

@@ -5,6 +5,7 @@ For each Study that is received to be read, the archives of ``priors.sources`` a
 """
 
 import random
+import re
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -12,7 +13,7 @@ import structlog
 from pydicom.dataset import Dataset
 from sqlalchemy.orm import Session, sessionmaker
 
-from config.errors import AppError, LifecycleError, PeerUnavailableError
+from config.errors import AppError, InvalidUidError, LifecycleError, PeerUnavailableError
 from config.settings import PriorSource, Settings
 from db.lifecycle import priors as lifecycle
 from db.lifecycle.prior_values import FetchedPrior, FoundPrior, PatientFacts, PriorJob, SearchJob
@@ -21,11 +22,12 @@ from db.uow import Actor, unit_of_work
 from dicom_node import retrieve
 from dicom_node.dicomweb_archive import WebArchive
 from dicom_node.prior_choice import Candidate, by_issuer, date_range, eligible, identity_mismatch, rank, regions
-from dicom_node.prior_documents import read_documents
+from dicom_node.prior_documents import UNREADABLE, read_documents
 from dicom_node.query import find, query_keys
 from dicom_node.retrieve import Fetched, Retrieval
 from dicom_node.scu import address_of
 from instances.arrival import Announced
+from instances.header import valid_uid
 from instances.inbox import make_inbox
 
 log = structlog.get_logger()
@@ -52,7 +54,7 @@ def fetch_due(sessions: sessionmaker[Session], settings: Settings, now: datetime
     for _ in range(_AT_ONCE):
         search_due(sessions, settings, now)
         with unit_of_work(sessions, _NODE) as uow:
-            job = lifecycle.claim_prior(uow, now, lease_s=LEASE_S)
+            job = lifecycle.claim_prior(uow, now, lease_s=LEASE_S, max_attempts=MAX_ATTEMPTS)
         if job is None:
             break
         came += _fetch(sessions, settings, job)
@@ -69,7 +71,7 @@ def search_due(sessions: sessionmaker[Session], settings: Settings, now: datetim
     answered = 0
     for _ in range(_AT_ONCE):
         with unit_of_work(sessions, _NODE) as uow:
-            job = lifecycle.claim_search(uow, now, lease_s=LEASE_S)
+            job = lifecycle.claim_search(uow, now, lease_s=LEASE_S, max_attempts=MAX_ATTEMPTS)
         if job is None:
             break
         answered += _search(sessions, settings, job, now)
@@ -124,9 +126,10 @@ def _ask_all(settings: Settings, job: SearchJob) -> _Answers:
             answers.silent.append(f"{source.name}: {exc}")
             continue
         answers.answered.append(source.name)
-        answers.candidates.extend(
-            _candidate(one, source) for one in found if _text(one, "PatientID") == job.patient.patient_id.strip()
-        )
+        for one in found:
+            candidate = _candidate(one, source, job.patient.patient_id.strip())
+            if candidate is not None:
+                answers.candidates.append(candidate)
     return answers
 
 
@@ -150,19 +153,26 @@ def _study_keys(job: SearchJob, years: float) -> Dataset:
     )
 
 
-def _candidate(ds: Dataset, source: PriorSource) -> Candidate:
-    count = _text(ds, "NumberOfStudyRelatedInstances")
-    modalities = ds.get("ModalitiesInStudy") or ""
-    found = FoundPrior(
-        study_instance_uid=_text(ds, "StudyInstanceUID"),
-        source=source.name,
-        method=source.method,
-        study_date=_text(ds, "StudyDate")[:8],
-        modalities=(modalities if isinstance(modalities, str) else ",".join(map(str, modalities)))[:64],
-        description=_text(ds, "StudyDescription")[:64],
-        expected_instances=int(count) if count.isdigit() else None,
-    )
-    return Candidate(found, issuer=_text(ds, "IssuerOfPatientID"))
+def _candidate(ds: Dataset, source: PriorSource, patient_id: str) -> Candidate | None:
+    """Return one match as it is kept; None for another patient's, and for one that holds no usable UID or values."""
+    try:
+        if _text(ds, "PatientID") != patient_id:
+            return None
+        modalities = ds.get("ModalitiesInStudy") or ""
+        count = _text(ds, "NumberOfStudyRelatedInstances")
+        found = FoundPrior(
+            study_instance_uid=valid_uid(_text(ds, "StudyInstanceUID"), what="Study Instance UID"),
+            source=source.name,
+            method=source.method,
+            study_date=_text(ds, "StudyDate"),
+            modalities=(modalities if isinstance(modalities, str) else ",".join(map(str, modalities)))[:64],
+            description=_text(ds, "StudyDescription")[:64],
+            expected_instances=int(count) if re.fullmatch("[0-9]{1,7}", count) else None,
+        )
+        return Candidate(found, issuer=_text(ds, "IssuerOfPatientID"))
+    except (InvalidUidError, *UNREADABLE):
+        log.warning("priors.match_unreadable", destination=source.name)
+        return None
 
 
 def _with_body_part(candidate: Candidate, settings: Settings) -> Candidate:
@@ -179,7 +189,11 @@ def _with_body_part(candidate: Candidate, settings: Settings) -> Candidate:
             series = find(address_of(source, settings), keys)
     except PeerUnavailableError:
         return candidate  # of an unknown region then
-    return replace(candidate, body_part=" ".join(sorted({_text(one, "BodyPartExamined") for one in series})))
+    try:
+        parts = {_text(one, "BodyPartExamined") for one in series}
+    except UNREADABLE:
+        return candidate
+    return replace(candidate, body_part=" ".join(sorted(parts)))
 
 
 def _text(ds: Dataset, keyword: str) -> str:

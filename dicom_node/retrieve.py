@@ -5,31 +5,58 @@ indexed, or refused with the same reasons. What came before a retrieval was lost
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
 from pydicom.dataset import Dataset
-from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    UID,
+    BasicTextSRStorage,
+    Comprehensive3DSRStorage,
+    ComprehensiveSRStorage,
+    ComputedRadiographyImageStorage,
+    CTImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    EncapsulatedPDFStorage,
+    EnhancedCTImageStorage,
+    EnhancedMRImageStorage,
+    EnhancedSRStorage,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    MRImageStorage,
+    SecondaryCaptureImageStorage,
+)
 from pynetdicom import build_role, evt
 from pynetdicom.events import Event
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelGet as StudyRootGet
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelMove as StudyRootMove
 
-from config.errors import AppError, PeerUnavailableError
+from config.errors import AppError, InvalidUidError, PeerUnavailableError
 from dicom_node import scu, storing
 from dicom_node.library import MAX_CONTEXTS
 from dicom_node.query import SYNTAXES, find, query_keys
 from dicom_node.scu import Address
 from dicom_node.transfer_syntaxes import ACCEPTED, is_storage_sop_class
 from instances.arrival import Announced
+from instances.header import valid_uid
 from instances.storing import Keeper
 
 _NATIVE = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
 _COMPRESSED = [syntax for syntax in ACCEPTED if syntax not in _NATIVE]
 _PENDING = frozenset({0xFF00, 0xFF01})
 _PARTLY = 0xB000  # some sub-operations failed (PS3.4 tables C.4-2 and C.4-3)
+_LOOKED_AT = 2000  # Instances of one Series
+_USUAL: Mapping[str, tuple[str, ...]] = {
+    "CT": (CTImageStorage, EnhancedCTImageStorage),
+    "MR": (MRImageStorage, EnhancedMRImageStorage),
+    "CR": (ComputedRadiographyImageStorage,),
+    "DX": (DigitalXRayImageStorageForPresentation,),
+    "SR": (BasicTextSRStorage, EnhancedSRStorage, ComprehensiveSRStorage, Comprehensive3DSRStorage),
+    "DOC": (EncapsulatedPDFStorage,),
+    "OT": (SecondaryCaptureImageStorage, EncapsulatedPDFStorage),
+}
 _WORDS = {
     0xA701: "it is out of resources to count matches",
     0xA702: "it is out of resources to send",
@@ -66,32 +93,27 @@ class Fetched:
 def study_classes(peer: Address, study_instance_uid: str) -> list[str]:
     """Return the storage SOP Classes an archive holds of a Study, so that only those are negotiated.
 
-    Asked for each Series, since few archives answer SOP Classes in Study; of a Series with several classes, such as
-    localisers beside a volume, its first Instances are looked at.
+    Asked for each Series, since few archives answer SOP Classes in Study; an archive that does not name the classes
+    of Instances either is taken to hold the usual ones of the Series' Modality.
 
     Raises:
         PeerUnavailableError: see :func:`dicom_node.query.find`; or it holds nothing we store.
     """
     series = find(peer, query_keys("SERIES", StudyInstanceUID=study_instance_uid, SeriesInstanceUID="", Modality=""))
-    classes: dict[str, None] = {}
+    classes: set[str] = set()
     for one in series:
-        asked = query_keys(
-            "IMAGE",
-            StudyInstanceUID=study_instance_uid,
-            SeriesInstanceUID=str(one.get("SeriesInstanceUID", "")),
-            SOPInstanceUID="",
-            SOPClassUID="",
-        )
-        for instance in find(peer, asked, limit=_LOOKED_AT):
-            uid = str(instance.get("SOPClassUID", ""))
-            if is_storage_sop_class(uid):
-                classes[uid] = None
-    if not classes:
+        keys = {"StudyInstanceUID": study_instance_uid, "SeriesInstanceUID": _uid(one, "SeriesInstanceUID")}
+        asked = query_keys("IMAGE", **keys, SOPInstanceUID="", SOPClassUID="")
+        named = [_uid(instance, "SOPClassUID") for instance in find(peer, asked, limit=_LOOKED_AT) if _has(instance)]
+        classes.update(named or _USUAL.get(str(one.get("Modality", "")), ()))
+    stored = sorted(uid for uid in classes if is_storage_sop_class(uid))
+    if not stored:
         raise PeerUnavailableError("it names no SOP Class that we store in this study")
-    return sorted(classes)
+    return stored
 
 
-_LOOKED_AT = 2000  # Instances of one Series
+def _has(instance: Dataset) -> bool:
+    return bool(instance.get("SOPClassUID"))
 
 
 def get_contexts(classes: Sequence[str]) -> list[PresentationContext]:
@@ -232,3 +254,15 @@ def received(
         except AppError as exc:
             return storing.refuse(keeper, announced, None, exc)
         return storing.keep(keeper, arrival, abstract_syntax=abstract_syntax)
+
+
+def _uid(ds: Dataset, keyword: str) -> str:
+    """Return a UID an archive answered; what is none ends the retrieval.
+
+    Raises:
+        PeerUnavailableError: it is none.
+    """
+    try:
+        return valid_uid(str(ds.get(keyword, "")), what=keyword)
+    except (InvalidUidError, ValueError, TypeError) as exc:
+        raise PeerUnavailableError("it answered with a UID that is none") from exc

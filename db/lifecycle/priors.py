@@ -25,6 +25,7 @@ from db.uow import UnitOfWork
 
 _MAX_DELAY_S = 3600.0
 NO_PATIENT_ID = "the study has no Patient ID"
+LEFT = "the node stopped every time it tried"
 WILDCARDS = "the Patient ID holds characters that an archive takes for wildcards"
 IDENTITY_CONFLICT = "images of this study name more than one Patient ID"
 
@@ -113,7 +114,7 @@ def _why_not(study: Study) -> str:
     return WILDCARDS if set("*?\\") & set(study.patient_id) else ""
 
 
-def claim_search(uow: UnitOfWork, now: datetime, *, lease_s: float) -> SearchJob | None:
+def claim_search(uow: UnitOfWork, now: datetime, *, lease_s: float, max_attempts: int) -> SearchJob | None:
     """Take the search that waits longest, or whose node stopped answering; None when there is none."""
     search = uow.session.scalar(
         select(PriorSearch)
@@ -129,6 +130,9 @@ def claim_search(uow: UnitOfWork, now: datetime, *, lease_s: float) -> SearchJob
     )
     if search is None:
         return None
+    if search.attempts >= max_attempts:  # each of them left it: something about it stops a node
+        search_failed(uow, search.id, LEFT, base_s=0, max_attempts=max_attempts)
+        return claim_search(uow, now, lease_s=lease_s, max_attempts=max_attempts)
     search.attempts += 1
     search.lease_until = now + timedelta(seconds=lease_s)
     return SearchJob.of(search.id, uow.session.get_one(Study, search.study_id))
@@ -193,7 +197,7 @@ def search_failed(uow: UnitOfWork, search_id: UUID, reason: str, *, base_s: floa
     )
 
 
-def claim_prior(uow: UnitOfWork, now: datetime, *, lease_s: float) -> PriorJob | None:
+def claim_prior(uow: UnitOfWork, now: datetime, *, lease_s: float, max_attempts: int) -> PriorJob | None:
     """Take the next prior to fetch, newest search first come; None when there is none.
 
     A Study that is being fetched for another one already is left until that ends.
@@ -219,6 +223,9 @@ def claim_prior(uow: UnitOfWork, now: datetime, *, lease_s: float) -> PriorJob |
         return None
     if prior.state is PriorState.FOUND:
         _move(uow, prior, PriorState.FETCHING)
+    elif prior.attempts >= max_attempts:
+        prior_failed(uow, prior.id, LEFT, base_s=0, max_attempts=max_attempts)
+        return claim_prior(uow, now, lease_s=lease_s, max_attempts=max_attempts)
     prior.attempts += 1
     prior.lease_until = now + timedelta(seconds=lease_s)
     current = uow.session.get_one(Study, prior.study_id)

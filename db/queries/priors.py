@@ -9,8 +9,12 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from db.models import Study
+from db.models import ResultObject, Study
 from db.prior_models import Prior, PriorSearch, PriorState, SearchState
+from db.report_models import Report, Signature
+from db.types import ReportState
+
+_SIGNED = (ReportState.PRELIMINARY, ReportState.FINAL, ReportState.ADDENDED, ReportState.CORRECTED)
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,18 @@ class ComparedPrior:
     paper: dict[str, Any] | None
 
 
+@dataclass(frozen=True)
+class SignedReport:
+    """What a person of ours signed, and the DICOM object that carries it."""
+
+    sections: dict[str, str]
+    author: str
+    signed_at: datetime
+    is_final: bool
+    sop_instance_uid: str
+    sha256: str
+
+
 def priors_of(session: Session, study_id: UUID) -> PriorOverview | None:
     """Return what was searched and found for a Study; None when nothing was searched."""
     search = session.scalar(select(PriorSearch).where(PriorSearch.study_id == study_id))
@@ -98,6 +114,29 @@ def compared_prior(session: Session, study_id: UUID, *, study_instance_uid: str 
         chosen.description,
         report=_first(chosen, "sr"),
         paper=_first(chosen, "pdf"),
+    )
+
+
+def signed_report(session: Session, study_id: UUID) -> SignedReport | None:
+    """Return what was signed here over a Study and stands; None when nobody signed, or what was signed is gone."""
+    found = session.execute(
+        select(Report, Signature, ResultObject)
+        .join(Signature, Signature.report_id == Report.id)
+        .join(ResultObject, ResultObject.signature_id == Signature.id)
+        .where(Report.study_id == study_id, Report.state.in_(_SIGNED))
+        .order_by(Signature.signed_at.desc())
+        .limit(1)
+    ).first()
+    if found is None:
+        return None
+    report, signature, made = found
+    return SignedReport(
+        dict(report.sections),
+        signature.printed_name,
+        signature.signed_at,
+        report.state is not ReportState.PRELIMINARY,
+        made.sop_instance_uid,
+        made.sha256,
     )
 
 

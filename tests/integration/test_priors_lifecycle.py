@@ -29,7 +29,7 @@ def searched(sessions: Sessions, *found: FoundPrior) -> UUID:
     now = utcnow()
     with unit_of_work(sessions, SENDER) as uow:
         assert priors.begin_searches(uow, now) == 1
-        job = priors.claim_search(uow, now, lease_s=60)
+        job = priors.claim_search(uow, now, lease_s=60, max_attempts=3)
         assert job is not None
         priors.searched(uow, job.search_id, found, now, candidates=len(found), sources=["pacs"], reason="")
     return study_id
@@ -37,7 +37,7 @@ def searched(sessions: Sessions, *found: FoundPrior) -> UUID:
 
 def claimed(sessions: Sessions, *, after_s: float = 0.0) -> PriorJob | None:
     with unit_of_work(sessions, SENDER) as uow:
-        return priors.claim_prior(uow, utcnow() + timedelta(seconds=after_s), lease_s=60)
+        return priors.claim_prior(uow, utcnow() + timedelta(seconds=after_s), lease_s=60, max_attempts=3)
 
 
 def arrives(sessions: Sessions, number: int, retrieval: int, sha256: str = "") -> None:
@@ -64,7 +64,7 @@ def test_a_study_is_searched_for_once(sessions: Sessions) -> None:
     study_id = searched(sessions, FOUND)
     with unit_of_work(sessions, SENDER) as uow:
         assert priors.begin_searches(uow, utcnow()) == 0
-        assert priors.claim_search(uow, utcnow(), lease_s=60) is None
+        assert priors.claim_search(uow, utcnow(), lease_s=60, max_attempts=3) is None
     assert tags(sessions, study_id=study_id)[-1] == "prior:searched"
 
 
@@ -73,10 +73,10 @@ def test_a_search_that_a_node_left_comes_back_after_its_lease(sessions: Sessions
     now = utcnow()
     with unit_of_work(sessions, SENDER) as uow:
         priors.begin_searches(uow, now)
-        assert priors.claim_search(uow, now, lease_s=60) is not None
+        assert priors.claim_search(uow, now, lease_s=60, max_attempts=3) is not None
     with unit_of_work(sessions, SENDER) as uow:
-        assert priors.claim_search(uow, now + timedelta(seconds=59), lease_s=60) is None
-        assert priors.claim_search(uow, now + timedelta(seconds=61), lease_s=60) is not None
+        assert priors.claim_search(uow, now + timedelta(seconds=59), lease_s=60, max_attempts=3) is None
+        assert priors.claim_search(uow, now + timedelta(seconds=61), lease_s=60, max_attempts=3) is not None
 
 
 def test_a_study_waits_while_priors_may_come_and_not_longer(sessions: Sessions) -> None:
@@ -92,7 +92,7 @@ def test_a_study_waits_while_priors_may_come_and_not_longer(sessions: Sessions) 
         priors.begin_searches(uow, now)
     assert pending()
     with unit_of_work(sessions, SENDER) as uow:
-        job = priors.claim_search(uow, now, lease_s=60)
+        job = priors.claim_search(uow, now, lease_s=60, max_attempts=3)
         assert job is not None
         priors.searched(uow, job.search_id, [FOUND], now, candidates=1, sources=["pacs"], reason="")
     assert pending()

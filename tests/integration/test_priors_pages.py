@@ -48,7 +48,7 @@ def searched(site: Site, study_id: UUID, uid: str, *, reason: str = "") -> None:
     now = utcnow()
     with unit_of_work(site.sessions, NODE) as uow:
         lifecycle.begin_searches(uow, now)
-        job = lifecycle.claim_search(uow, now, lease_s=60)
+        job = lifecycle.claim_search(uow, now, lease_s=60, max_attempts=3)
         assert job is not None
         assert job.study_id == study_id
         lifecycle.searched(uow, job.search_id, [found], now, candidates=4, sources=["archive"], reason=reason)
@@ -56,7 +56,7 @@ def searched(site: Site, study_id: UUID, uid: str, *, reason: str = "") -> None:
 
 def fetched(site: Site, outcome: FetchedPrior) -> UUID:
     with unit_of_work(site.sessions, NODE) as uow:
-        job = lifecycle.claim_prior(uow, utcnow(), lease_s=60)
+        job = lifecycle.claim_prior(uow, utcnow(), lease_s=60, max_attempts=3)
         assert job is not None
         lifecycle.prior_fetched(uow, job.prior_id, outcome)
         return job.prior_id
@@ -113,7 +113,7 @@ def test_a_prior_that_is_not_here_says_how_far_it_is(site: Site) -> None:
     today, _ = a_prior(site, None)
     assert "Found, not here yet" in section(site, today)
     with unit_of_work(site.sessions, NODE) as uow:
-        job = lifecycle.claim_prior(uow, utcnow(), lease_s=60)
+        job = lifecycle.claim_prior(uow, utcnow(), lease_s=60, max_attempts=3)
         assert job is not None
         lifecycle.prior_failed(uow, job.prior_id, "archive: no connection", base_s=9, max_attempts=1)
     shown = section(site, today)

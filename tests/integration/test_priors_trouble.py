@@ -20,9 +20,11 @@ from config.errors import PeerUnavailableError
 from db.lifecycle import priors as lifecycle
 from db.prior_models import PriorState, SearchState
 from db.types import utcnow
+from db.uow import Actor, unit_of_work
+from dicom_node.priors import search_due
 from dicom_node.retrieve import Retrieval, get_contexts, move
 from dicom_node.scu import Address
-from tests.node_support import ct_slice
+from tests.node_support import ct_slice, write_file
 from tests.orthanc import running_orthanc
 from tests.priors_support import TODAY, Site, running_site, source, study
 
@@ -32,13 +34,18 @@ Handler = Callable[[Any], Iterator[Any]]
 
 @contextmanager
 def archive(
-    images: list[Dataset], *, get: Handler | None = None, move: Handler | None = None
+    images: list[Dataset],
+    *,
+    studies: list[Dataset] | None = None,
+    get: Handler | None = None,
+    move: Handler | None = None,
 ) -> Iterator[dict[str, Any]]:
     """An archive of our own making that holds one Study and misbehaves in retrieval; yields it as a source."""
 
     def found(event: Any) -> Iterator[Any]:
         level = event.identifier.QueryRetrieveLevel
-        for image in images if level == "IMAGE" else images[:1]:
+        first = (studies or images[:1]) if level == "STUDY" else images[:1]
+        for image in images if level == "IMAGE" else first:
             match = Dataset()
             for element in event.identifier:
                 match.add(image.get(element.tag, element))
@@ -238,3 +245,60 @@ def test_a_negotiation_never_has_more_than_128_contexts() -> None:
         assert named == {str(StudyRootGet), *some[:127]}
     compressed = [one.transfer_syntax for one in get_contexts(classes[:3])[4:]]
     assert all(len(one) == 1 for one in compressed)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"StudyInstanceUID": "1.2.x"},
+        {"StudyInstanceUID": "1." + "2" * 80},
+        {"StudyInstanceUID": None},
+        {"StudyDate": "20220230x"},
+        {"PatientID": "P-1\\P-2"},
+        {"PatientID": "P-10"},
+    ],
+)
+def test_a_match_that_makes_no_sense_is_left_out_and_the_others_stay(
+    tmp_path: Path, sqlite_sessions: Sessions, changes: dict[str, str | None]
+) -> None:
+    good, odd = study("20220102", images=1)[0], study("20220103", images=1)[0]
+    for keyword, value in changes.items():
+        odd[keyword].value = value
+    with (
+        archive([good], studies=[odd, good]) as source_,
+        running_site(tmp_path / "site", [source_], sqlite_sessions, priors={"at_most": 5}) as site,
+    ):
+        site.receive(ct_slice(**TODAY))
+        site.fetch()
+        assert [one.study_instance_uid for one in site.priors()] == [good.StudyInstanceUID]
+
+
+def test_a_prior_that_stops_the_node_every_time_is_given_up(tmp_path: Path, sqlite_sessions: Sessions) -> None:
+    images = study("20220102")
+    with archive(images) as odd, running_site(tmp_path / "site", [odd], sqlite_sessions) as site:
+        site.receive(ct_slice(**TODAY))
+        search_due(site.sessions, site.settings, utcnow())
+        for hours in range(8):  # taken, and never heard of again
+            with unit_of_work(site.sessions, Actor("node", "process")) as uow:
+                moment = utcnow() + timedelta(hours=hours)
+                assert lifecycle.claim_prior(uow, moment, lease_s=60, max_attempts=8) is not None
+        assert site.fetch(after_s=8 * 3600) == 0
+        (prior,) = site.priors()
+        assert (prior.state, prior.reason) == (PriorState.FAILED, "the node stopped every time it tried")
+
+
+def test_what_a_killed_retrieval_left_on_the_disk_stays_a_prior(tmp_path: Path, sqlite_sessions: Sessions) -> None:
+    images = study("20220102", images=2)
+    with archive(images) as odd:
+        with running_site(tmp_path / "site", [odd], sqlite_sessions) as site:
+            site.receive(ct_slice(**TODAY))
+            search_due(site.sessions, site.settings, utcnow())
+            with unit_of_work(site.sessions, Actor("node", "process")) as uow:
+                assert lifecycle.claim_prior(uow, utcnow(), lease_s=60, max_attempts=8) is not None
+            # renamed, and killed before the commit
+            one = images[0]
+            path = f"{one.StudyInstanceUID}/{one.SeriesInstanceUID}/{one.SOPInstanceUID}.dcm"
+            write_file(site.settings.instances_dir / path, one)
+        with running_site(tmp_path / "site", [odd], sqlite_sessions) as site:
+            assert site.held(images[0].StudyInstanceUID) == [images[0].SOPInstanceUID]
+            assert site.study(images[0].StudyInstanceUID).is_prior
