@@ -203,6 +203,12 @@ class PriorSettings(BaseModel, frozen=True, extra="forbid"):
         default=False, description="Ask the first source how many Instances a Study has before it is complete."
     )
 
+    @model_validator(mode="after")
+    def _countable(self) -> "PriorSettings":
+        if self.expected_count and all(source.method == "dicomweb" for source in self.sources):
+            raise ValueError("priors.expected_count needs a source that is asked by C-FIND: method c-get or c-move")
+        return self
+
 
 class RetentionSettings(BaseModel, frozen=True, extra="forbid"):
     """How long pixel data stay; rows, results and the audit log are not touched by it."""

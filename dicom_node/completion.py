@@ -1,6 +1,8 @@
 """When a Study is whole: what was announced is here, or nothing came for the quiet time of its source."""
 
+from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from uuid import UUID
 
 import structlog
@@ -18,6 +20,11 @@ from db.uow import Actor, UnitOfWork, unit_of_work
 log = structlog.get_logger()
 _SWEEPER = Actor("sweeper", "process")
 Stamp = tuple[int, datetime | None]
+Guard = Callable[[Callable[[], None]], None]
+
+
+def _unguarded(act: Callable[[], None]) -> None:
+    act()
 
 
 class Completion:
@@ -29,19 +36,31 @@ class Completion:
         self._priors_wait_s = priors_wait_s
         self._known: dict[UUID, tuple[Stamp, Situation]] = {}
 
-    def sweep(self, now: datetime) -> int:
+    def sweep(self, now: datetime, guard: Guard = _unguarded) -> int:
         """Judge every Study that is whole by the routing rules of its called AE; return how many moved on.
 
         Images that come later reopen the Study as a new revision (``db.lifecycle.late``).
+
+        Args:
+            now: the present instant.
+            guard: runs what is done about one Study, and decides whether its error keeps the others from their turn.
 
         Raises:
             TransientError: the database cannot be used; nothing is lost, call again.
         """
         with self._sessions() as session:
             open_ones = lifecycle.receiving(session)
-            self._forget(open_ones)
-            due = [one for one in open_ones if self._may_be_due(one, now) and self._timer(session, one, now).is_due]
-        return sum(self._complete(one, now) for one in due)
+        self._forget(open_ones)
+        moved: list[UUID] = []
+        for one in open_ones:
+            if self._may_be_due(one, now):
+                with structlog.contextvars.bound_contextvars(study_id=str(one.study_id)):
+                    guard(partial(self._end, one, now, moved))
+        return len(moved)
+
+    def _end(self, one: Receiving, now: datetime, moved: list[UUID]) -> None:
+        if self._timer(one, now).is_due and self._complete(one, now):
+            moved.append(one.reading_id)
 
     def _forget(self, open_ones: list[Receiving]) -> None:
         ids = {one.reading_id for one in open_ones}
@@ -54,11 +73,12 @@ class Completion:
         enough = one.announced_at is not None and one.instance_count >= one.expected
         return one.complete_now or enough or silent_s >= one.quiet_s
 
-    def _timer(self, session: Session, one: Receiving, now: datetime) -> Timer:
+    def _timer(self, one: Receiving, now: datetime) -> Timer:
         stamp = (one.instance_count, one.announced_at)
         known = self._known.get(one.reading_id)
         if known is None or known[0] != stamp or known[1].priors_pending or one.complete_now:
-            known = (stamp, self._situation(session, one, now))
+            with self._sessions() as session:
+                known = (stamp, self._situation(session, one, now))
             self._known[one.reading_id] = known
         return judge(known[1], now)
 
@@ -77,7 +97,7 @@ class Completion:
                 state = lifecycle.complete(uow, one.reading_id, verdict, ended)
         except LifecycleError:
             return False  # another sweeper was faster
-        log.info("study.completed", study_id=one.study_id, reading_id=one.reading_id, state=state, rule=verdict.rule)
+        log.info("study.completed", reading_id=one.reading_id, state=state, rule=verdict.rule)
         return True
 
     def _still_due(self, uow: UnitOfWork, one: Receiving, now: datetime) -> tuple[Situation, Timer] | None:

@@ -51,7 +51,7 @@ class Sweeper:
         """Do each duty once; one that fails does not keep the others from their turn."""
         if self._ticks % REQUEUE_EVERY_TICKS == 0:
             self._attempt("requeue", self._requeue)
-        self._attempt("complete", lambda: self._completion.sweep(utcnow()))
+        self._attempt("complete", self._complete)
         self._attempt("relay", lambda: relay(self._sessions, self._publish))
         self._ticks += 1
 
@@ -63,6 +63,10 @@ class Sweeper:
         except Exception as exc:
             # the edge of this process: tomorrow's studies must not wait for today's defect
             log.exception("sweep.crashed", step=step, error=type(exc).__name__)
+
+    def _complete(self) -> None:
+        """Complete what is whole; a Study that fails does not keep the others waiting."""
+        self._completion.sweep(utcnow(), guard=lambda act: self._attempt("complete", act))
 
     def _requeue(self) -> None:
         with unit_of_work(self._sessions, _ACTOR) as uow:

@@ -2,14 +2,17 @@
 
 import pytest
 from pydicom.uid import generate_uid
+from sqlalchemy import update
 
+from config.errors import ConfigurationError
 from config.routing import RuleBook, Rules, load_rule_book
 from db import lifecycle
 from db.models import OutboxMessage, Reading, Study
 from db.types import ReadingState
 from db.uow import Actor, unit_of_work
 from dicom_node.completion import Completion
-from tests.completeness_support import later
+from firstread.sweeper import Sweeper
+from tests.completeness_support import begin_step, end_of_step, later, set_step
 from tests.node_support import (
     associate,
     audit_tags,
@@ -168,3 +171,32 @@ def test_late_images_after_process_now_are_a_new_revision(node):
     assert sweep(node, later(6)) == 1
     assert sorted(reading.revision for reading in rows(node.sessions, Reading)) == [1, 2]
     assert audit_tags(node.sessions).count("study:complete_now") == 1
+
+
+def test_a_study_that_fails_does_not_keep_the_others_waiting(tmp_path, sqlite_sessions):
+    routing = tmp_path / "routing.yaml"
+    routing.write_text("rules: [{name: all, profile: ct-torso}]")
+    settings = node_settings(tmp_path / "site", routing=routing, dicom={"quiet_s": 0.01})
+    broken, good = ct_slice(), ct_slice()
+    with running_node(settings, sqlite_sessions) as node:
+        store(node.port, broken)
+        store(node.port, good)
+        uid, _ = begin_step(node.port, broken.StudyInstanceUID)
+        set_step(node.port, uid, end_of_step([str(broken.SOPInstanceUID)]))
+    with sqlite_sessions.begin() as session:
+        # a quiet time beyond the calendar, longest silent of all
+        query = update(Study).where(Study.study_instance_uid == str(broken.StudyInstanceUID))
+        session.execute(query.values(quiet_s=1e300))
+    Sweeper(settings, sqlite_sessions).tick()
+    states = {reading.study_id: reading.state for reading in rows(sqlite_sessions, Reading)}
+    studies = {study.study_instance_uid: study.id for study in rows(sqlite_sessions, Study)}
+    assert states[studies[str(good.StudyInstanceUID)]] is ReadingState.QUEUED
+    assert states[studies[str(broken.StudyInstanceUID)]] is ReadingState.RECEIVING
+
+
+def test_rules_of_an_ae_that_nobody_can_work_with_stop_the_sweeper(tmp_path, sqlite_sessions):
+    own = tmp_path / "research.yaml"
+    own.write_text("rules: [{name: all, profile: no-such-profile}]")
+    settings = node_settings(tmp_path, dicom={"profiles": [{"ae_title": "RESEARCH", "routing": str(own)}]})
+    with pytest.raises(ConfigurationError, match="no-such-profile"):
+        Sweeper(settings, sqlite_sessions)

@@ -1,12 +1,13 @@
 """Completeness rules and the rules of each AE: typed, checked at start, the first that matches counts."""
 
 import pytest
+from pydantic import ValidationError
 
 from config.errors import ConfigurationError
 from config.node_settings import AeProfile
 from config.quiet import quiet_seconds
 from config.routing import RequiredSeries, Rules, SeriesFacts, StudyFacts, load_rule_book, load_rules
-from config.settings import ROOT, DicomSettings, Settings
+from config.settings import ROOT, DicomSettings, PriorSettings, Settings
 
 GLIOMA = {
     "name": "glioma-protocol",
@@ -134,3 +135,14 @@ QUIET = DicomSettings(
 )
 def test_the_quiet_time_is_the_sources_the_profiles_or_ours(calling, called, modality, seconds):
     assert quiet_seconds(QUIET, calling_ae=calling, called_ae=called, modality=modality) == seconds
+
+
+@pytest.mark.parametrize("sources", [[], [{"name": "web", "method": "dicomweb", "url": "https://pacs/dicom-web"}]])
+def test_a_count_that_nobody_can_be_asked_for_is_refused(sources):
+    with pytest.raises(ValidationError, match="needs a source"):
+        PriorSettings(expected_count=True, sources=sources)
+
+
+def test_a_quiet_time_is_longer_than_nothing():
+    with pytest.raises(ValidationError, match="greater than 0"):
+        DicomSettings(quiet_by_modality={"CT": 0})
