@@ -83,8 +83,13 @@ def fill(page: str, generated: Mapping[str, str]) -> str:
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    lines += [f"| {' | '.join(str(cell) for cell in row)} |" for row in rows]
+    # an AE title may hold a bar, which would end the cell
+    lines += [f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
     return "\n".join(lines)
+
+
+def _rows(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    return _table(head, rows) if rows else "None."
 
 
 def _name(uid: str) -> str:
@@ -279,7 +284,7 @@ def site_statement(settings: Settings, peers: Sequence[Peer]) -> str:
     parts.append(_table(_PEER_COLUMNS, [_peer(one, dicom) for one in peers]) if peers else _NOBODY)
     parts += ["", "## Where results go", ""]
     parts.append(
-        _table(
+        _rows(
             ("Name", "AE title", "Address", "TLS", "Drafts", "Commitment asked"),
             [
                 (d.name, d.ae_title, f"{d.host}:{d.port}", _yes(d.tls), _yes(d.drafts), _yes(d.commitment))
@@ -289,7 +294,7 @@ def site_statement(settings: Settings, peers: Sequence[Peer]) -> str:
     )
     parts += ["", "## Archives asked for earlier studies", ""]
     parts.append(
-        _table(
+        _rows(
             ("Name", "Method", "AE title", "Address", "TLS"),
             [
                 (s.name, s.method, s.ae_title, s.url or f"{s.host}:{s.port}", _yes(s.tls or s.url.startswith("https:")))

@@ -120,6 +120,9 @@ def delete_due(
             gone = _delete(sessions, settings.instances_dir, study, terms, trigger, actor)
             files += gone
             studies += bool(gone)
+        else:
+            if trigger.received_before is None and not trigger.is_over(0):
+                log.warning("retention.disk_stays_full", bytes=free_bytes(settings))
     return files
 
 

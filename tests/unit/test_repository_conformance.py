@@ -170,4 +170,5 @@ def test_the_statement_of_a_site_says_who_may_call_and_who_is_called() -> None:
     assert "| Without TLS | 127.0.0.1:11119 |" in said
     assert "| With TLS | 0.0.0.0:2762, both sides with certificate |" in said
     assert "secret" not in said
+    assert "| A\\|B | any address |" in site_statement(settings, [Peer(ae_title="A|B")])
     assert "only callers on this machine" in site_statement(settings, [])
