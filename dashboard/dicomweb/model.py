@@ -3,10 +3,11 @@
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 from pydicom import DataElement, Dataset
-from pydicom.datadict import tag_for_keyword
+from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.tag import BaseTag, Tag
 
 from dashboard.pixels import DECODE_ERRORS
@@ -16,6 +17,7 @@ _BINARY = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
 _LARGEST_INLINE = 1024
 _CHARACTER_SET = 0x00080005
 _UTF_8 = "ISO_IR 192"
+_GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
 
 
 def json_model(ds: Dataset, *, bulk_address: str = "") -> dict[str, Any]:
@@ -61,12 +63,24 @@ def _finite(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def from_keywords(values: Mapping[str, Any]) -> Dataset:
-    """Return a Data Set of ``values`` by keyword; None and ``""`` are attributes without a value."""
-    ds = Dataset()
+def json_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return plain values by keyword in the DICOM JSON Model; None, ``""`` and ``[]`` are attributes without one."""
+    out = {}
     for keyword, value in values.items():
-        setattr(ds, keyword, None if value == "" else value)
-    return ds
+        tag, vr = _entry(keyword)
+        held = value if isinstance(value, list) else [value] if value not in {None, ""} else []
+        if vr == "PN":
+            held = [
+                {group: part for group, part in zip(_GROUPS, name.split("="), strict=False) if part} for name in held
+            ]
+        out[tag] = {"vr": vr, "Value": held} if held else {"vr": vr}
+    return out
+
+
+@cache
+def _entry(keyword: str) -> tuple[str, str]:
+    """Return the tag of an attribute, as JSON names it, and its VR."""
+    return f"{tag_for_keyword(keyword):08X}", dictionary_VR(keyword)
 
 
 def json_pieces(models: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:

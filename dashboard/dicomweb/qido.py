@@ -2,18 +2,15 @@
 
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from pydicom import Dataset
 from pydicom.datadict import dictionary_VR, keyword_for_tag
 from werkzeug.datastructures import MultiDict
 
 from config.errors import RefusedInputError
-from dashboard.dicomweb.model import from_keywords, json_model, tag_of
+from dashboard.dicomweb.model import json_model, json_values, tag_of
 from dashboard.dicomweb.rows import Row
-from dashboard.pixels import DECODE_ERRORS
 from db.queries.dicomweb import INSTANCE_KEYS, SERIES_KEYS, STUDY_KEYS, How, Match
 from instances.header import valid_uid
 
@@ -120,12 +117,11 @@ def answer(row: Row, query: Query, base: str) -> dict[str, object]:
     known = {**row.known, "RetrieveURL": base + row.address, "SpecificCharacterSet": "ISO_IR 192"}
     wanted = dict.fromkeys(query.fields)
     missing = [keyword for keyword in wanted if keyword not in known]
-    ds: Dataset = from_keywords({keyword: known[keyword] for keyword in wanted if keyword in known})
-    header = row.header(missing) if missing else Dataset()
-    for keyword in missing:
-        with suppress(*DECODE_ERRORS):
-            ds.add(header[keyword])
-    return json_model(ds)
+    model = json_values({keyword: known[keyword] for keyword in wanted if keyword in known})
+    if missing:
+        header = json_model(row.header(missing))
+        model = {**header, **model}  # the character set is ours
+    return dict(sorted(model.items()))
 
 
 def _add_key(query: Query, name: str, values: list[str]) -> None:
