@@ -3,8 +3,11 @@
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from threading import Barrier
+from uuid import uuid4
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from sqlalchemy import event, select
 
 from config.errors import LifecycleError
@@ -315,3 +318,38 @@ def test_a_search_that_begins_after_a_study_was_looked_at_is_waited_for(sessions
     for _ in range(3):
         assert patient.sweep(later(101)) == 0
     assert patient.sweep(later(611)) == 1
+
+
+_NAMED = st.none() | st.sets(st.integers(1, 6))
+_STEPS = st.lists(st.tuples(st.sampled_from(["IN_PROGRESS", "COMPLETED", "DISCONTINUED"]), _NAMED), max_size=3)
+
+
+@given(_STEPS, st.lists(st.sets(st.integers(1, 6)), max_size=2), st.sets(st.integers(1, 6), min_size=1), st.data())
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_is_summed_up_is_what_was_said(sqlite_sessions, steps, notices, here, data):
+    count = data.draw(st.none() | st.integers(0, 9))
+    study = f"1.2.{uuid4().int}"
+    for number in sorted(here):
+        study_id = receive(sqlite_sessions, header(number, study), quiet_s=10.0).study_id
+    for at, (state, named) in enumerate(steps):
+        instances = None if named is None else names(*named, study=study)
+        announce(sqlite_sessions, instances, uid=f"{study}.{at}", study=study, state=ExpectationState(state))
+    for at, named in enumerate(notices):
+        source = ExpectationSource.NOTICE
+        announce(sqlite_sessions, names(*named, study=study), source=source, uid=f"{study}.{at}", study=study)
+    if count is not None:
+        with unit_of_work(sqlite_sessions, NODE) as uow:
+            expectations.asked(uow, study, archive="pacs", instances=count, attempts=0, now=utcnow())
+
+    listed = set().union(*(named or () for state, named in steps if state != "DISCONTINUED"), *notices)
+    goes_on = any(state == "IN_PROGRESS" for state, _ in steps)
+    with sqlite_sessions() as session:
+        found = expectations.announcement(session, study_id)
+        kept = session.get_one(Study, study_id)
+    assert found.expected == max(len(listed), count or 0)
+    assert found.missing == max(len(listed - here), (count or 0) - len(here), 0)
+    assert (found.in_progress, found.is_final) == (goes_on, bool(listed) and not goes_on)
+    assert found.discontinued == any(state == "DISCONTINUED" for state, _ in steps)
+    assert found.is_satisfied == (found.is_final and listed == here and (count or 0) <= len(here))
+    assert (kept.expected_instances or 0, kept.expected_by) == (found.expected, found.by)
+    assert bool(found.by) == bool(found.expected)
