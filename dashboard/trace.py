@@ -54,5 +54,5 @@ def _traced(key: str) -> Trace:
         for one in found.studies:
             audit_view(uow, AuditTag.STUDY_TRACED, study_id=one.id)
         if not found.studies:
-            audit_view(uow, AuditTag.STUDY_TRACED, outcome="failure", object_type="key", object_id=found.key)
+            audit_view(uow, AuditTag.STUDY_TRACED, outcome="failure", object_type="key", object_id=found.key_to_record)
     return found

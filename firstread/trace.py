@@ -50,7 +50,7 @@ def trace_study(settings: Settings, key: str) -> Trace:
         for study in found.studies:
             uow.audit(AuditTag.STUDY_TRACED, study_id=study.id)
         if not found.studies:
-            uow.audit(AuditTag.STUDY_TRACED, outcome="failure", object_type="key", object_id=found.key[:64])
+            uow.audit(AuditTag.STUDY_TRACED, outcome="failure", object_type="key", object_id=found.key_to_record[:64])
     return found
 
 

@@ -263,3 +263,8 @@ class Trace:
     quarantined: tuple[QuarantineTrace, ...] = ()
     expectations: tuple[ExpectationTrace, ...] = ()
     refused_associations: tuple[AssociationTrace, ...] = ()
+
+    @property
+    def key_to_record(self) -> str:
+        """The key, where it is digits and dots; what else somebody typed may be a person's name."""
+        return self.key if not self.key.strip("0123456789.") else ""

@@ -86,7 +86,9 @@ def test_what_is_not_here_is_exit_1_and_a_patient_id_is_refused(site: tuple[Sess
     said = json.loads(missing.stdout)
     assert said["studies"] == []
     assert [one["rejected"] != "" for one in said["refused_associations"]] == [True]
-    assert [(e.outcome, e.object_id) for e in traced_events(sessions)] == [("failure", "NOSUCH")]
+    assert firstread("1.2.3.4").exit_code == 1
+    # what was typed and is no number may be a name, and nothing is ever taken out of the audit log
+    assert [(e.outcome, e.object_id) for e in traced_events(sessions)] == [("failure", ""), ("failure", "1.2.3.4")]
     refused = firstread("P-1")
     assert refused.exit_code == 2
     assert "Patient ID" in refused.stdout
