@@ -1,6 +1,8 @@
 """Results go out by C-STORE: in order, as written, with retries, and every answer is recorded."""
 
 import hashlib
+import socket
+import threading
 import time
 from dataclasses import replace
 from datetime import timedelta
@@ -132,6 +134,27 @@ def test_one_absent_destination_does_not_hold_up_another(tmp_path, sqlite_sessio
     assert by_name[("PACS1", DeliveryState.DELIVERED)] == ""
     assert "no connection" in by_name[("PACS0", DeliveryState.PENDING)]
     assert by_name[("REMOVED", DeliveryState.PENDING)] == "this destination is not configured"
+
+
+def test_a_destination_that_says_nothing_does_not_hold_up_another(tmp_path, sqlite_sessions, archive):
+    silent = socket.create_server(("127.0.0.1", 0))  # it connects, and that is all
+    settings = settings_for(tmp_path, silent.getsockname()[1], archive.port)
+    owe_objects(settings, sqlite_sessions, ["PACS0", "PACS1"])
+    sender = threading.Thread(target=deliver_due, args=(sqlite_sessions, settings, utcnow()))
+    sender.start()
+    try:
+        deadline = time.monotonic() + 20
+        while len(archive.files()) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert len(archive.files()) == 2
+        assert sender.is_alive()  # still waiting for the silent one
+    finally:
+        silent.close()
+        sender.join()
+    assert {(d.destination, d.state) for d in rows(sqlite_sessions, Delivery)} == {
+        ("PACS0", DeliveryState.PENDING),
+        ("PACS1", DeliveryState.DELIVERED),
+    }
 
 
 def test_a_wrong_ae_title_is_named_as_the_reason(tmp_path, sqlite_sessions):
