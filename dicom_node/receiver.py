@@ -10,6 +10,7 @@ import pickle
 import signal
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -25,7 +26,8 @@ from instances.inbox import Inbox, make_inbox
 
 KEEP, REFUSE, ENTER, LEAVE = "keep", "refuse", "enter", "leave"  # what a receiver asks
 READY, PAIR = b"r", b"p"  # on the line: it accepts now; a socket pair comes with this byte
-MAX_MESSAGE_BYTES = 1 << 16  # a message is a few kilobytes: a header, never pixels
+MAX_MESSAGE_BYTES = 1 << 17  # a message is a few kilobytes: a header, never pixels
+_LONGEST_IDENTITY = 1 << 13  # PS3.7 D.3.3.7 allows 64 KB; one that was cut is nobody's
 _NODE_IS_GONE = 1
 
 
@@ -107,7 +109,11 @@ class RemoteInbox:
 
     def refuse(self, announced: Announced, arrival: Arrival | None, error: AppError | None, status: int) -> None:
         """Let the node keep what was refused; see :meth:`instances.inbox.Inbox.refuse`."""
-        self._node.ask(REFUSE, announced, arrival.landed if arrival else None, error, status)
+        # a command may hold anything for a UID, of any length
+        meta = announced.meta
+        named = replace(announced, sop_class_uid=meta.sop_class_uid, sop_instance_uid=meta.sop_instance_uid)
+        landed = replace(arrival.landed, announced=named, header=None) if arrival else None
+        self._node.ask(REFUSE, named, landed, error, status)
 
 
 class RemoteDoor:
@@ -118,7 +124,8 @@ class RemoteDoor:
 
     def enter(self, asking: Asking) -> Admission:
         """Ask the node who may come in."""
-        admission: Admission = self._node.ask(ENTER, asking)
+        cut = replace(asking, user=asking.user[:_LONGEST_IDENTITY], passcode=asking.passcode[:_LONGEST_IDENTITY])
+        admission: Admission = self._node.ask(ENTER, cut)
         return admission
 
     def leave(self, association_id: UUID, *, how: str, instances: int = 0, size_bytes: int = 0) -> None:

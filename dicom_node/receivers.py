@@ -34,6 +34,7 @@ _PAUSE_S = 1.0
 _END_S = 3.0  # beyond the grace, then it is killed
 _START_S = 20.0
 _TICK_S = 0.5
+_DOOR_THREADS = 4  # a name that is looked up slowly holds up few others
 _REFUSING_THREADS = 2
 _PRELOADED = ["dicom_node.receiver"]
 _Waiting = list[tuple[socket.socket, Landed]]
@@ -47,6 +48,7 @@ class _Receiver:
     process: BaseProcess
     line: socket.socket
     started: float
+    is_gone: bool = False
     inside: set[UUID] = field(default_factory=set)
 
 
@@ -54,7 +56,7 @@ class Receivers:
     """``dicom.receivers`` processes that accept on the same ears; one thread here answers what they ask.
 
     That thread takes every Instance that waits to be kept at one moment and keeps them together, whichever
-    process and association they came by. Comings and goings are answered beside it, one after the other.
+    process and association they came by. Comings, goings and refusals are answered beside it.
     """
 
     def __init__(self, ears: Sequence[Ear], settings: Settings, inbox: Inbox, door: Doorkeeper) -> None:
@@ -70,8 +72,7 @@ class Receivers:
         self._ready = threading.Semaphore(0)
         self._stopping = threading.Event()
         self._answering = threading.Thread(target=self._answer_all, name="receivers", daemon=True)
-        # one thread, so that comings and goings stay in order
-        self._at_door = ThreadPoolExecutor(1, thread_name_prefix="door")
+        self._at_door = ThreadPoolExecutor(_DOOR_THREADS, thread_name_prefix="door")
         self._refusing = ThreadPoolExecutor(_REFUSING_THREADS, thread_name_prefix="refuse")
 
     def start(self) -> None:
@@ -128,10 +129,14 @@ class Receivers:
         """Answer until the node stops and every process has ended."""
         while not (self._stopping.is_set() and not self._receivers):
             waiting: _Waiting = []
-            for key, _ in self._selector.select(_TICK_S):
-                key.data(key.fileobj, waiting)
-            if waiting:
-                self._keep(waiting)
+            try:
+                for key, _ in self._selector.select(_TICK_S):
+                    key.data(key.fileobj, waiting)
+                if waiting:
+                    self._keep(waiting)
+            except Exception as exc:
+                # the thread's edge: whoever asked hears nothing, nothing is acknowledged, the others go on
+                log.exception("receiver.not_answered", error=exc)
 
     def _keep(self, waiting: _Waiting) -> None:
         outcomes = self._inbox.keep_together([landed for _, landed in waiting])
@@ -163,7 +168,7 @@ class Receivers:
             self._selector.unregister(pair)
             pair.close()
             return
-        verb, arguments = pickle.loads(message)  # noqa: S301 from our own process
+        verb, arguments = pickle.loads(message)  # noqa: S301 from our own process, never cut short
         if verb == KEEP:
             waiting.append((pair, *arguments))
             return
@@ -181,6 +186,8 @@ class Receivers:
         admission = self._door.enter(asking)
         if admission.rejection is None:
             receiver.inside.add(admission.association_id)
+            if receiver.is_gone:
+                self._leave(receiver, admission.association_id, "lost", 0, 0)
         return admission
 
     def _leave(self, receiver: _Receiver, association_id: UUID, how: str, instances: int, size_bytes: int) -> None:
@@ -195,7 +202,7 @@ class Receivers:
         process.join()
         if not self._stopping.is_set():
             log.error("receiver.died", pid=process.pid, exit_code=process.exitcode)
-        self._at_door.submit(self._forget, receiver).result()
+        self._forget(receiver)
         if not self._stopping.is_set() and time.monotonic() - receiver.started < _SETTLED_S:
             self._stopping.wait(_PAUSE_S)
         while not self._stopping.is_set():
@@ -213,6 +220,7 @@ class Receivers:
 
     def _forget(self, receiver: _Receiver) -> None:
         """Record associations that are lost, and remove files that nobody finishes."""
+        receiver.is_gone = True
         for association_id in list(receiver.inside):
             self._leave(receiver, association_id, "lost", 0, 0)
         with contextlib.suppress(OSError):

@@ -1,7 +1,9 @@
 """The DICOM node: what listens, what keeps, and what is done beside answering, under one parent process."""
 
 import signal
+import ssl
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,6 +78,7 @@ def start_node(
         close_forgotten(uow)
     ears = open_ears(settings)
     try:
+        certificate = server_context(settings, sessions) if settings.dicom.tls.certificate else None
         reception = _reception(ears, settings, sessions, inbox)
     except AppError:
         for ear in ears:
@@ -86,8 +89,8 @@ def start_node(
     detail = {"port": node.port, "tls_port": node.tls_port, "ae_title": settings.dicom.ae_title, **vars(reconciled)}
     _audit(sessions, AuditTag.PROCESS_STARTED, detail)
     reception.start()
-    if settings.dicom.tls.certificate:
-        node._threads.append(_watch_certificate(settings, sessions, node._stopped))
+    if certificate is not None:
+        node._threads.append(_watch(certificate, node._stopped))
     if deliver:
         node._threads.extend(start_duties(sessions, settings, node._stopped))
     log.info("node.started", host=settings.dicom.host, port=node.port)
@@ -117,15 +120,12 @@ def _reception(
     return Listener(ears, NodeContext(inbox, door, sessions, settings))
 
 
-def _watch_certificate(
-    settings: Settings, sessions: sessionmaker[Session], stopped: threading.Event
-) -> threading.Thread:
-    """Load the certificate whenever its files change, so that each change is recorded once for all receivers."""
-    current = server_context(settings, sessions)
+def _watch(certificate: Callable[[], ssl.SSLContext], stopped: threading.Event) -> threading.Thread:
+    """Look at the certificate's files again and again, so that each change is recorded once for all receivers."""
 
     def watch() -> None:
         while not stopped.wait(_CERTIFICATE_S):
-            current()
+            certificate()
 
     thread = threading.Thread(target=watch, name="certificate", daemon=True)
     thread.start()

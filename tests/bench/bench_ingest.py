@@ -88,7 +88,7 @@ def _compared(folder: Path, workload: Workload, *, quick: bool) -> list[Bar]:
         runs.append((f"{OURS.name}, storescu as shipped", OURS, AS_SHIPPED))
         limits, measured = _in_turns(folder, runs, sent, repeats=1 if quick else REPEATS, size=2 * workload.side**2)
         _say(f"\n{workload.name}, {associations} associations, {count} objects")
-        _say(f"{'':34}instances/s    MB/s   CPU s/1000   peak RSS MB")
+        _say(f"{'':34}instances/s    MB/s   CPU s/1000   peak RSS MB   shared once MB")
         for name, ones in measured.items():
             _say(f"{name:34}{_row(ones)}")
         limit = statistics.median(limits)
@@ -133,7 +133,8 @@ def _row(ones: Sequence[Measured]) -> str:
     volume = median([one.size_bytes / one.seconds for one in ones]) / MB
     cpu = median([one.cpu_s / one.count * 1000 for one in ones])
     rss = median([one.peak_rss for one in ones]) / MB
-    return f"{rate:11.0f} {volume:7.0f} {cpu:12.2f} {rss:13.0f}"
+    own = median([one.own_memory for one in ones]) / MB
+    return f"{rate:11.0f} {volume:7.0f} {cpu:12.2f} {rss:13.0f} {own:16.0f}"
 
 
 def _memory(folder: Path, *, quick: bool) -> list[Bar]:

@@ -9,10 +9,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 from pydicom.uid import CTImageStorage, DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
@@ -184,8 +185,16 @@ class Running:
         sizes = (_quietly(process.memory_info) for process in self.tree())
         return sum(size.rss for size in sizes if size is not None)
 
+    def own_memory(self) -> int:
+        """Proportional resident bytes of the whole tree now: pages that processes share count once."""
+        sizes = (_quietly(process.memory_full_info) for process in self.tree())
+        return sum(size.pss for size in sizes if size is not None)
 
-def _quietly(ask):  # type: ignore[no-untyped-def]
+
+T = TypeVar("T")
+
+
+def _quietly(ask: Callable[[], T]) -> T | None:
     try:
         return ask()
     except psutil.Error:  # it ended meanwhile
@@ -201,6 +210,7 @@ class Measured:
     size_bytes: int
     cpu_s: float
     peak_rss: int
+    own_memory: int  # at the end; pages that processes share count once
 
     @property
     def rate(self) -> float:
@@ -234,12 +244,13 @@ def measure(
         done.set()
         watch.join()
         cpu_s = running.cpu_s() - cpu_s
+        own_memory = running.own_memory()
     if any(codes):
         raise SystemExit(f"a sender to {receiver.name} failed")
     _compare(receiver, store, digests)
     size = sum(file.stat().st_size for folder in folders for file in folder.iterdir())
     shutil.rmtree(store)
-    return Measured(seconds, len(digests), size, cpu_s, peak.size)
+    return Measured(seconds, len(digests), size, cpu_s, peak.size, own_memory)
 
 
 class _Peak:

@@ -12,7 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 import sqlalchemy as sa
-from pydicom.uid import DigitalXRayImageStorageForPresentation, generate_uid
+from pydicom.uid import CTImageStorage, DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
+from pynetdicom import AE
+from pynetdicom.pdu_primitives import UserIdentityNegotiation
 
 from db.models import Instance, PeerAssociation, Quarantined
 from instances.part10 import split_file
@@ -111,6 +113,22 @@ def test_what_is_refused_is_refused_and_kept_alike(node, sqlite_sessions):
     assert content[split_file(content)[1] :] == encoded(changed)
     assert len(rows(sqlite_sessions, Instance)) == 1
     assert audit_tags(sqlite_sessions).count("instance:duplicate") == 1
+
+
+def test_an_identity_of_any_length_reaches_the_door_and_hurts_nobody(node, sqlite_sessions):
+    pids = node.reception.pids
+    identity = UserIdentityNegotiation()
+    identity.user_identity_type = 2
+    identity.primary_field = b"u" * 65_000
+    identity.secondary_field = b"\xff" * 65_000
+    ae = AE("MODALITY")
+    ae.add_requested_context(CTImageStorage, [ExplicitVRLittleEndian])
+    assoc = ae.associate("127.0.0.1", node.port, ae_title="FIRSTREAD", ext_neg=[identity])
+    assert assoc.is_established or assoc.is_rejected
+    if assoc.is_established:
+        assoc.release()
+    assert store(node.port, ct_slice())[0] == 0x0000
+    assert node.reception.pids == pids
 
 
 def test_stop_ends_every_process_and_closes_the_port(tmp_path, sqlite_sessions):
