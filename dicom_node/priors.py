@@ -97,9 +97,6 @@ def _search(sessions: sessionmaker[Session], settings: Settings, job: SearchJob,
                 reason = "; ".join(answers.silent)
                 lifecycle.search_failed(uow, job.search_id, reason, base_s=_base_s(), max_attempts=MAX_ATTEMPTS)
                 return False
-            same, left_out = by_issuer(
-                eligible(answers.candidates, job, years=settings.priors.years), job.patient.issuer
-            )
             lifecycle.searched(
                 uow,
                 job.search_id,

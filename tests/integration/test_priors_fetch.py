@@ -1,6 +1,7 @@
 """A patient's history at a real PACS: found, fetched each way, checked, and never drafted."""
 
 import hashlib
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -18,8 +19,9 @@ from db.uow import Actor, unit_of_work
 from dicom_node.completion import Completion
 from dicom_node.priors import search_due
 from dicom_node.retrieve import Retrieval, move
+from dicom_node.scp import start_node
 from dicom_node.scu import Address
-from tests.node_support import ct_slice, encoded
+from tests.node_support import ct_slice, encoded, node_settings, store
 from tests.orthanc import Orthanc, running_orthanc
 from tests.priors_support import TODAY, Site, pdf, report, running_site, source, study
 
@@ -195,6 +197,17 @@ def test_the_best_are_fetched_and_no_more(tmp_path: Path, pacs: Orthanc, sqlite_
         assert site.search().candidates == 3
 
 
+def test_body_parts_decide_where_descriptions_say_nothing(
+    tmp_path: Path, pacs: Orthanc, sqlite_sessions: Sessions
+) -> None:
+    chest, knee = study("20210101", "1234"), study("20230101", "1235", BodyPartExamined="KNEE")
+    pacs.upload(*chest, *knee)
+    with running_site(tmp_path / "site", [source(pacs)], sqlite_sessions, priors={"at_most": 1}) as site:
+        site.receive(ct_slice(**TODAY))
+        assert site.fetch() == 1
+        assert [one.study_instance_uid for one in site.priors()] == [chest[0].StudyInstanceUID]
+
+
 def test_without_a_patient_id_nobody_is_asked(tmp_path: Path, pacs: Orthanc, sqlite_sessions: Sessions) -> None:
     with running_site(tmp_path / "site", [source(pacs)], sqlite_sessions) as site:
         today = ct_slice(**TODAY | {"PatientID": ""})
@@ -213,3 +226,42 @@ def test_a_patient_id_with_a_wildcard_is_not_asked_for(
         site.receive(ct_slice(**TODAY | {"PatientID": "*"}))
         assert site.fetch() == 0
         assert site.search().state is SearchState.SKIPPED
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "note"),
+    [
+        ("HOSP", "", "the archive names no issuer of the Patient ID, our study does"),
+        ("", "HOSP", "our study names no issuer of the Patient ID, the archive does"),
+        ("", "", ""),
+    ],
+)
+def test_a_missing_issuer_is_noted_and_the_birth_date_has_to_prove_it(
+    tmp_path: Path, pacs: Orthanc, sqlite_sessions: Sessions, ours: str, theirs: str, note: str
+) -> None:
+    proved = study("20220102", IssuerOfPatientID=theirs)
+    unproved = study("20220101", IssuerOfPatientID=theirs, PatientBirthDate="")
+    pacs.upload(*proved, *unproved)
+    with running_site(tmp_path / "site", [source(pacs)], sqlite_sessions) as site:
+        site.receive(ct_slice(**TODAY | {"IssuerOfPatientID": ours}))
+        assert site.fetch() == 1
+        first, second = site.priors()
+        assert (first.state, first.note) == (PriorState.HERE, note)
+        assert (second.state, second.note) == (PriorState.REFUSED, note)
+        assert second.reason.startswith("neither a birth date nor an issuer")
+
+
+def test_the_running_node_fetches_by_itself(tmp_path: Path, pacs: Orthanc, sqlite_sessions: Sessions) -> None:
+    earlier = study("20220102")
+    pacs.upload(*earlier)
+    settings = node_settings(tmp_path / "site", priors={"sources": [source(pacs)]})
+    node = start_node(settings, sqlite_sessions)
+    try:
+        assert store(node.port, ct_slice(**TODAY))[0] == 0
+        site = Site(settings, sqlite_sessions, node)
+        deadline = time.monotonic() + 30
+        while [one.state for one in site.priors()] != [PriorState.HERE]:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    finally:
+        node.stop()
