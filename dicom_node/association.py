@@ -38,6 +38,7 @@ from dicom_node.upper_layer import UpperLayer, provider_abort
 from instances.arrival import Announced
 
 log = structlog.get_logger()
+_PADDING = " \0"  # of AE titles; some use zero bytes, against PS3.5 section 6.2
 _MAX_COMMAND_BYTES = 1 << 16
 _MAX_MESSAGE_BYTES = 1 << 25  # of a message other than C-STORE, which is held in memory
 
@@ -127,16 +128,18 @@ class NodeAssociation(Association):  # type: ignore[misc]
             self._abort(provider_abort("a fault of ours", AbortReason.NOT_SPECIFIED))
             raise
         finally:
-            self._leave("lost")  # when nobody heard of the end yet
-            evt.trigger(self, evt.EVT_CONN_CLOSE, {"address": self.requestor.address_info.as_tuple})
-            self._drop_message()
+            try:
+                self._drop_message()
+            finally:
+                self._leave("lost")  # when nobody heard of the end yet
+                evt.trigger(self, evt.EVT_CONN_CLOSE, {"address": self.requestor.address_info.as_tuple})
 
     def _negotiate(self) -> None:
         self.requestor.primitive = self.dul.await_request()
         evt.trigger(self, evt.EVT_REQUESTED, {})
         if not self.is_aborted and not self.is_rejected:
             self._accept_or_reject()
-        if 0 < self.requestor.maximum_length <= PDV_HEADER.size:
+        if self.is_established and 0 < self.requestor.maximum_length <= PDV_HEADER.size:
             raise provider_abort("a maximum length that holds nothing", AbortReason.INVALID_PARAMETER)
 
     def _accept_or_reject(self) -> None:
@@ -149,7 +152,7 @@ class NodeAssociation(Association):  # type: ignore[misc]
     @property
     def _caller(self) -> str:
         asked = self.requestor.primitive
-        return str(asked.calling_ae_title).strip() if asked else ""
+        return str(asked.calling_ae_title).strip(_PADDING) if asked else ""
 
     # How it ends
 
@@ -268,7 +271,7 @@ class NodeAssociation(Association):  # type: ignore[misc]
             sop_class_uid=command.text(Element.AFFECTED_SOP_CLASS_UID),
             sop_instance_uid=command.text(Element.AFFECTED_SOP_INSTANCE_UID),
             calling_ae=self._caller,
-            called_ae=str(self.requestor.primitive.called_ae_title).strip(),
+            called_ae=str(self.requestor.primitive.called_ae_title).strip(_PADDING),
             association_id=entered.association_id if entered else None,
             move_originator_ae=command.text(Element.MOVE_ORIGINATOR_AE),
             move_message_id=command.number(Element.MOVE_MESSAGE_ID) or 0,
