@@ -119,8 +119,8 @@ def test_an_identity_of_any_length_reaches_the_door_and_hurts_nobody(node, sqlit
     pids = node.reception.pids
     identity = UserIdentityNegotiation()
     identity.user_identity_type = 2
-    identity.primary_field = b"u" * 65_000
-    identity.secondary_field = b"\xff" * 65_000
+    identity.primary_field = b"u" * 30_000
+    identity.secondary_field = b"\xff" * 30_000
     ae = AE("MODALITY")
     ae.add_requested_context(CTImageStorage, [ExplicitVRLittleEndian])
     assoc = ae.associate("127.0.0.1", node.port, ae_title="FIRSTREAD", ext_neg=[identity])
