@@ -32,7 +32,7 @@ from db.uow import Actor, unit_of_work
 from dicom_node import commitment_wire as wire
 from dicom_node import scu
 from dicom_node.context import NodeContext, tally
-from dicom_node.peers import find_peer
+from dicom_node.peers import known_peers
 from dicom_node.same_association import send_event_report, when_answered
 from instances.part10 import dataset_digest
 
@@ -98,12 +98,11 @@ def _keep(event: Event, context: NodeContext) -> None:
         address=str(event.assoc.requestor.address or ""),
         association_id=came_on.association_id if came_on else None,
     )
-    with context.sessions() as session:
-        listens = _peer_address(session, context.settings, asked) is not None
-        here = not listens and _is_quick(session, request.references)
-    # a peer that does not say where it listens is told on its own association, if that lasts
-    not_before = utcnow() + timedelta(seconds=_HERE_S if here else 0.0)
     with unit_of_work(context.sessions, Actor(asked.calling_ae, "peer")) as uow:
+        listens = _peer_address(uow.session, context.settings, asked) is not None
+        # a peer that does not say where it listens is told on its own association, if that lasts
+        here = not listens and _is_quick(uow.session, request.references)
+        not_before = utcnow() + timedelta(seconds=_HERE_S if here else 0.0)
         request_id = commitment_requests.request_commitment(uow, asked, not_before=not_before)
     log.info("commitment.requested", calling_ae=asked.calling_ae, count=len(request.references))
     if here:
@@ -289,10 +288,12 @@ def _unknown_address(job: ReportJob) -> str:
 def _peer_address(session: Session, settings: Settings, asked: CommitmentAsked | ReportJob) -> scu.Address | None:
     """Return where the peer of a request listens, called under the name it called us by; None when nobody says.
 
-    A peer that may call from a network, or from anywhere, is called where its request came from.
+    A peer that may call from a network, or from anywhere, is called where its request came from; of several with
+    one AE title, the one at that address.
     """
-    peer = find_peer(session, settings, asked.calling_ae)
-    if peer is None or peer.port is None:
+    named = [peer for peer in known_peers(session, settings) if peer.ae_title == asked.calling_ae and peer.port]
+    peer = next((one for one in named if one.host == asked.address), named[0] if named else None)
+    if peer is None:
         return None
     is_one_host = peer.host and "/" not in peer.host
     host = peer.host if is_one_host else asked.address

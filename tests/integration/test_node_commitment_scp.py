@@ -314,6 +314,17 @@ def test_a_peer_of_a_network_is_called_where_its_request_came_from(tmp_path, mod
         assert report_now(node) == 1
 
 
+def test_of_two_devices_with_one_ae_title_the_one_that_asked_is_told(tmp_path, modality, sqlite_sessions):
+    hosts = (("192.0.2.9", 104), ("127.0.0.1", modality.port))
+    peers = [{"ae_title": "MODALITY", "host": host, "port": port} for host, port in hosts]
+    settings = node_settings(tmp_path, dicom={"peers": peers, "receivers": 0})
+    with running_node(settings, sqlite_sessions) as node:
+        node.settings = settings
+        assert modality.ask(node.port, action_information([PAIR])) == 0x0000
+        assert report_now(node) == 1
+    assert len(modality.reports) == 1
+
+
 def test_thousands_in_one_request_are_answered_at_once_and_reported_completely(node, modality):
     held = stored(node, 2)
     pairs = [*held, *((CTImageStorage, f"1.2.826.0.1.{number}") for number in range(2500))]
