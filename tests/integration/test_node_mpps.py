@@ -198,6 +198,17 @@ def test_what_is_not_an_image_counts_too(node, slices):
     assert rows(node.sessions, Expectation)[0].instances == 5
 
 
+def test_a_receiver_process_takes_steps_and_notifications_too(tmp_path, slices):
+    with running_node(node_settings(tmp_path, dicom={"quiet_s": 10, "receivers": 1})) as node:
+        step = begun(node, slices)
+        for one in slices:
+            store(node.port, one)
+        assert sweep(node, RULES, later(11)) == 0
+        assert notify(node.port, notice(slices[0].StudyInstanceUID, uids(slices))).Status == 0x0000
+        assert set_step(node.port, step, end_of_step(uids(slices))).Status == 0x0000
+        assert sweep(node, RULES, later(0)) == 1
+
+
 # --- statuses --------------------------------------------------------------------------------
 
 
