@@ -23,7 +23,7 @@ from pynetdicom.sop_class import (
 
 from config.errors import ConfigurationError
 from config.settings import AeProfile, DicomSettings, Peer, Settings
-from dicom_node import attributes, commitment_scp, delivery, library, policy, priors, services, tls
+from dicom_node import attributes, commitment_scp, commitment_scu, delivery, library, policy, priors, services, tls
 from dicom_node.connection import SLOW_GRACE_S
 from dicom_node.context import Rejection
 from dicom_node.handlers import FULL_STORAGE
@@ -167,6 +167,10 @@ def _times() -> str:
             (
                 "Delivery: first retry, doubled each time, an hour at most",
                 f"{delivery.RETRY_BASE_S:.0f} s, {delivery.MAX_ATTEMPTS} attempts",
+            ),
+            (
+                "Storage commitment of what we delivered: asked again, doubled each time, a day at most",
+                f"{commitment_scu.PATIENCE.wait_s:.0f} s, {commitment_scu.PATIENCE.max_attempts} attempts",
             ),
             (
                 "Storage commitment report of ours: first retry, doubled each time, an hour at most",
