@@ -33,6 +33,7 @@ from dicom_node import commitment_wire as wire
 from dicom_node import scu
 from dicom_node.context import NodeContext, tally
 from dicom_node.peers import known_peers
+from dicom_node.policy import bare_address
 from dicom_node.same_association import send_event_report, when_answered
 from instances.part10 import dataset_digest
 
@@ -95,7 +96,7 @@ def _keep(event: Event, context: NodeContext) -> None:
         references=request.references,
         calling_ae=str(asked_by.calling_ae_title).strip(),
         called_ae=str(asked_by.called_ae_title).strip(),
-        address=str(event.assoc.requestor.address or ""),
+        address=bare_address(str(event.assoc.requestor.address or "")),
         association_id=came_on.association_id if came_on else None,
     )
     with unit_of_work(context.sessions, Actor(asked.calling_ae, "peer")) as uow:
