@@ -268,7 +268,7 @@ class Clock:
 @pytest.mark.dcmtk
 def test_an_unmodified_sender_is_not_held_up_by_delayed_acknowledgement(context, tmp_path):
     for number in range(25):
-        write_file(tmp_path / "ct" / f"{number}.dcm", ct_slice(Rows=512, Columns=512, PixelData=bytes(2 * 512 * 512)))
+        write_file(tmp_path / "ct" / f"{number}.dcm", ct_slice(Rows=68, Columns=68, PixelData=bytes(2 * 68 * 68)))
     clock = Clock(context.inbox.instances)
     with listening(NodeContext(clock, context.door, context.sessions, context.settings)) as port:
         sent = dcmtk("storescu", "+sd", "-aec", "FIRSTREAD", "127.0.0.1", port, tmp_path / "ct")
