@@ -1,6 +1,7 @@
 """Pixels of one frame as 8-bit display values: modality LUT, VOI, polarity, colour and aspect (PS3.4 N.2)."""
 
 import struct
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ DECODE_ERRORS = (
     struct.error,
     InvalidDicomError,
     BytesLengthException,
+    zlib.error,
 )
 
 

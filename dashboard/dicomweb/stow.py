@@ -1,5 +1,6 @@
 """STOW-RS: each part goes piece by piece into the inbox, as a C-STORE does (PS3.18 section 10.5)."""
 
+import struct
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,7 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import structlog
-from pydicom.uid import UID
+from pydicom.uid import UID, ImplicitVRLittleEndian
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from config.errors import AppError, BrokenBodyError, RefusedInputError, SopMismatchError, UnreadableDatasetError
@@ -22,9 +23,12 @@ from instances.storing import STATUS, SUCCESS, Keeper, keep, refuse
 
 log = structlog.get_logger()
 _MOST_META = 1 << 20
+_BEGINNING = 1024  # of a Data Set: its UIDs stand there
 _AT_ONCE = 8  # parts of one request whose commit is awaited while the next is read
 _DICOM_TYPES = frozenset({"application/dicom", "application/octet-stream", ""})
 _WRONG_TYPE = 0xC004
+_SOP_CLASS, _SOP_INSTANCE = 0x00080016, 0x00080018
+_LONG_HEADERS = frozenset({b"OB", b"OW", b"SQ", b"UN", b"UT"})  # none of them stands before the UIDs
 # some libraries leave the preamble out when an object never was a file; nothing else is missing from it
 _GROUP_2, _PREAMBLE = b"\x02\x00", bytes(128) + b"DICM"
 _RESOURCES = range(0xA700, 0xA800)
@@ -173,9 +177,9 @@ class Store:
         for piece in chain((b"",), pieces):
             head += piece
             found = _split(head)
-            if found is not None:
+            if found is not None and len(head) >= found + _BEGINNING:
                 return self._of(head, found), chain((head[found:],), pieces)
-            if len(head) > _MOST_META:
+            if found is None and len(head) > _MOST_META:
                 raise UnreadableDatasetError("the file meta information does not end")
         _, offset = split_file(head)
         return self._of(head, offset), iter((head[offset:],))
@@ -184,10 +188,12 @@ class Store:
         meta, _ = split_file(head[: offset + 2])
         if UID(meta.transfer_syntax_uid).type != "Transfer Syntax":
             raise UnreadableDatasetError("the file names no transfer syntax that is known")
+        named = _named_inside(head[offset:], meta.transfer_syntax_uid)
+        sop_class_uid, sop_instance_uid = named or (meta.sop_class_uid, meta.sop_instance_uid)
         return Announced(
             transfer_syntax_uid=meta.transfer_syntax_uid,
-            sop_class_uid=meta.sop_class_uid,
-            sop_instance_uid=meta.sop_instance_uid,
+            sop_class_uid=sop_class_uid,
+            sop_instance_uid=sop_instance_uid,
             calling_ae=self._calling_ae,
             called_ae=self._called_ae,
         )
@@ -234,6 +240,27 @@ def _split(head: bytes) -> int | None:
     except RefusedInputError:
         return None
     return offset if offset + 2 <= len(head) else None
+
+
+def _named_inside(beginning: bytes, transfer_syntax_uid: str) -> tuple[str, str] | None:
+    """Return SOP Class and Instance UID as the Data Set itself says; None when its beginning does not tell.
+
+    Anonymised files often keep the old UIDs in their file meta information, which is nobody's command here.
+    """
+    implicit = transfer_syntax_uid == ImplicitVRLittleEndian
+    found: dict[int, str] = {}
+    position = 0
+    while len(found) < 2 and position + 8 <= len(beginning):
+        group, number = struct.unpack_from("<HH", beginning, position)
+        tag = group << 16 | number
+        vr = beginning[position + 4 : position + 6]
+        if tag > _SOP_INSTANCE or (not implicit and (not vr.isalpha() or vr in _LONG_HEADERS)):
+            return None
+        length = struct.unpack_from("<I" if implicit else "<H", beginning, position + (4 if implicit else 6))[0]
+        if tag in {_SOP_CLASS, _SOP_INSTANCE}:
+            found[tag] = beginning[position + 8 : position + 8 + length][:64].decode("ascii", "replace").rstrip("\0 ")
+        position += 8 + length
+    return (found[_SOP_CLASS], found[_SOP_INSTANCE]) if len(found) == 2 else None
 
 
 def _done(outcome: Outcome) -> Future[Outcome]:

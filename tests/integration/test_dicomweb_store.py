@@ -1,12 +1,14 @@
 """STOW-RS against the real server: every status, hostile bodies by hand, and memory that does not grow."""
 
+import io
 import os
+import random
 import time
 from pathlib import Path
 
 import pytest
 import requests
-from pydicom import Dataset
+from pydicom import Dataset, dcmwrite
 from pydicom.uid import generate_uid
 from sqlalchemy import func, select
 
@@ -144,6 +146,48 @@ def test_parts_of_another_kind_are_refused_and_the_others_kept(served: Served) -
 def test_what_is_no_store_request_is_answered_with_its_status(served: Served, status, content_type, content) -> None:
     sent = {**served.headers, "Content-Type": content_type}
     assert requests.post(f"{served.url}/studies", data=content, headers=sent, timeout=30).status_code == status
+
+
+def test_the_identity_is_that_of_the_data_set_not_of_an_outdated_file_meta(served: Served) -> None:
+    ds = ct_study(1)[0]
+    old = ds.SOPInstanceUID
+    ds.SOPInstanceUID = generate_uid()
+    buffer = io.BytesIO()
+    dcmwrite(buffer, ds, enforce_file_format=False, implicit_vr=False, little_endian=True)
+    file = bytes(128) + b"DICM" + buffer.getvalue()
+    assert old.encode() in file[:400]
+    for size in (len(file), 100):  # also when it arrives in small pieces
+        content = body([file])
+        pieces = (content[start : start + size] for start in range(0, len(content), size))
+        sent = {**served.headers, "Content-Type": STOW_TYPE.format(BOUNDARY)}
+        assert requests.post(f"{served.url}/studies", data=pieces, headers=sent, timeout=30).status_code == 200
+    assert instance(served.site.sessions, ds.SOPInstanceUID) is not None
+    assert instance(served.site.sessions, old) is None
+
+
+def test_many_damaged_requests_are_answered_and_leave_nothing_behind(served: Served) -> None:
+    chance = random.Random(18)
+    whole = body(map(encoded, ct_study(2)))
+    sent = {**served.headers, "Content-Type": STOW_TYPE.format(BOUNDARY)}
+    statuses = set()
+    with requests.Session() as session:
+        for _ in range(300):
+            damaged = bytearray(whole)
+            for _ in range(chance.randrange(1, 8)):
+                place = chance.randrange(len(damaged)) if chance.random() < 0.4 else chance.randrange(900)
+                kind = chance.randrange(3)
+                if kind == 0:
+                    damaged[place] = chance.randrange(256)
+                elif kind == 1:
+                    del damaged[place : place + chance.randrange(1, 400)]
+                else:
+                    damaged[place:place] = chance.randbytes(chance.randrange(1, 400))
+            answer = session.post(f"{served.url}/studies", data=bytes(damaged), headers=sent, timeout=30)
+            statuses.add(answer.status_code)
+    assert statuses <= {200, 202, 400, 409}
+    assert len(statuses) >= 3
+    assert list((served.site.settings.instances_dir / ".incoming").iterdir()) == []
+    assert served.store([encoded(ct_study(1)[0])]).status_code == 200
 
 
 def test_a_content_coding_and_an_answer_in_xml_are_refused_before_anything_is_kept(served: Served) -> None:
