@@ -26,6 +26,7 @@ class AuditTag(StrEnum):
     INSTANCE_QUARANTINED = "instance:quarantined"
     # earlier Studies of the same patient
     PRIOR_SEARCHED = "prior:searched"
+    PRIOR_FETCHING = "prior:fetching"
     PRIOR_RETRIEVED = "prior:retrieved"
     PRIOR_REFUSED = "prior:refused"
     PRIOR_FAILED = "prior:failed"

@@ -9,9 +9,18 @@ from config.broker import TaskName
 from config.errors import LifecycleError
 from db.audit import AuditTag
 from db.commitment_models import CommitmentRequest, RequestState
-from db.lifecycle.tables import DELIVERY_MOVES, PACKAGE_MOVES, READING_MOVES, REPORT_MOVES, REQUEST_MOVES
+from db.lifecycle.tables import (
+    DELIVERY_MOVES,
+    PACKAGE_MOVES,
+    PRIOR_MOVES,
+    READING_MOVES,
+    REPORT_MOVES,
+    REQUEST_MOVES,
+    SEARCH_MOVES,
+)
 from db.models import Base, Delivery, Reading
 from db.package_models import Package
+from db.prior_models import Prior, PriorSearch, PriorState, SearchState
 from db.report_models import Report
 from db.types import DeliveryState, PackageState, ReadingState, ReportState, utcnow
 from db.uow import UnitOfWork
@@ -103,6 +112,42 @@ def move_request(
         object_type="commitment",
         object_id=str(request.id),
         detail=notes,
+    )
+
+
+def move_search(uow: UnitOfWork, search: PriorSearch, to: SearchState, *, detail: dict[str, Any]) -> None:
+    """Move the search for priors of one Study.
+
+    Raises:
+        LifecycleError: the table does not list this move.
+    """
+    tag = _allowed(SEARCH_MOVES, search.state, to, f"search {search.id}")
+    notes = {"from": search.state.value, "to": to.value, **detail}
+    search.state = to
+    uow.audit(tag, outcome="success" if to is SearchState.DONE else "failure", study_id=search.study_id, detail=notes)
+
+
+def move_prior(
+    uow: UnitOfWork, prior: Prior, to: PriorState, *, reason: str = "", detail: dict[str, Any] | None = None
+) -> None:
+    """Move an earlier Study.
+
+    Raises:
+        LifecycleError: the table does not list this move.
+    """
+    tag = _allowed(PRIOR_MOVES, prior.state, to, f"prior {prior.id}")
+    notes = {"from": prior.state.value, "to": to.value, "study_instance_uid": prior.study_instance_uid}
+    prior.state = to
+    prior.reason = reason[:400]
+    if reason:
+        notes["reason"] = prior.reason
+    uow.audit(
+        tag,
+        outcome="success" if to in {PriorState.FETCHING, PriorState.HERE} else "failure",
+        study_id=prior.study_id,
+        object_type="prior",
+        object_id=str(prior.id),
+        detail={**notes, **(detail or {})},
     )
 
 

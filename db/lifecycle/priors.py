@@ -5,9 +5,8 @@ whatever we fetched of it before: a retrieval can never hide a Study that is sti
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, and_, exists, or_, select
@@ -16,7 +15,7 @@ from sqlalchemy.orm import Session, aliased
 from config.errors import LifecycleError
 from db.audit import AuditTag
 from db.lifecycle.late import reopen
-from db.lifecycle.moves import locked
+from db.lifecycle.moves import locked, move_prior, move_search
 from db.lifecycle.prior_values import FetchedPrior, FoundPrior, PriorJob, SearchJob
 from db.models import Instance, Reading, Study
 from db.prior_models import Prior, PriorSearch, PriorState, SearchState
@@ -28,14 +27,6 @@ NO_PATIENT_ID = "the study has no Patient ID"
 LEFT = "the node stopped every time it tried"
 WILDCARDS = "the Patient ID holds characters that an archive takes for wildcards"
 IDENTITY_CONFLICT = "images of this study name more than one Patient ID"
-
-PRIOR_MOVES: Mapping[tuple[PriorState, PriorState], AuditTag | None] = {
-    (PriorState.FOUND, PriorState.FETCHING): None,  # what came of it is the event
-    (PriorState.FETCHING, PriorState.HERE): AuditTag.PRIOR_RETRIEVED,
-    (PriorState.FETCHING, PriorState.REFUSED): AuditTag.PRIOR_REFUSED,
-    (PriorState.FETCHING, PriorState.FOUND): AuditTag.PRIOR_FAILED,
-    (PriorState.FETCHING, PriorState.FAILED): AuditTag.PRIOR_FAILED,
-}
 
 
 def is_fetched(connection: Connection, study_instance_uid: str, retrieval: int) -> bool:
@@ -166,7 +157,7 @@ def searched(
     for position, one in enumerate(found, start=1):
         identity = {"message_id": random.randrange(1, 65536), "position": position, "next_attempt_at": now}
         uow.session.add(Prior(study_id=search.study_id, **identity, **vars(one)))
-    search.state, search.reason, search.candidates = SearchState.DONE, reason[:400], candidates
+    search.reason, search.candidates = reason[:400], candidates
     search.finished_at, search.lease_until = utcnow(), None
     detail = {
         "candidates": candidates,
@@ -174,7 +165,7 @@ def searched(
         "sources": list(sources),
         "reason": search.reason,
     }
-    uow.audit(AuditTag.PRIOR_SEARCHED, study_id=search.study_id, detail=detail)
+    move_search(uow, search, SearchState.DONE, detail=detail)
 
 
 def search_failed(uow: UnitOfWork, search_id: UUID, reason: str, *, base_s: float, max_attempts: int) -> None:
@@ -185,16 +176,13 @@ def search_failed(uow: UnitOfWork, search_id: UUID, reason: str, *, base_s: floa
     """
     search = _waiting(uow, search_id)
     search.reason, search.lease_until = reason[:400], None
+    detail = {"reason": search.reason, "attempts": search.attempts}
     if search.attempts >= max_attempts:
-        search.state, search.finished_at = SearchState.FAILED, utcnow()
+        search.finished_at = utcnow()
+        move_search(uow, search, SearchState.FAILED, detail=detail)
     else:
         search.next_attempt_at = _next_attempt(search.attempts, base_s)
-    uow.audit(
-        AuditTag.PRIOR_SEARCHED,
-        outcome="failure",
-        study_id=search.study_id,
-        detail={"reason": search.reason, "attempts": search.attempts},
-    )
+        uow.audit(AuditTag.PRIOR_SEARCHED, outcome="failure", study_id=search.study_id, detail=detail)
 
 
 def claim_prior(uow: UnitOfWork, now: datetime, *, lease_s: float, max_attempts: int) -> PriorJob | None:
@@ -222,7 +210,7 @@ def claim_prior(uow: UnitOfWork, now: datetime, *, lease_s: float, max_attempts:
     if prior is None:
         return None
     if prior.state is PriorState.FOUND:
-        _move(uow, prior, PriorState.FETCHING)
+        move_prior(uow, prior, PriorState.FETCHING, detail={"source": prior.source, "method": prior.method})
     elif prior.attempts >= max_attempts:
         prior_failed(uow, prior.id, LEFT, base_s=0, max_attempts=max_attempts)
         return claim_prior(uow, now, lease_s=lease_s, max_attempts=max_attempts)
@@ -253,7 +241,7 @@ def prior_fetched(uow: UnitOfWork, prior_id: UUID, fetched: FetchedPrior) -> Pri
     prior.documents = [] if fetched.refused else [dict(one) for one in fetched.documents]
     detail = {"source": prior.source, "method": prior.method, "instances": study.instance_count, "note": prior.note}
     to = PriorState.REFUSED if fetched.refused else PriorState.HERE
-    _move(uow, prior, to, reason=fetched.refused, detail=detail)
+    move_prior(uow, prior, to, reason=fetched.refused, detail=detail)
     return to
 
 
@@ -272,7 +260,7 @@ def prior_failed(uow: UnitOfWork, prior_id: UUID, reason: str, *, base_s: float,
         prior.finished_at = utcnow()
     else:
         prior.next_attempt_at = _next_attempt(prior.attempts, base_s)
-    _move(uow, prior, to, reason=reason, detail={"attempts": prior.attempts})
+    move_prior(uow, prior, to, reason=reason, detail={"attempts": prior.attempts})
     return to
 
 
@@ -281,28 +269,6 @@ def held_instances(session: Session, study_instance_uid: str) -> frozenset[str]:
     query = select(Instance.sop_instance_uid).join(Study, Study.id == Instance.study_id)
     held = (Study.study_instance_uid == study_instance_uid, Instance.deleted_at.is_(None))
     return frozenset(session.scalars(query.where(*held)))
-
-
-def _move(
-    uow: UnitOfWork, prior: Prior, to: PriorState, *, reason: str = "", detail: dict[str, Any] | None = None
-) -> None:
-    if (prior.state, to) not in PRIOR_MOVES:
-        raise LifecycleError(f"prior {prior.id} cannot move from {prior.state.value} to {to.value}")
-    tag = PRIOR_MOVES[prior.state, to]
-    notes = {"from": prior.state.value, "to": to.value, "study_instance_uid": prior.study_instance_uid}
-    prior.state, prior.reason = to, reason[:400]
-    if tag is None:
-        return
-    if reason:
-        notes["reason"] = prior.reason
-    uow.audit(
-        tag,
-        outcome="success" if to is PriorState.HERE else "failure",
-        study_id=prior.study_id,
-        object_type="prior",
-        object_id=str(prior.id),
-        detail={**notes, **(detail or {})},
-    )
 
 
 def _waiting(uow: UnitOfWork, search_id: UUID) -> PriorSearch:

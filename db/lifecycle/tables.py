@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 from db.audit import AuditTag
 from db.commitment_models import RequestState as C
+from db.prior_models import PriorState as E
+from db.prior_models import SearchState as S
 from db.types import DeliveryState as D
 from db.types import PackageState as M
 from db.types import ReadingState as R
@@ -76,6 +78,19 @@ PACKAGE_MOVES: Mapping[tuple[M, M], AuditTag] = {
     (M.ACTIVE, M.IMPORTED): AuditTag.MODEL_DEACTIVATED,
     (M.IMPORTED, M.RETIRED): AuditTag.MODEL_RETIRED,
     (M.ACTIVE, M.RETIRED): AuditTag.MODEL_RETIRED,
+}
+
+SEARCH_MOVES: Mapping[tuple[S, S], AuditTag] = {
+    (S.WAITING, S.DONE): AuditTag.PRIOR_SEARCHED,
+    (S.WAITING, S.FAILED): AuditTag.PRIOR_SEARCHED,
+}
+
+PRIOR_MOVES: Mapping[tuple[E, E], AuditTag] = {
+    (E.FOUND, E.FETCHING): AuditTag.PRIOR_FETCHING,
+    (E.FETCHING, E.HERE): AuditTag.PRIOR_RETRIEVED,
+    (E.FETCHING, E.REFUSED): AuditTag.PRIOR_REFUSED,
+    (E.FETCHING, E.FOUND): AuditTag.PRIOR_FAILED,
+    (E.FETCHING, E.FAILED): AuditTag.PRIOR_FAILED,
 }
 
 FINISHED_READINGS = frozenset({R.DRAFTED, R.NO_DRAFT, R.FAILED, R.HELD, R.IGNORED})

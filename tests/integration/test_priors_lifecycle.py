@@ -199,7 +199,7 @@ def test_a_refused_prior_keeps_no_text(sessions: Sessions) -> None:
         assert priors.prior_fetched(uow, work.prior_id, outcome) is PriorState.REFUSED
     kept = prior(sessions)
     assert (kept.documents, kept.reason) == ([], "the sex differs")
-    assert tags(sessions, object_type="prior") == ["prior:refused"]
+    assert tags(sessions, object_type="prior") == ["prior:fetching", "prior:refused"]
 
 
 def test_a_search_for_a_study_that_names_two_patients_is_skipped(sessions: Sessions) -> None:
