@@ -1,5 +1,6 @@
 """multipart/related in both directions, piece by piece: no part is ever whole in memory (RFC 2046, RFC 2387)."""
 
+import math
 import re
 import secrets
 import time
@@ -7,38 +8,43 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from config.errors import BrokenBodyError
 
-_READ = 1 << 18
+_READ = 1 << 16
 _MOST_HEADER = 16 * 1024
 _MOST_PREAMBLE = 64 * 1024
 _MOST_PADDING = 128
-_GRACE_S = 30.0
 _BOUNDARY = re.compile(r"[A-Za-z0-9'()+_,\-./:=? ]{0,199}[A-Za-z0-9'()+_,\-./:=?]")
 
 
 class Body:
-    """The bytes of a request as they come; a sender slower than ``slow_bytes_per_s`` is given up."""
+    """The bytes of a request as they come.
+
+    A read waits until it is full, so a sender that crawls is not seen from inside: somebody else has to ask ``is_late``
+    and hang up.
+    """
 
     def __init__(self, read: Callable[[int], bytes], *, slow_bytes_per_s: int = 0) -> None:
         self._read = read
-        self._slow = slow_bytes_per_s
-        self._began = time.monotonic()
-        self.received = 0
+        self._longest_s = max(_READ / slow_bytes_per_s, 1.0) if slow_bytes_per_s else math.inf
+        self._since = math.inf
 
     def read(self) -> bytes:
         """Return some more bytes; ``b""`` at the end.
 
         Raises:
-            BrokenBodyError: it stopped arriving, or is too slow.
+            BrokenBodyError: it stopped arriving.
         """
+        self._since = time.monotonic()
         try:
-            piece = self._read(_READ)
+            return self._read(_READ)
         except OSError as exc:
             raise BrokenBodyError("the request stopped arriving") from exc
-        self.received += len(piece)
-        seconds = time.monotonic() - self._began
-        if piece and seconds > _GRACE_S and self.received < self._slow * seconds:
-            raise BrokenBodyError("the request arrives too slowly")
-        return piece
+        finally:
+            self._since = math.inf
+
+    @property
+    def is_late(self) -> bool:
+        """Whether what is being read arrives more slowly than is allowed."""
+        return time.monotonic() - self._since > self._longest_s
 
 
 class Part:

@@ -1,8 +1,10 @@
 """Searching and storing; retrieving is in :mod:`dashboard.dicomweb.retrieve` and ``pictures``."""
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from flask import Flask, Response, current_app, request
@@ -30,6 +32,7 @@ from instances.inbox import make_inbox
 _JSON = (Offer(MEDIA_TYPE), Offer("application/json"))
 _DICOM = "application/dicom"
 _RETRY_S = 30
+_LOOK_S = 0.5
 
 
 def serve_dicomweb(app: Flask, csrf: CSRFProtect) -> None:
@@ -117,26 +120,46 @@ def store(study_uid: str) -> Response:
     places: threading.BoundedSemaphore = current_app.extensions["firstread.stow_places"]
     if not places.acquire(blocking=False):
         raise ServiceUnavailable("Others are storing; come back in a moment.", retry_after=_RETRY_S)
+    body = Body(_read, slow_bytes_per_s=site().dicom.slow_bytes_per_s)
     try:
         box = inbox()
         box.prepare()
-        taken = Store(
-            box, calling_ae=client().ae_title, called_ae=site().dicom.ae_title, study_instance_uid=study_uid
-        ).take(_parts())
+        taking = Store(box, calling_ae=client().ae_title, called_ae=site().dicom.ae_title, study_instance_uid=study_uid)
+        with _ended_when_late(body):
+            taken = taking.take(_parts(body))
     finally:
         places.release()
     _record_store(taken)
     return _stored(taken, offer.media_type)
 
 
-def _parts() -> Iterator[Part]:
+@contextmanager
+def _ended_when_late(body: Body) -> Iterator[None]:
+    """Hang up on a sender that crawls: it would keep its place for hours."""
+    sock: socket.socket | None = request.environ.get("gunicorn.socket")
+    done = threading.Event()
+
+    def watch() -> None:
+        while sock is not None and not done.wait(_LOOK_S):
+            if body.is_late:
+                with suppress(OSError):
+                    socket.socket.shutdown(sock, socket.SHUT_RDWR)  # not TLS's own, which waits for the peer
+                return
+
+    threading.Thread(target=watch, name="stow-pace", daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
+def _parts(body: Body) -> Iterator[Part]:
     """Return the parts of the request; a single application/dicom is a part without company.
 
     Raises:
         UnsupportedMediaType: anything else, or a content coding.
     """
     media_type, options = parse_options_header(request.headers.get("Content-Type", ""))
-    body = Body(_read, slow_bytes_per_s=site().dicom.slow_bytes_per_s)
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise UnsupportedMediaType("A content coding is not taken.")
     if media_type == _DICOM:

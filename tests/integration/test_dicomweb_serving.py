@@ -30,6 +30,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory, authority: Authority):
         before=shorter,
         FIRSTREAD_WEB__TLS_CERTIFICATE=str(issued.certificate),
         FIRSTREAD_WEB__TLS_KEY=str(issued.key),
+        FIRSTREAD_DICOM__SLOW_BYTES_PER_S="65536",
     ) as one:
         yield one
 
@@ -90,6 +91,22 @@ def test_a_client_that_trickles_its_header_is_cut_off(secured: Served, authority
                 trickling.sendall(b"x")
                 time.sleep(0.2)
         assert time.monotonic() - began < 10
+
+
+def test_a_sender_that_crawls_through_its_body_is_cut_off(secured: Served, authority: Authority) -> None:
+    head = (
+        "POST /dicomweb/studies HTTP/1.1\r\nHost: x\r\nContent-Type: application/dicom\r\nContent-Length: 500000\r\n"
+        f"Authorization: Bearer {secured.token}\r\n\r\n"
+    )
+    plain = socket.create_connection(("127.0.0.1", secured.port), timeout=10)
+    with trusting(authority).wrap_socket(plain, server_hostname="127.0.0.1") as crawling:
+        crawling.sendall(head.encode() + bytes(128) + b"DICM")
+        began = time.monotonic()
+        with contextlib.suppress(OSError):
+            while time.monotonic() - began < 15:
+                crawling.sendall(b"x" * 100)
+                time.sleep(0.1)
+        assert 0.9 < time.monotonic() - began < 8
 
 
 def test_addresses_in_answers_are_https(secured: Served, authority: Authority, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Bodies in parts (RFC 2046), cut anywhere, and hostile ones."""
 
 import random
+import time
 
 import pytest
 
@@ -83,16 +84,27 @@ def test_no_piece_is_larger_than_a_read():
     part = next(parts(Body(cut(content, 1 << 30)), "XX"))
     sizes = [len(piece) for piece in part.pieces]
     assert sum(sizes) == 5_000_000
-    assert max(sizes) <= 1 << 19
+    assert max(sizes) <= 1 << 17
 
 
-def test_a_sender_that_stops_or_crawls_is_given_up(monkeypatch):
+def test_a_sender_that_stops_is_given_up():
     def stopped(most: int) -> bytes:
         raise BlockingIOError
 
     with pytest.raises(BrokenBodyError, match="stopped"):
         list(parts(Body(stopped), "XX"))
-    crawling = Body(lambda most: b"x", slow_bytes_per_s=1000)
-    crawling._began -= 60
-    with pytest.raises(BrokenBodyError, match="slowly"):
-        crawling.read()
+
+
+def test_a_sender_that_crawls_is_late_while_it_is_waited_for():
+    late = []
+
+    def read(most: int) -> bytes:
+        late.append(body.is_late)
+        time.sleep(1.1)
+        late.append(body.is_late)
+        return b""
+
+    body = Body(read, slow_bytes_per_s=1 << 20)
+    body.read()
+    assert late == [False, True]
+    assert not body.is_late
