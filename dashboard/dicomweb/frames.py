@@ -18,6 +18,7 @@ from config.jpeg_extended import decode_jpeg_extended
 from dashboard.dicomweb.accept import Offer, both_ways
 from dashboard.dicomweb.objects import PixelElement, read_header
 from dashboard.pixels import DECODE_ERRORS
+from dashboard.slices import LruCache
 
 _OCTETS = "application/octet-stream"
 # PS3.18 table 8.7.3-5; transfer syntaxes by the end of their UID
@@ -30,6 +31,7 @@ _MEDIA_TYPES = {
     "image/jxl": ("4.110", "4.111", "4.112"),
     "image/dicom-rle": ("5",),
 }
+_headers: LruCache[Path, tuple[Dataset, PixelElement | None]] = LruCache(16)
 _COMPRESSED = {f"1.2.840.10008.1.2.{end}": media_type for media_type, ends in _MEDIA_TYPES.items() for end in ends}
 
 
@@ -115,7 +117,8 @@ def open_frames(path: Path) -> Iterator[FrameSource]:
         OSError: there is no such file.
     """
     with path.open("rb") as file:
-        ds, pixels = read_header(file)
+        # a viewer asks for one frame after the other; what is kept under a path never changes
+        ds, pixels = _headers.get(path, lambda: read_header(file))
         count = max(int(ds.get("NumberOfFrames") or 1), 1)
         if pixels is not None:
             yield FrameSource(path, file, ds, pixels, count)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import requests
 from PIL import Image
 from pydicom import Dataset, dcmread
 
@@ -108,6 +109,42 @@ def test_a_thumbnail_stands_for_a_study_a_series_an_instance_and_a_frame(served:
         answer = served.get(f"{path}/thumbnail")
         assert answer.headers["Content-Type"] == "image/jpeg"
         assert max(Image.open(io.BytesIO(answer.content)).size) == 128
+
+
+def test_head_tells_what_get_would_send_and_sends_nothing(served: Served, study: list[Dataset]) -> None:
+    first = study[0]
+    address = f"{served.url}/studies/{first.StudyInstanceUID}/series/{first.SeriesInstanceUID}/instances"
+    for path, kind in (("/rendered", "image/jpeg"), ("/metadata", "application/dicom+json"), ("", "multipart/related")):
+        answer = requests.head(f"{address}/{first.SOPInstanceUID}{path}", headers=served.headers, timeout=30)
+        assert (answer.status_code, answer.content) == (200, b"")
+        assert answer.headers["Content-Type"].startswith(kind)
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/frames/0", 400), ("/frames/x", 400), ("/frames/1,,1", 400), ("/frames/2", 404), ("/frames/-1", 400),
+        ("/frames/99999999999999999999", 400), ("/rendered?viewport=0,0", 400), ("/rendered?viewport=1", 400),
+        ("/rendered?window=40,400", 400), ("/rendered?window=40,0,linear", 400), ("/rendered?window=a,b,linear", 400),
+        ("/rendered?quality=0", 400), ("/rendered?quality=x", 400), ("/rendered?viewport=99999,99999", 400),
+        ("/rendered?accept=image/gif", 406), ("/thumbnail?accept=text/html", 406), ("/bulkdata/00100010", 404),
+        ("/bulkdata/..%2F..%2Fetc%2Fpasswd", 404), ("/bulkdata/7FE00010/0/7FE00010", 404), ("/nothing", 404),
+        ("?accept=application/zip", 406), ("/metadata?accept=application/dicom%2Bxml", 406),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_retrieved_is_answered_with_its_status(served, study, path, status) -> None:
+    first = study[0]
+    address = f"/studies/{first.StudyInstanceUID}/series/{first.SeriesInstanceUID}/instances/{first.SOPInstanceUID}"
+    assert served.get(f"{address}{path}").status_code == status
+
+
+def test_objects_are_found_only_under_their_own_study_and_series(served: Served, study: list[Dataset]) -> None:
+    first = study[0]
+    inside = f"series/{first.SeriesInstanceUID}/instances/{first.SOPInstanceUID}"
+    assert served.get(f"/studies/1.2.3/{inside}").status_code == 404
+    other = f"/studies/{first.StudyInstanceUID}/series/1.2.3/instances/{first.SOPInstanceUID}"
+    assert served.get(other).status_code == 404
+    assert served.get(f"/studies/{first.StudyInstanceUID}/series/..%2F..").status_code in {400, 404}
 
 
 def test_ohif_s_questions_are_answered(served: Served, study: list[Dataset]) -> None:
