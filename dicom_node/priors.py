@@ -36,6 +36,8 @@ LEASE_S = 900.0
 RETRY_BASE_S = 15.0
 MAX_ATTEMPTS = 8  # about half an hour
 _AT_ONCE = 32  # of one pass, so that searches are not kept waiting by retrievals
+HELD = "it is here as a study to read and was not fetched"
+SENT = "others sent it while it was fetched: it is a study to read"
 NOT_NAMED = (
     "the archive does not name us as Move Originator (0000,1030), so what it sent counts as a study to read; "
     "use c-get or dicomweb with it"
@@ -201,10 +203,9 @@ def _text(ds: Dataset, keyword: str) -> str:
 def _fetch(sessions: sessionmaker[Session], settings: Settings, job: PriorJob) -> bool:
     """Fetch one prior and record what came of it; return whether it may be compared with."""
     try:
-        if not job.to_read:
-            _retrieve(sessions, settings, job)
+        note = HELD if job.to_read else _retrieve(sessions, settings, job)
         with sessions() as session:
-            outcome = _judge(session, settings, job)
+            outcome = _judge(session, settings, job, note)
         with unit_of_work(sessions, _NODE) as uow:
             state = lifecycle.prior_fetched(uow, job.prior_id, outcome)
     except LifecycleError:
@@ -217,8 +218,10 @@ def _fetch(sessions: sessionmaker[Session], settings: Settings, job: PriorJob) -
     return state is PriorState.HERE
 
 
-def _retrieve(sessions: sessionmaker[Session], settings: Settings, job: PriorJob) -> None:
-    """Bring a Study into our Inbox.
+def _retrieve(sessions: sessionmaker[Session], settings: Settings, job: PriorJob) -> str:
+    """Bring a Study into our Inbox; return what a reader should know of it.
+
+    What an archive cannot send is asked for again; after the last attempt the rest is taken as it is.
 
     Raises:
         PeerUnavailableError: it is not all here; why.
@@ -229,15 +232,19 @@ def _retrieve(sessions: sessionmaker[Session], settings: Settings, job: PriorJob
     with sessions() as session:
         before = lifecycle.held_instances(session, job.study_instance_uid)
     if job.expected_instances is not None and len(before) >= job.expected_instances > 0:
-        return
+        return ""
     fetched = _from(source, sessions, settings, job, before)
     with sessions() as session:
         here = lifecycle.held_instances(session, job.study_instance_uid)
     if not here:
         raise PeerUnavailableError(f"{source.name}: nothing of the study came")
-    if not fetched.is_whole:
-        missing = max(fetched.failures, len(fetched.failed))
-        raise PeerUnavailableError(f"{source.name}: {missing} of its instances could not be sent, {len(here)} are here")
+    if fetched.is_whole:
+        return ""
+    missing = max(fetched.failures, len(fetched.failed))
+    short_of = f"{missing} of its instances could not be sent, {len(here)} are here"
+    if job.attempts < MAX_ATTEMPTS:
+        raise PeerUnavailableError(f"{source.name}: {short_of}")
+    return short_of
 
 
 def _from(
@@ -263,15 +270,12 @@ def _from(
     return retrieve.get(peer, retrieval, inbox, retrieve.study_classes(peer, job.study_instance_uid))
 
 
-def _judge(session: Session, settings: Settings, job: PriorJob) -> FetchedPrior:
+def _judge(session: Session, settings: Settings, job: PriorJob, note: str) -> FetchedPrior:
     """Return whether what is here is this patient's, and the reports in it."""
     study = lifecycle.held(session, job.study_instance_uid)
     assert study is not None
-    note = ""
-    if job.to_read:
-        note = "it is here as a study to read and was not fetched"
-    elif not study.is_prior:
-        note = NOT_NAMED
+    if not job.to_read and not study.is_prior:
+        note = "; ".join(part for part in (note, NOT_NAMED if job.method == "c-move" else SENT) if part)
     if study.identity_conflict:
         return FetchedPrior(refused="its images name more than one Patient ID", note=note)
     if why := identity_mismatch(job.patient, PatientFacts.of(study)):

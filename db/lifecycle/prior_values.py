@@ -84,6 +84,7 @@ class PriorJob:
     study_id: UUID
     study_instance_uid: str
     source: str
+    method: str
     message_id: int
     expected_instances: int | None
     attempts: int
@@ -98,6 +99,7 @@ class PriorJob:
             study_id=prior.study_id,
             study_instance_uid=prior.study_instance_uid,
             source=prior.source,
+            method=prior.method,
             message_id=prior.message_id,
             expected_instances=prior.expected_instances,
             attempts=prior.attempts,

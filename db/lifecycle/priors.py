@@ -265,10 +265,10 @@ def prior_failed(uow: UnitOfWork, prior_id: UUID, reason: str, *, base_s: float,
 
 
 def held_instances(session: Session, study_instance_uid: str) -> frozenset[str]:
-    """Return the SOP Instance UIDs we hold of a Study; what retention deleted has to come again."""
+    """Return the SOP Instance UIDs we hold of a Study; what retention deleted is not among them."""
     query = select(Instance.sop_instance_uid).join(Study, Study.id == Instance.study_id)
-    held = (Study.study_instance_uid == study_instance_uid, Instance.deleted_at.is_(None))
-    return frozenset(session.scalars(query.where(*held)))
+    kept = query.where(Study.study_instance_uid == study_instance_uid, Instance.deleted_at.is_(None))
+    return frozenset(session.scalars(kept))
 
 
 def _waiting(uow: UnitOfWork, search_id: UUID) -> PriorSearch:

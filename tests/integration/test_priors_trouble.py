@@ -162,6 +162,23 @@ def test_instances_an_archive_cannot_send_are_counted_and_asked_for_again(
         assert site.fetch(after_s=60) == 1
 
 
+def test_what_an_archive_can_never_send_does_not_keep_the_rest_away(tmp_path: Path, sqlite_sessions: Sessions) -> None:
+    images = [as_part10(one) for one in study("20220102", images=2)]
+    broken = Dataset()
+    broken.SOPClassUID, broken.SOPInstanceUID = CTImageStorage, images[1].SOPInstanceUID
+
+    def get(_event: Any) -> Iterator[Any]:
+        yield 2
+        yield 0xFF00, images[0]
+        yield 0xFF00, broken
+
+    with archive(images, get=get) as odd, running_site(tmp_path / "site", [odd], sqlite_sessions) as site:
+        site.receive(ct_slice(**TODAY))
+        assert [site.fetch(after_s=7200 * attempt) for attempt in range(8)] == [0] * 7 + [1]
+        (prior,) = site.priors()
+        assert (prior.state, prior.note) == (PriorState.HERE, "1 of its instances could not be sent, 1 are here")
+
+
 def test_a_move_destination_nobody_knows_is_told_to_the_administrator(
     tmp_path: Path, sqlite_sessions: Sessions
 ) -> None:
