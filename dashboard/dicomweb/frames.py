@@ -21,6 +21,7 @@ from dashboard.pixels import DECODE_ERRORS
 from dashboard.slices import LruCache
 
 _OCTETS = "application/octet-stream"
+_MOST_PIXELS = 100_000_000  # of a frame that is decoded
 # PS3.18 table 8.7.3-5; transfer syntaxes by the end of their UID
 _MEDIA_TYPES = {
     "image/jpeg": ("4.50", "4.51", "4.57", "4.70"),
@@ -58,7 +59,8 @@ class FrameSource:
         if syntax not in _COMPRESSED:  # video has no frames to take out
             return []
         offers = both_ways(_COMPRESSED[syntax], syntax) + both_ways(_OCTETS, syntax, is_default=False)
-        if is_decodable(syntax):
+        pixels = int(self.ds.get("Rows") or 0) * int(self.ds.get("Columns") or 0)
+        if is_decodable(syntax) and pixels <= _MOST_PIXELS:
             offers += both_ways(_OCTETS, str(ExplicitVRLittleEndian))
         return offers
 

@@ -101,7 +101,8 @@ def bulkdata(study_uid: str, series_uid: str, sop_uid: str, name: str) -> Respon
     location = f"{base()}{held.address}/bulkdata/{name}"
     if pixels is not None and name.upper() == f"{pixels.tag:08X}":
         if pixels.is_encapsulated:
-            return frames(study_uid, series_uid, sop_uid, ",".join(str(n + 1) for n in range(_count(ds))))
+            numbers = range(1, min(_count(ds), wado.MOST_FRAMES + 1) + 1)
+            return frames(study_uid, series_uid, sop_uid, ",".join(map(str, numbers)))
         content: Iterable[bytes] = wado.pixel_pieces(held, pixels)
     else:
         element = bulk_element(ds, name)

@@ -1,5 +1,6 @@
 """WADO-RS: objects, their headers and their frames as streams that hold one piece at a time (PS3.18 section 10.4)."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
 from itertools import chain
@@ -14,18 +15,29 @@ from config.jpeg_extended import decode_jpeg_extended
 from dashboard.dicomweb.accept import Offer, dicom_offers
 from dashboard.dicomweb.frames import FrameSource, is_decodable
 from dashboard.dicomweb.model import json_model
-from dashboard.dicomweb.objects import HeldObject, PixelElement, file_pieces, range_pieces, read_header
+from dashboard.dicomweb.objects import HeldObject, PixelElement, file_pieces, range_pieces, read_attributes, read_header
 from dashboard.pixels import DECODE_ERRORS
 
 log = structlog.get_logger()
-_MOST_TRANSCODED = 1 << 30  # bytes of one object that is decoded in memory
+_MOST_TRANSCODED = 1 << 29  # bytes of one object that is decoded in memory
+MOST_FRAMES = 10_000  # in one answer
+_MATRIX = (0x00280002, 0x00280008, 0x00280010, 0x00280011, 0x00280100)
 
 
 def object_offers(held: HeldObject) -> list[Offer]:
     """Return how one object can be sent."""
     syntax = held.transfer_syntax_uid
-    small = held.path.is_file() and held.path.stat().st_size <= _MOST_TRANSCODED
-    return dicom_offers(syntax, decodable=small and is_decodable(syntax))
+    return dicom_offers(syntax, decodable=is_decodable(syntax) and _decoded_bytes(held) <= _MOST_TRANSCODED)
+
+
+def _decoded_bytes(held: HeldObject) -> int:
+    """Return how large an object is when it is decoded; of compressed pixels as their header announces."""
+    size = held.path.stat().st_size
+    if not UID(held.transfer_syntax_uid).is_encapsulated:
+        return size
+    header = read_attributes(held.path, held.transfer_syntax_uid, _MATRIX)
+    factors = (header.get(keyword) or 1 for keyword in ("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames"))
+    return size + math.prod(map(int, factors)) * int(header.get("BitsAllocated") or 8) // 8
 
 
 def object_parts(
@@ -95,7 +107,7 @@ def parse_frames(text: str, count: int) -> list[int]:
         LookupError: a frame that is not there.
     """
     numbers = text.split(",")
-    if len(numbers) > 10_000 or not all(one.isdigit() and len(one) < 9 and int(one) for one in numbers):
+    if len(numbers) > MOST_FRAMES or not all(one.isdigit() and len(one) < 9 and int(one) for one in numbers):
         raise RefusedInputError("frames are numbers from 1 on, separated by commas")
     frames = [int(one) - 1 for one in numbers]
     if max(frames) >= count:
