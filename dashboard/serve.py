@@ -56,7 +56,7 @@ def options(settings: Settings) -> dict[str, Any]:
         "control_socket_disable": True,
         "proc_name": "firstread-web",
         "forwarded_allow_ips": "",
-        "limit_request_line": 4094,
+        "limit_request_line": 8190,  # a list of UIDs is long
     }
     if web.tls_certificate and web.tls_key:
         chosen |= {"certfile": str(web.tls_certificate), "keyfile": str(web.tls_key), "ssl_context": modern_tls}

@@ -301,3 +301,24 @@ def test_a_full_disk_is_a_503_that_says_when_to_come_back(tmp_path: Path, sqlite
     assert int(answer.headers["Retry-After"]) > 0
     assert answer.get_json(force=True)["00081198"]["Value"][0]["00081197"]["Value"] == [0xA700]
     assert instance(site.sessions, ds.SOPInstanceUID) is None
+
+
+def test_while_others_use_every_place_a_sender_is_told_to_come_back(tmp_path: Path, sqlite_url: str) -> None:
+    site = make_site(tmp_path, sqlite_url, dicom={"min_free_bytes": 0}, web={"threads": 3})
+    sent = {"Authorization": f"Bearer {make_token(site.sessions)}", "Content-Type": STOW_TYPE.format(BOUNDARY)}
+    places = site.app.extensions["firstread.stow_places"]
+    content = body([encoded(ct_study(1)[0])])
+    with places:
+        answer = site.app.test_client().post("/dicomweb/studies", data=content, headers=sent)
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "30")
+    assert site.app.test_client().post("/dicomweb/studies", data=content, headers=sent).status_code == 200
+
+
+def test_behind_a_proxy_addresses_are_those_of_the_proxy(tmp_path: Path, sqlite_url: str) -> None:
+    public = {"public_url": "https://pacs.example/firstread/"}
+    site = make_site(tmp_path, sqlite_url, dicom={"min_free_bytes": 0}, web=public)
+    sent = {"Authorization": f"Bearer {make_token(site.sessions)}", "Content-Type": STOW_TYPE.format(BOUNDARY)}
+    ds = ct_study(1)[0]
+    answer = site.app.test_client().post("/dicomweb/studies", data=body([encoded(ds)]), headers=sent)
+    address = f"https://pacs.example/firstread/dicomweb/studies/{ds.StudyInstanceUID}"
+    assert answer.get_json(force=True)["00081190"]["Value"] == [address]
