@@ -30,7 +30,7 @@ log = structlog.get_logger()
 _BACKLOG = 128
 _MARGIN = 8  # connections beyond max_associations: those are told with an A-ASSOCIATE-RJ that there are too many
 _HANDSHAKE_S = 10.0
-_YIELD_S, _MOST_YIELDED = 0.0005, 20  # for each connection served: whoever serves fewer takes the next one
+_YIELD_S, _MOST_YIELDED = 0.002, 10  # for each connection served: whoever serves fewer takes the next one
 _PAUSE_S = 0.2  # when no descriptor or memory is left for one more connection
 Address = tuple[Any, ...]
 

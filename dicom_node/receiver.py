@@ -9,6 +9,7 @@ import os
 import pickle
 import signal
 import socket
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -31,8 +32,15 @@ _LONGEST_IDENTITY = 1 << 13  # PS3.7 D.3.3.7 allows 64 KB; one that was cut is n
 _NODE_IS_GONE = 1
 
 
+def main() -> None:
+    """Run the receiver whose line and ears are the descriptors on the command line; the settings come by the line."""
+    line, *listening = (socket.socket(fileno=int(descriptor)) for descriptor in sys.argv[1:])
+    settings, are_tls = pickle.loads(_received(line))  # noqa: S301 from the node
+    run_receiver(line, [Ear(ear, is_tls) for ear, is_tls in zip(listening, are_tls, strict=True)], settings)
+
+
 def run_receiver(line: socket.socket, ears: Sequence[Ear], settings: Settings) -> None:
-    """Serve until the node says stop; the process's main function.
+    """Serve until the node says stop.
 
     ``line`` carries to the node that we accept, and the socket pairs that questions go over; from the node the
     seconds of grace when it wants us to stop.
@@ -131,3 +139,7 @@ class RemoteDoor:
     def leave(self, association_id: UUID, *, how: str, instances: int = 0, size_bytes: int = 0) -> None:
         """Tell the node that an association ended."""
         self._node.ask(LEAVE, association_id, how, instances, size_bytes)
+
+
+if __name__ == "__main__":
+    main()

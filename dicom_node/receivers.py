@@ -1,20 +1,17 @@
 """The receiver processes of one node: started, answered, and replaced when one dies."""
 
-import atexit
 import contextlib
-import multiprocessing
-import os
 import pickle
 import selectors
-import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing.process import BaseProcess
 from typing import Any
 from uuid import UUID
 
@@ -24,7 +21,7 @@ from config.errors import AppError
 from config.settings import Settings
 from dicom_node.context import Admission, Asking, Doorkeeper
 from dicom_node.listener import Ear
-from dicom_node.receiver import ENTER, KEEP, LEAVE, MAX_MESSAGE_BYTES, READY, REFUSE, run_receiver
+from dicom_node.receiver import ENTER, KEEP, LEAVE, MAX_MESSAGE_BYTES, READY, REFUSE
 from instances.arrival import Landed
 from instances.inbox import Inbox
 
@@ -36,7 +33,7 @@ _START_S = 20.0
 _TICK_S = 0.5
 _DOOR_THREADS = 4  # a name that is looked up slowly holds up few others
 _REFUSING_THREADS = 2
-_PRELOADED = ["dicom_node.receiver"]
+_COMMAND = (sys.executable, "-m", "dicom_node.receiver")
 _Waiting = list[tuple[socket.socket, Landed]]
 """Instances to keep, and where to answer."""
 
@@ -45,7 +42,7 @@ _Waiting = list[tuple[socket.socket, Landed]]
 class _Receiver:
     """One process, the line to it, and the associations it serves."""
 
-    process: BaseProcess
+    process: "subprocess.Popen[bytes]"
     line: socket.socket
     started: float
     is_gone: bool = False
@@ -64,8 +61,6 @@ class Receivers:
         self._settings = settings
         self._inbox = inbox
         self._door = door
-        self._processes = multiprocessing.get_context("forkserver")
-        self._processes.set_forkserver_preload(_PRELOADED)
         self._receivers: set[_Receiver] = set()
         self._lock = threading.Lock()
         self._selector = selectors.DefaultSelector()
@@ -80,7 +75,6 @@ class Receivers:
         for _ in range(self._settings.dicom.receivers):
             self._open()
         self._answering.start()
-        atexit.register(self._hang_up)
         deadline = time.monotonic() + _START_S
         for _ in range(self._settings.dicom.receivers):
             # one that comes later finds its connections in the kernel's queue
@@ -103,21 +97,22 @@ class Receivers:
         self._at_door.shutdown()
         self._refusing.shutdown()
         self._selector.close()
-        atexit.unregister(self._hang_up)
 
     @property
     def pids(self) -> list[int]:
         """The processes that run now."""
         with self._lock:
-            return [receiver.process.pid for receiver in self._receivers if receiver.process.pid]
+            return [receiver.process.pid for receiver in self._receivers]
 
     def _open(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            process = self._processes.Process(
-                target=run_receiver, args=(theirs, self._ears, self._settings), name="receiver", daemon=True
+            handles = [theirs.fileno(), *(ear.socket.fileno() for ear in self._ears)]
+            process = subprocess.Popen(  # noqa: S603 our own interpreter and module
+                [*_COMMAND, *map(str, handles)], pass_fds=handles, stdin=subprocess.DEVNULL
             )
-            process.start()
+        with contextlib.suppress(OSError):  # it died already, which is noticed
+            ours.send(pickle.dumps((self._settings, [ear.is_tls for ear in self._ears])))
         receiver = _Receiver(process, ours, time.monotonic())
         with self._lock:
             self._receivers.add(receiver)
@@ -199,16 +194,16 @@ class Receivers:
     def _replace(self, receiver: _Receiver) -> None:
         """Record what a dead process left behind, and start another unless the node stops."""
         process = receiver.process
-        process.join()
+        process.wait()
         if not self._stopping.is_set():
-            log.error("receiver.died", pid=process.pid, exit_code=process.exitcode)
+            log.error("receiver.died", pid=process.pid, exit_code=process.returncode)
         self._forget(receiver)
         if not self._stopping.is_set() and time.monotonic() - receiver.started < _SETTLED_S:
             self._stopping.wait(_PAUSE_S)
         while not self._stopping.is_set():
             try:
                 self._open()
-            except OSError as exc:  # no memory, or too many processes
+            except (OSError, ValueError) as exc:  # no memory, too many processes, or the ears closed just now
                 log.error("receiver.not_started", error=exc)  # noqa: TRY400
                 self._stopping.wait(_PAUSE_S)
             else:
@@ -227,14 +222,13 @@ class Receivers:
             self._inbox.instances.remove_leftovers(of_process=receiver.process.pid)
 
     def _kill(self) -> None:
-        for pid in self.pids:
-            log.error("receiver.killed", pid=pid)
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        with self._lock:
+            for receiver in self._receivers:
+                log.error("receiver.killed", pid=receiver.process.pid)
+                receiver.process.kill()
 
     def _hang_up(self) -> None:
-        """End the processes when the node ends without having been stopped; they would wait for a word of ours."""
-        self._stopping.set()
+        """End every process at once."""
         with self._lock:
             for receiver in self._receivers:
                 with contextlib.suppress(OSError):

@@ -77,7 +77,8 @@ def test_associations_are_shared_out_and_what_they_bring_at_one_moment_is_one_co
     commits, statuses, engine = [], [], sqlite_sessions.kw["bind"]
     with ExitStack() as stack:
         inside = [stack.enter_context(established(node.port)) for _ in range(4)]
-        assert [len(open_connections(pid)) for pid in node.reception.pids] == [2, 2]
+        shares = [len(open_connections(pid)) for pid in node.reception.pids]
+        assert (sum(shares), min(shares) > 0) == (4, True)
         other = stack.enter_context(engine.connect())
         other.exec_driver_sql("ROLLBACK")
         other.exec_driver_sql("BEGIN IMMEDIATE")  # somebody else writes: whatever comes first has to wait
@@ -214,7 +215,7 @@ def test_no_process_outlives_a_node_that_is_killed(tmp_path, sqlite_sessions):
     sender.start()
     assert started.wait(30)
     below = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
-    assert len(below) >= 3  # two receivers and what starts them
+    assert len(below) == 2
     process.kill()
     process.wait()
     assert eventually(lambda: not alive(below), seconds=5)
