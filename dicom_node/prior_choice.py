@@ -166,8 +166,14 @@ def same_name(one: str, other: str) -> bool:
     """Return whether two PN values name the same person (PS3.5 6.2.1).
 
     The groups both have are compared, alphabetic with alphabetic: family and given name, without case, diacritics
-    and punctuation; a middle name, prefix or suffix that one side lacks does not matter.
+    and punctuation; a middle name, prefix or suffix that one side lacks does not matter. A letter with a diacritic is
+    also taken for the two it is written with elsewhere: Müller, MULLER and MUELLER are one name.
     """
+    spellings = [(name, unicodedata.normalize("NFC", name).translate(_DIGRAPHS)) for name in (one, other)]
+    return any(_same_spelling(a, b) for a in spellings[0] for b in spellings[1])
+
+
+def _same_spelling(one: str, other: str) -> bool:
     groups = [_groups(one), _groups(other)]
     shared = [(a, b) for a, b in zip(*groups, strict=False) if any(a) and any(b)]
     return bool(shared) and all(_same_group(a, b) for a, b in shared)
@@ -194,6 +200,9 @@ def _plain(text: str) -> str:
     return "".join(letter for letter in folded if not unicodedata.combining(letter))
 
 
+_DIGRAPHS = str.maketrans(
+    {"ä": "ae", "ö": "oe", "ü": "ue", "ø": "oe", "å": "aa", "Ä": "AE", "Ö": "OE", "Ü": "UE", "Ø": "OE", "Å": "AA"}
+)
 _LIGATURES = str.maketrans(
     {"ø": "o", "Ø": "o", "ł": "l", "Ł": "l", "đ": "d", "Đ": "d", "æ": "ae", "Æ": "ae", "œ": "oe"}
 )

@@ -88,8 +88,7 @@ def test_the_attempt_can_be_run_again_with_the_same_prior_and_no_other(installat
         reproduce(pipeline, sessions, draft.id)
 
 
-@pytest.mark.parametrize("state", [PriorState.REFUSED, PriorState.FETCHING])
-def test_a_prior_that_is_refused_or_not_here_is_none(installation, state):  # noqa: F811
-    _, _, draft = draft_with(installation, state)
+def test_a_prior_that_was_refused_is_none(installation):  # noqa: F811
+    _, _, draft = draft_with(installation, PriorState.REFUSED)
     assert draft.sections["comparison"] == "No prior study was available."
     assert draft.provenance["priors_used"] == []

@@ -113,6 +113,9 @@ def test_an_issuer_missing_at_our_side_is_noted_unless_the_archive_knows_several
     [
         ("Doe^Jane", "DOE^JANE", True),
         ("Müller^Jürgen", "MULLER^JURGEN", True),
+        ("Müller^Jürgen", "MUELLER^JUERGEN", True),
+        ("Ma\u0308rz^Eva", "MAERZ^EVA", True),
+        ("Muller^Eva", "Mueller^Eva", False),
         ("Sørensen^Åse", "Sorensen^Ase", True),
         ("Doe^Jane^M", "Doe^Jane", True),
         ("Doe^Jane^M", "Doe^Jane^K", False),
