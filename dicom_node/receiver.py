@@ -15,6 +15,8 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
+from sqlalchemy.orm import configure_mappers
+
 from config.errors import AppError
 from config.logs import configure_logs
 from config.settings import Settings
@@ -53,6 +55,7 @@ def run_receiver(line: socket.socket, ears: Sequence[Ear], settings: Settings) -
     sessions = make_sessions(make_engine(settings.database))  # connects only for what is asked beside C-STORE
     inbox = RemoteInbox(node, make_inbox(sessions, settings))
     listener = Listener(ears, NodeContext(inbox, RemoteDoor(node), sessions, settings))
+    configure_mappers()  # a tenth of a second, now instead of in the first association
     listener.start()
     line.send(READY)
     listener.stop(pickle.loads(_received(line)))  # noqa: S301 from the node
