@@ -22,11 +22,11 @@ from dicom_node.handlers import asking, handle_echo, handle_unnamed_classes, rej
 from dicom_node.library import make_ae
 from dicom_node.policy import judge_caller
 from dicom_node.scu import send_at_once
-from dicom_node.storing import STATUS
 from dicom_node.transfer_syntaxes import supported_contexts
 from instances.header import read_header
 from instances.part10 import FileMeta, file_head
 from instances.store import FileStore
+from instances.storing import STATUS
 
 log = structlog.get_logger()
 

@@ -17,7 +17,6 @@ from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import AddressInformation
 
 from config.errors import AbortAssociationError, AssociationLostError
-from dicom_node import storing
 from dicom_node.connection import Closing, Connection
 from dicom_node.context import NodeContext, tally
 from dicom_node.fast_store import IncomingInstance
@@ -35,6 +34,7 @@ from dicom_node.pdu import (
     store_response,
 )
 from dicom_node.upper_layer import UpperLayer, provider_abort
+from instances import storing
 from instances.arrival import Announced
 
 log = structlog.get_logger()

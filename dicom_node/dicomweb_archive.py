@@ -11,9 +11,9 @@ from pydicom.dataset import Dataset
 
 from config.errors import InvalidUidError, PeerUnavailableError, UnreadableDatasetError
 from config.settings import PriorSource, Settings
-from dicom_node import storing
 from dicom_node.retrieve import Fetched, Retrieval, received
 from dicom_node.transfer_syntaxes import is_storage_sop_class
+from instances import storing
 from instances.arrival import Announced
 from instances.header import valid_uid
 from instances.part10 import HEAD_BYTES, split_file

@@ -1,7 +1,7 @@
 """The Data Set of one C-STORE, from the network buffer straight into its file."""
 
-from dicom_node import storing
 from dicom_node.context import NodeContext
+from instances import storing
 from instances.arrival import Announced, Arrival
 
 _GATHER_BELOW = 1 << 15  # smaller fragments are gathered: each write has its price

@@ -11,12 +11,13 @@ from pynetdicom.events import Event
 from pynetdicom.pdu_primitives import SOPClassCommonExtendedNegotiation, UserIdentityNegotiation
 
 from config.errors import AppError
-from dicom_node import health, services, storing
+from dicom_node import health, services
 from dicom_node.context import Asking, NodeContext, Rejection, Tally, tally
 from dicom_node.policy import NOT_READY
 from dicom_node.scu import send_at_once
 from dicom_node.tls import is_tls, subject_of
 from dicom_node.transfer_syntaxes import is_storage_sop_class, is_unnamed, supported_contexts
+from instances import storing
 from instances.arrival import Announced
 
 log = structlog.get_logger()

@@ -34,11 +34,12 @@ from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelGet as St
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelMove as StudyRootMove
 
 from config.errors import AppError, InvalidUidError, PeerUnavailableError
-from dicom_node import scu, storing
+from dicom_node import scu
 from dicom_node.library import MAX_CONTEXTS
 from dicom_node.query import SYNTAXES, find, query_keys
 from dicom_node.scu import Address
 from dicom_node.transfer_syntaxes import ACCEPTED, is_storage_sop_class
+from instances import storing
 from instances.arrival import Announced
 from instances.header import valid_uid
 from instances.storing import Keeper

@@ -12,14 +12,13 @@ from sqlalchemy.orm import Session
 from config.errors import LifecycleError
 from db.audit import AuditTag
 from db.expectation_models import Expectation, ExpectedInstance
-from db.lifecycle.moves import locked
+from db.lifecycle.moves import locked, move_step
 from db.lifecycle.timers import Announcement
 from db.models import Instance, Reading, Study
 from db.types import ExpectationSource, ExpectationState, ReadingState, utcnow
 from db.uow import UnitOfWork
 
 _AT_ONCE = 500  # UIDs in one statement
-_ENDED = frozenset({ExpectationState.COMPLETED, ExpectationState.DISCONTINUED})
 
 
 @dataclass(frozen=True)
@@ -99,9 +98,7 @@ def advance(
         LifecycleError: it has ended (PS3.4 F.7.2.2.3).
     """
     for row in rows:
-        if row.state in _ENDED:
-            raise LifecycleError(f"procedure step {row.object_uid} may no longer be updated")
-        row.state = state
+        move_step(row, state)
         _name(uow, row, instances)
         _said(uow, row)
 

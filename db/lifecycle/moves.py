@@ -9,6 +9,7 @@ from config.broker import TaskName
 from config.errors import LifecycleError
 from db.audit import AuditTag
 from db.commitment_models import CommitmentRequest, RequestState
+from db.expectation_models import Expectation
 from db.lifecycle.tables import (
     DELIVERY_MOVES,
     PACKAGE_MOVES,
@@ -17,12 +18,13 @@ from db.lifecycle.tables import (
     REPORT_MOVES,
     REQUEST_MOVES,
     SEARCH_MOVES,
+    STEP_MOVES,
 )
 from db.models import Base, Delivery, Reading
 from db.package_models import Package
 from db.prior_models import Prior, PriorSearch, PriorState, SearchState
 from db.report_models import Report
-from db.types import DeliveryState, PackageState, ReadingState, ReportState, utcnow
+from db.types import DeliveryState, ExpectationState, PackageState, ReadingState, ReportState, utcnow
 from db.uow import UnitOfWork
 
 Row = TypeVar("Row", bound=Base)
@@ -149,6 +151,17 @@ def move_prior(
         object_id=str(prior.id),
         detail={**notes, **(detail or {})},
     )
+
+
+def move_step(step: Expectation, to: ExpectationState) -> AuditTag:
+    """Move a performed procedure step; return the tag of the event, which its caller writes with what was said.
+
+    Raises:
+        LifecycleError: it has ended (PS3.4 F.7.2.2.3).
+    """
+    tag = _allowed(STEP_MOVES, step.state, to, f"procedure step {step.object_uid}")
+    step.state = to
+    return tag
 
 
 def move_package(uow: UnitOfWork, package: Package, to: PackageState, *, detail: dict[str, Any] | None = None) -> None:

@@ -7,6 +7,7 @@ from db.commitment_models import RequestState as C
 from db.prior_models import PriorState as E
 from db.prior_models import SearchState as S
 from db.types import DeliveryState as D
+from db.types import ExpectationState as X
 from db.types import PackageState as M
 from db.types import ReadingState as R
 from db.types import ReportState as P
@@ -91,6 +92,13 @@ PRIOR_MOVES: Mapping[tuple[E, E], AuditTag] = {
     (E.FETCHING, E.REFUSED): AuditTag.PRIOR_REFUSED,
     (E.FETCHING, E.FOUND): AuditTag.PRIOR_FAILED,
     (E.FETCHING, E.FAILED): AuditTag.PRIOR_FAILED,
+}
+
+# a procedure step is an announcement; what is said of it is one kind of event
+STEP_MOVES: Mapping[tuple[X, X], AuditTag] = {
+    (X.IN_PROGRESS, X.IN_PROGRESS): AuditTag.STUDY_EXPECTED,
+    (X.IN_PROGRESS, X.COMPLETED): AuditTag.STUDY_EXPECTED,
+    (X.IN_PROGRESS, X.DISCONTINUED): AuditTag.STUDY_EXPECTED,
 }
 
 FINISHED_READINGS = frozenset({R.DRAFTED, R.NO_DRAFT, R.FAILED, R.HELD, R.IGNORED})

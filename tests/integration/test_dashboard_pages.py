@@ -127,7 +127,7 @@ def test_an_administrator_sees_the_list_but_opens_no_report(site: Site) -> None:
     admin = site.client("admin")
     page = admin.get("/worklist").text
     assert "HALVORSEN" in page
-    assert str(study_id) not in page
+    assert f"/studies/{study_id}" not in page
     assert admin.get(f"/studies/{study_id}").status_code == 403
 
 

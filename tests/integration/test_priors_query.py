@@ -153,6 +153,5 @@ def test_an_association_lost_half_way_is_never_half_a_list() -> None:
         event.assoc.abort()
         yield 0xFF00, match(2)
 
-    with archive(lost) as peer:
-        with pytest.raises(PeerUnavailableError, match="lost"):
-            find(peer, studies_of(""))
+    with archive(lost) as peer, pytest.raises(PeerUnavailableError, match="lost"):
+        find(peer, studies_of(""))
