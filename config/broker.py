@@ -1,10 +1,12 @@
 """Celery as every process needs it: task names, and an app wired to the configured broker."""
 
 from enum import StrEnum
-
-from celery import Celery
+from typing import TYPE_CHECKING
 
 from config.settings import Settings
+
+if TYPE_CHECKING:  # most processes need the task names only, and Celery is large
+    from celery import Celery
 
 
 class TaskName(StrEnum):
@@ -13,12 +15,14 @@ class TaskName(StrEnum):
     READ_STUDY = "firstread.read_study"
 
 
-def make_celery(settings: Settings, name: str = "firstread") -> Celery:
+def make_celery(settings: Settings, name: str = "firstread") -> "Celery":
     """Return a Celery app that has opened nothing yet.
 
     The broker only wakes workers; the database is the truth. So results are off, a message is
     acknowledged late, and a worker takes one at a time.
     """
+    from celery import Celery
+
     folder = settings.data_dir.resolve() / "broker"
     app = Celery(name, broker=settings.broker_url or "filesystem://", set_as_current=False)
     app.conf.update(

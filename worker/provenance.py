@@ -33,7 +33,7 @@ from worker.vlm.backends import VisionLanguageModel, VlmCard
 SCHEMA = 2
 """Version of the record's shape."""
 
-PIPELINE_VERSION = "0.2.0"
+PIPELINE_VERSION = "0.3.0"
 
 _PACKAGES = (
     "torch", "transformers", "monai", "torchxrayvision", "highdicom", "pydicom", "numpy", "scipy", "simpleitk",

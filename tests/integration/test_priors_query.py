@@ -142,9 +142,9 @@ def test_matches_with_a_warning_count() -> None:
     ],
 )
 def test_a_refusal_is_never_an_empty_list(status: int, words: str) -> None:
-    with archive(lambda _event: iter([(0xFF00, match(1)), (status, None)])) as peer:
-        with pytest.raises(PeerUnavailableError, match=words):
-            find(peer, studies_of(""))
+    answers = [(0xFF00, match(1)), (status, None)]
+    with archive(lambda _event: iter(answers)) as peer, pytest.raises(PeerUnavailableError, match=words):
+        find(peer, studies_of(""))
 
 
 def test_an_association_lost_half_way_is_never_half_a_list() -> None:
