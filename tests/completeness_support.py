@@ -1,6 +1,5 @@
 """What the tests of completeness share: a modality that reports its steps, and an archive that notifies."""
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -21,7 +20,7 @@ from config.routing import RuleBook, Rules
 from db.types import utcnow
 from dicom_node.completion import Completion
 from dicom_node.scp import RunningNode
-from tests.node_support import AE_TITLE
+from tests.node_support import AE_TITLE, exchange
 
 CT_CHEST = {"name": "ct-chest", "when": {"modality": ["CT"]}, "profile": "ct"}
 
@@ -146,13 +145,7 @@ def send_bytes(assoc: Association, attribute_list: bytes, uid: str) -> int | Non
     request.AffectedSOPClassUID = ModalityPerformedProcedureStep
     request.AffectedSOPInstanceUID = uid
     request.AttributeList = BytesIO(attribute_list)
-    # the association's own thread must be at rest, or on a busy machine it takes the answer from us
-    assoc._reactor_checkpoint.clear()
-    while not assoc._reactor_checkpoint._cond._waiters and assoc.is_established:
-        time.sleep(0.0005)
-    assoc.dimse.send_msg(request, assoc.accepted_contexts[0].context_id)
-    _, answer = assoc.dimse.get_msg(block=True)
-    assoc._reactor_checkpoint.set()
+    answer = exchange(assoc, request)
     return None if answer is None else answer.Status
 
 

@@ -117,6 +117,14 @@ def store_bytes(assoc: Association, data: bytes, *, sop_class: str, sop_instance
     request.AffectedSOPClassUID = sop_class
     request.AffectedSOPInstanceUID = sop_instance
     request.DataSet = BytesIO(data)
+    answer = exchange(assoc, request)
+    if answer is None:
+        return None, ""
+    return answer.Status, str(answer.ErrorComment or "")
+
+
+def exchange(assoc: Association, request: Any) -> Any:
+    """Send a DIMSE request as it is; return the answer, None when there was none."""
     # the association's own thread must be at rest, or on a busy machine it takes the answer from us
     assoc._reactor_checkpoint.clear()
     while not assoc._reactor_checkpoint._cond._waiters and assoc.is_established:
@@ -124,9 +132,7 @@ def store_bytes(assoc: Association, data: bytes, *, sop_class: str, sop_instance
     assoc.dimse.send_msg(request, assoc.accepted_contexts[0].context_id)
     _, answer = assoc.dimse.get_msg(block=True)
     assoc._reactor_checkpoint.set()
-    if answer is None:
-        return None, ""
-    return answer.Status, str(answer.ErrorComment or "")
+    return answer
 
 
 def store(port: int, ds: Dataset, *, data: bytes | None = None, **command: str) -> tuple[int | None, str]:

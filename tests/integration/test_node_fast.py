@@ -31,7 +31,6 @@ from db.models import AuditEvent, Instance, PeerAssociation, Quarantined
 from dicom_node.context import NodeContext
 from instances.arrival import Arrival
 from tests.association_support import (
-    ABORTED,
     ACCEPTED,
     DATA,
     REJECTED,
@@ -59,8 +58,6 @@ from tests.node_support import (
 
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
 CT = str(CTImageStorage)
-PROVIDER_ABORT = {reason: [(ABORTED, bytes((0, 0, 2, reason)))] for reason in (1, 2, 6)}
-USER_ABORT = [(ABORTED, bytes(4))]
 
 
 @pytest.fixture
