@@ -16,6 +16,7 @@ from db.engine import make_engine, make_sessions, migrate
 from tests.postgres import PostgresServer, find_binaries, memory_folder
 
 ROOT = Path(__file__).resolve().parent.parent
+os.environ["COLUMNS"] = "200"  # tables of the command line are read whole, whoever runs the tests
 _TEMPLATE = "firstread_template"
 
 
