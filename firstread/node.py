@@ -20,7 +20,10 @@ def node_run() -> None:
     """Serve DICOM and deliver results until SIGTERM."""
     from dicom_node.scp import run_node
 
-    run_node(start("node"))
+    try:
+        run_node(start("node"))
+    except AppError as exc:
+        raise refuse(exc) from exc
 
 
 @node_app.command("archive")

@@ -24,6 +24,11 @@ VERBS = [
     ("users", "list"),
     ("users", "add", "jdoe", "radiologist", "--name", "J. Doe"),
     ("models", "activate", "VISTA3D"),
+    ("trace", "ACC1"),
+    ("retention", "status"),
+    ("tokens", "list"),
+    ("node", "peers", "list"),
+    ("node", "waiting"),
 ]
 
 
@@ -42,3 +47,14 @@ def test_a_draft_that_is_not_there_is_said_in_one_line(tmp_path, verb):
     migrate(f"sqlite:///{tmp_path / 'firstread.db'}")
     run = firstread(tmp_path, "audit", verb, "NOSUCH")
     assert (run.returncode, run.stdout.strip()) == (2, "error: there is no such draft")
+
+
+def test_a_node_that_cannot_start_says_why_in_one_line(tmp_path, monkeypatch):
+    migrate(f"sqlite:///{tmp_path / 'data' / 'firstread.db'}")
+    tls = '{"certificate": "/absent.pem", "key": "/absent.key", "authorities": "/absent.ca"}'
+    monkeypatch.setenv("FIRSTREAD_DICOM__TLS", tls)
+    monkeypatch.setenv("FIRSTREAD_DICOM__PORT", "0")
+    run = firstread(tmp_path / "data", "node", "run")
+    assert run.returncode == 2
+    assert run.stdout == "error: /absent.pem holds no certificate that can be read\n"
+    assert "Traceback" not in run.stderr
