@@ -24,6 +24,7 @@ _UIDS = {
     int(Tag("SOPInstanceUID")): "sop_instance_uid",
     int(Tag("SOPClassUID")): "sop_class_uid",
 }
+_UID_NAMES = {tag: keyword_for_tag(tag) for tag in _UIDS}  # looked up once: this is the hot path of C-STORE
 _TEXTS = {  # tag: field, longest value kept (the column's length)
     int(Tag("PatientID")): ("patient_id", 64),
     int(Tag("IssuerOfPatientID")): ("issuer_of_patient_id", 64),
@@ -90,7 +91,7 @@ def read_header(data: bytes | memoryview, transfer_syntax_uid: str) -> InstanceH
 
 def _uid(values: Mapping[int, bytes], tag: int) -> str:
     raw = values.get(tag, b"").rstrip(b"\0 ")
-    return valid_uid(raw.decode("ascii", errors="replace"), what=keyword_for_tag(tag))
+    return valid_uid(raw.decode("ascii", errors="replace"), what=_UID_NAMES[tag])
 
 
 def _encodings(raw: bytes) -> list[str]:
