@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
 
+from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session, sessionmaker
@@ -87,6 +88,42 @@ def unit_of_work(sessions: sessionmaker[Session], actor: Actor) -> Iterator[Unit
             if named is None:
                 raise
             raise named from exc
+
+
+@contextmanager
+def driver_transaction(engine: Engine) -> Iterator[Any]:
+    """Give the driver's own cursor, in a transaction for writing: commit on a clean exit, roll back on any error.
+
+    For the few statements that cannot wait for SQLAlchemy. The driver's parameter style holds.
+
+    Raises:
+        LifecycleError, TransientError, OutOfSpaceError: as :func:`unit_of_work`.
+    """
+    try:
+        connection = engine.raw_connection()
+        try:
+            with _driver_errors(engine):
+                cursor = connection.cursor()
+                if engine.dialect.name == "sqlite":  # others begin by themselves
+                    cursor.execute("BEGIN IMMEDIATE")
+                yield cursor
+                connection.commit()
+        finally:
+            connection.close()  # back into the pool, which rolls back what is open
+    except (DBAPIError, PoolTimeoutError) as exc:
+        named = _named(exc)
+        if named is None:
+            raise
+        raise named from exc
+
+
+@contextmanager
+def _driver_errors(engine: Engine) -> Iterator[None]:
+    base = engine.dialect.loaded_dbapi.Error
+    try:
+        yield
+    except base as exc:
+        raise DBAPIError.instance(None, None, exc, base, dialect=engine.dialect) from exc
 
 
 _PASSING = {"08", "40", "53", "55", "57"}  # SQLSTATE classes: connection, rollback, resources, state, operator

@@ -4,9 +4,6 @@ from dicom_node.context import NodeContext
 from instances import storing
 from instances.arrival import Announced, Arrival
 
-_GATHER_BELOW = 1 << 15  # smaller fragments are gathered: each write has its price
-_GATHER_BYTES = 1 << 17
-
 
 class IncomingInstance:
     """What a C-STORE-RQ announced, while it comes in. Nothing is raised: what failed is told by :meth:`finish`.
@@ -19,7 +16,6 @@ class IncomingInstance:
         self._announced = announced
         self._arrival: Arrival | None = None
         self._failed: Exception | None = None
-        self._gathered = bytearray()
         try:
             self._arrival = self._inbox.open(announced)
         except Exception as exc:  # noqa: BLE001 the process edge: whatever it is, the peer gets an answer
@@ -27,25 +23,8 @@ class IncomingInstance:
 
     def write(self, piece: memoryview) -> None:
         """Take the next bytes."""
-        if self._failed:
+        if self._arrival is None or self._failed:
             return
-        if len(piece) < _GATHER_BELOW:
-            self._gathered += piece
-            if len(self._gathered) >= _GATHER_BYTES:
-                self._flush()
-            return
-        self._flush()
-        self._append(piece)
-
-    def _flush(self) -> None:
-        if self._gathered:
-            self._append(memoryview(self._gathered))
-            self._gathered = bytearray()
-
-    def _append(self, piece: memoryview) -> None:
-        if self._failed:
-            return
-        assert self._arrival is not None
         try:
             self._arrival.write(piece)
         except Exception as exc:  # noqa: BLE001 as above
@@ -54,7 +33,6 @@ class IncomingInstance:
 
     def finish(self, abstract_syntax: str) -> tuple[storing.Answer, int]:
         """Return the answer, and the bytes that were stored; a failure is recorded as in :mod:`storing`."""
-        self._flush()
         if self._failed:
             return storing.refuse(self._inbox, self._announced, None, self._failed), 0
         assert self._arrival is not None

@@ -5,6 +5,7 @@ message each way (pickled, from our own process to our own process); as many pai
 at one moment, so nobody waits for another's answer. When the node is gone, so is the receiver.
 """
 
+import gc
 import os
 import pickle
 import signal
@@ -56,6 +57,7 @@ def run_receiver(line: socket.socket, ears: Sequence[Ear], settings: Settings) -
     inbox = RemoteInbox(node, make_inbox(sessions, settings))
     listener = Listener(ears, NodeContext(inbox, RemoteDoor(node), sessions, settings))
     configure_mappers()  # a tenth of a second, now instead of in the first association
+    gc.freeze()  # what there is now stays: looking through it again and again costs every association
     listener.start()
     line.send(READY)
     listener.stop(pickle.loads(_received(line)))  # noqa: S301 from the node
@@ -111,10 +113,12 @@ class RemoteInbox:
 
     def __init__(self, node: NodeLink, inbox: Inbox) -> None:
         self._node = node
+        self._name = inbox.name
         self.open = inbox.open
 
     def keep(self, arrival: Arrival) -> Received:
         """Let the node keep a finished Arrival; see :meth:`instances.inbox.Inbox.keep`."""
+        self._name(arrival)
         kept: Received = self._node.ask(KEEP, arrival.landed)
         return kept
 

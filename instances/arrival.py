@@ -1,8 +1,6 @@
 """One Data Set on its way into a file: written piece by piece, hashed as it comes, never held whole in memory."""
 
 import contextlib
-import hashlib
-import mmap
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +9,10 @@ from uuid import UUID
 
 from config.errors import InvalidUidError, SopMismatchError, UnreadableDatasetError
 from db.lifecycle import InstanceHeader
+from instances.elements import BeyondError
 from instances.header import read_header, valid_uid
 from instances.part10 import FileMeta, file_head
 from instances.store import FileStore, named_errors
-
-_FLUSH_BYTES = 2 << 20
 
 
 @dataclass(frozen=True)
@@ -56,6 +53,7 @@ class Landed:
     sha256: str
     size: int
     header: InstanceHeader | None
+    is_named: bool = False  # the file has its name already, and both are flushed
 
 
 class Arrival:
@@ -71,15 +69,10 @@ class Arrival:
             OutOfSpaceError, TransientError: it cannot be made.
         """
         self.announced = announced
-        self.size = 0
-        self._under_way = 0  # bytes the disk was asked to begin with
         self.header: InstanceHeader | None = None
-        self._hash = hashlib.sha256()
-        head = file_head(announced.meta)
-        self._start = len(head)
+        self.is_named = False  # :meth:`instances.inbox.Inbox.name` gave it its name
         with named_errors():
-            self.path, self._handle = store.temporary()
-        self._write(memoryview(head))
+            self._file = store.direct(file_head(announced.meta))
 
     def write(self, piece: memoryview) -> None:
         """Append a piece of the Data Set.
@@ -87,35 +80,31 @@ class Arrival:
         Raises:
             OutOfSpaceError, TransientError: it cannot be written.
         """
-        self._hash.update(piece)
-        self.size += len(piece)
-        self._write(piece)
-        if self.size - self._under_way >= _FLUSH_BYTES:
-            self._begin_flush()
-
-    def _begin_flush(self) -> None:
-        """Let the disk begin with a large object while it comes in, so that little is left to wait for at the end."""
-        if hasattr(os, "posix_fadvise"):
-            with contextlib.suppress(OSError):  # advice
-                length = self.size - self._under_way
-                os.posix_fadvise(self._handle, self._start + self._under_way, length, os.POSIX_FADV_DONTNEED)
-        self._under_way = self.size
-
-    def _write(self, piece: memoryview) -> None:
         with named_errors():
-            while piece:  # a write may stop short
-                piece = piece[os.write(self._handle, piece) :]
+            self._file.write(piece)
 
     def finish(self) -> InstanceHeader:
-        """Flush the file and read its header; the bytes survive a power cut, the name does not yet.
+        """Do :meth:`flush` and :meth:`read`."""
+        self.flush()
+        return self.read()
+
+    def flush(self) -> None:
+        """Wait until the disk has all that was written; the bytes survive a power cut, the name does not yet.
+
+        Raises:
+            OutOfSpaceError, TransientError: the file system.
+        """
+        with named_errors():
+            self._file.flush()
+
+    def read(self) -> InstanceHeader:
+        """Read the header of what was flushed.
 
         Raises:
             UnreadableDatasetError, InvalidUidError: see :func:`instances.header.read_header`.
             SopMismatchError: the Data Set is not what was announced.
-            OutOfSpaceError, TransientError: the file system.
+            TransientError: the file system.
         """
-        with named_errors():
-            os.fsync(self._handle)
         self.header = self._read_header()
         if self.header.sop_instance_uid != self.announced.sop_instance_uid:
             raise SopMismatchError("SOP Instance UID of Data Set and command differ")
@@ -126,26 +115,36 @@ class Arrival:
     def _read_header(self) -> InstanceHeader:
         if not self.size:
             raise UnreadableDatasetError("the Data Set is empty")
-        with named_errors():
-            whole = mmap.mmap(self._handle, 0, access=mmap.ACCESS_READ)
-        with whole, memoryview(whole) as view, view[self._start :] as dataset:
-            return read_header(dataset, self.announced.transfer_syntax_uid)
+        syntax = self.announced.transfer_syntax_uid
+        try:
+            return read_header(self._file.beginning, syntax, size=self.size)
+        except BeyondError:
+            with named_errors(), self._file.content() as dataset:
+                return read_header(dataset, syntax)
+
+    @property
+    def path(self) -> str:
+        """The temporary file."""
+        return self._file.path
+
+    @property
+    def size(self) -> int:
+        """Bytes of the Data Set so far."""
+        return self._file.size
 
     @property
     def sha256(self) -> str:
-        """The SHA-256 of the Data Set's bytes so far."""
-        return self._hash.hexdigest()
+        """The SHA-256 of the Data Set's bytes, once it is finished."""
+        return self._file.sha256.hexdigest()
 
     @property
     def landed(self) -> Landed:
-        """What is known of it so far."""
-        return Landed(self.announced, self.path, self.sha256, self.size, self.header)
+        """What is known of it."""
+        return Landed(self.announced, self.path, self.sha256, self.size, self.header, self.is_named)
 
     def close(self) -> None:
         """Remove the temporary file, if nobody gave it a name meanwhile."""
-        with contextlib.suppress(OSError):
-            os.close(self._handle)
-        self._handle = -1
+        self._file.close()
         with contextlib.suppress(OSError):
             os.unlink(self.path)  # noqa: PTH108 plain strings on C-STORE's hot path
 

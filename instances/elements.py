@@ -24,11 +24,20 @@ _U16 = struct.Struct("<H")
 _U32 = struct.Struct("<I")
 
 
+class BeyondError(Exception):
+    """What was asked lies beyond the beginning of the Data Set that was given."""
+
+
 _DATASET_GROUPS = range(0x0008, 0xFFFE)  # below stand command, file meta and directory elements (PS3.5 7.1)
 
 
 def find_elements(
-    data: bytes | memoryview, transfer_syntax_uid: str, wanted: Collection[int], *, groups: range = _DATASET_GROUPS
+    data: bytes | memoryview,
+    transfer_syntax_uid: str,
+    wanted: Collection[int],
+    *,
+    groups: range = _DATASET_GROUPS,
+    size: int | None = None,
 ) -> dict[int, bytes]:
     """Return the encoded values of the ``wanted`` top-level elements that ``data`` holds.
 
@@ -37,18 +46,24 @@ def find_elements(
         transfer_syntax_uid: how it is encoded.
         wanted: tags as ``0xGGGGEEEE``.
         groups: group numbers that may stand at the top level.
+        size: of the whole Data Set, when ``data`` is only its beginning.
 
     Raises:
+        BeyondError: its beginning is not enough.
         UnreadableDatasetError: it is not a Data Set in this transfer syntax, or it ends too early. What is
             said names tags and lengths only, never a value.
     """
     if transfer_syntax_uid == ExplicitVRBigEndian:
         raise UnreadableDatasetError("Explicit VR Big Endian is retired and not read")
+    size = len(data) if size is None else size
     if transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
+        if size > len(data):
+            raise BeyondError
         data = inflate(data)
+        size = len(data)
     if not data:
         raise UnreadableDatasetError("the Data Set is empty")
-    return _Walk(data, groups).top(implicit=transfer_syntax_uid == ImplicitVRLittleEndian, wanted=wanted)
+    return _Walk(data, groups, size).top(implicit=transfer_syntax_uid == ImplicitVRLittleEndian, wanted=wanted)
 
 
 def inflate(data: bytes | memoryview) -> bytes:
@@ -70,15 +85,17 @@ def inflate(data: bytes | memoryview) -> bytes:
 class _Walk:
     """One pass over one Data Set; positions are byte offsets into it."""
 
-    def __init__(self, data: bytes | memoryview, groups: range) -> None:
+    def __init__(self, data: bytes | memoryview, groups: range, size: int) -> None:
         self._data = data
         self._groups = groups
-        self._end = len(data)
+        self._end = size
+        self._held = len(data)  # the bytes that can be looked at
 
     def top(self, *, implicit: bool, wanted: Collection[int]) -> dict[int, bytes]:
         found: dict[int, bytes] = {}
         position = 0
         while self._end - position >= 8:
+            self._require(min(position + 12, self._end))
             tag, start, stop = self._short(position) if not implicit else (0, 0, 0)
             if not tag or stop > self._end:
                 tag, start, stop = self._element(position, implicit, 0)
@@ -87,11 +104,18 @@ class _Walk:
             if tag in wanted:
                 if tag in found:
                     raise UnreadableDatasetError(f"{_named(tag)} stands twice in the Data Set")
+                self._require(stop)
                 found[tag] = bytes(self._data[start:stop])
             position = stop
+        if position < self._end:
+            self._require(self._end)
         if any(bytes(self._data[position : self._end])):
             raise UnreadableDatasetError(f"{self._end - position} stray bytes at the end")
         return found
+
+    def _require(self, stop: int) -> None:
+        if stop > self._held:
+            raise BeyondError
 
     def _short(self, position: int) -> tuple[int, int, int]:
         """Return what :meth:`_element` does, quickly, for the most usual kind of element; zeros for any other."""
@@ -104,6 +128,7 @@ class _Walk:
         """Return tag, value start and the position after the element."""
         if self._end - position < 8:
             raise UnreadableDatasetError(f"the Data Set ends inside an element header at byte {position}")
+        self._require(min(position + 12, self._end))
         group, number = _TAG.unpack_from(self._data, position)
         tag = group << 16 | number
         # a copy at once: a slice that an error carries away would keep a mapped file open
@@ -157,6 +182,7 @@ class _Walk:
     def _item_header(self, position: int) -> tuple[int, int]:
         if self._end - position < 8:
             raise UnreadableDatasetError(f"the Data Set ends inside a sequence at byte {position}")
+        self._require(position + 8)
         group, number = _TAG.unpack_from(self._data, position)
         return group << 16 | number, _U32.unpack_from(self._data, position + 4)[0]
 

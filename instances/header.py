@@ -60,18 +60,19 @@ def valid_uid(uid: str, *, what: str) -> str:
     return uid
 
 
-def read_header(data: bytes | memoryview, transfer_syntax_uid: str) -> InstanceHeader:
-    """Return the indexed attributes of an encoded Data Set.
+def read_header(data: bytes | memoryview, transfer_syntax_uid: str, *, size: int | None = None) -> InstanceHeader:
+    """Return the indexed attributes of an encoded Data Set; ``size`` is of all of it when ``data`` is its beginning.
 
     Text is decoded with its Specific Character Set; control characters are dropped and each value is cut
     to the length its VR allows. A number that is none is None. Nothing but UIDs can refuse an Instance.
 
     Raises:
+        BeyondError: its beginning is not enough.
         UnreadableDatasetError: not a Data Set in this transfer syntax, or it ends too early.
         MissingUidError: Study, Series or SOP Instance UID or SOP Class UID is absent or empty.
         InvalidUidError: one of them is not a UID.
     """
-    values = find_elements(data, transfer_syntax_uid, _WANTED)
+    values = find_elements(data, transfer_syntax_uid, _WANTED, size=size)
     uids = {field: _uid(values, tag) for tag, field in _UIDS.items()}
     encodings = _encodings(values.get(_CHARACTER_SET, b""))
     texts = {

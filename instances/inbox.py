@@ -1,5 +1,6 @@
 """Keep Instances: bytes flushed first, then the name, then the row, and only then are they said to be stored."""
 
+import contextlib
 import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -60,7 +61,7 @@ class Inbox:
         self.instances.require_space(0)
         return Arrival(announced, self.instances)
 
-    def keep(self, arrival: Arrival | Landed) -> Received:
+    def keep(self, arrival: Arrival) -> Received:
         """Keep a finished Arrival; on return it is on disk, in the database, and may be acknowledged.
 
         The same bytes a second time change nothing. What several threads keep at one moment is kept together.
@@ -70,13 +71,28 @@ class Inbox:
             OutOfSpaceError: less space than the threshold would be left.
             TransientError: database or file system cannot be used now; nothing is acknowledged.
         """
-        return self._group.submit(arrival if isinstance(arrival, Landed) else arrival.landed).result()
+        self.name(arrival)
+        return self._group.submit(arrival.landed).result()
+
+    def name(self, arrival: Arrival) -> None:
+        """Give a finished Arrival's file its name, before the database is asked, if the name is free.
+
+        A name without a row is nobody's: it is taken over when the Instance comes again, and :mod:`instances.reconcile`
+        looks after those that a crash left.
+
+        Raises:
+            OutOfSpaceError: less space than the threshold is left.
+            TransientError: the file system.
+        """
+        assert arrival.header is not None
+        self.instances.require_space(0)
+        arrival.is_named = self.instances.name(arrival.path, instance_path(arrival.header))
 
     def keep_together(self, group: Sequence[Landed]) -> Outcomes:
         """Keep finished Arrivals in one transaction; return what became of each, an error as :meth:`keep` raises it.
 
-        The database agrees to each Instance, each file gets its name, each folder is flushed once, then all is
-        committed. One that is refused, or whose file cannot be placed, takes none of the others with it.
+        The database agrees to each Instance, each file that has no name yet gets it, each folder is flushed once,
+        then all is committed. One that is refused, or whose file cannot be placed, takes none of the others with it.
         """
         outcomes: dict[int, Received | Exception] = {}
         waiting = dict(enumerate(group))
@@ -103,20 +119,37 @@ class Inbox:
         return [self.keep_together([one])[0] for one in group]
 
     def _register(self, group: Sequence[Landed]) -> Outcomes:
-        self.instances.require_space(0)
+        news = [self._new_instance(landed) for landed in group]
+        if all(landed.is_named for landed in group) and (received := lifecycle.receive_more(self.sessions, news)):
+            return list(received)
         with unit_of_work(self.sessions, Actor(group[0].announced.calling_ae, "peer")) as uow:
-            outcomes = lifecycle.receive_instances(uow, [self._new_instance(landed) for landed in group])
+            outcomes = lifecycle.receive_instances(uow, news)
             folders: set[str] = set()
             for position, (landed, outcome) in enumerate(zip(group, outcomes, strict=True)):
-                if isinstance(outcome, Received):
-                    try:
-                        folders |= self._placed(landed)
-                    except TransientError as exc:
-                        raise _NotPlacedError(position, exc) from exc
+                try:
+                    folders |= self._settled(landed, outcome)
+                except TransientError as exc:
+                    raise _NotPlacedError(position, exc) from exc
             with named_errors():
                 for folder in folders:
                     sync_folder(folder)
         return list(outcomes)
+
+    def _settled(self, landed: Landed, outcome: Received | Exception) -> set[str]:
+        """Let a file have its name if, and only if, its Instance is kept; return the folders to flush."""
+        if isinstance(outcome, Received):
+            return set() if landed.is_named else self._placed(landed)
+        if landed.is_named:
+            self._unname(landed)
+        return set()
+
+    def _unname(self, landed: Landed) -> None:
+        """Take back the name of a file that is refused; by now it may be another's, who was right."""
+        assert landed.header is not None
+        target = self.instances.root / instance_path(landed.header)
+        with contextlib.suppress(OSError):
+            if target.samefile(landed.path):
+                target.unlink()
 
     def _new_instance(self, landed: Landed) -> NewInstance:
         header, announced = landed.header, landed.announced

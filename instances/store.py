@@ -2,19 +2,28 @@
 
 import contextlib
 import errno
+import itertools
 import os
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 from config.errors import OutOfSpaceError, TransientError
+from instances.direct_file import DirectFile
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NOT_TWICE = {errno.EEXIST, errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.EXDEV}  # link(2)
 _INCOMING = ".incoming"  # no UID begins with a dot
+_AMPLE_BYTES, _AMPLE_S = 4 << 30, 0.2  # what no disk takes in that time
+_MOST_REMEMBERED = 10_000
 _FILE_MODE, _FOLDER_MODE = 0o640, 0o750  # patients' data: nothing for others
+
+
+_LIFE, _NUMBERS = os.urandom(8).hex(), itertools.count()  # names that no process before this one gave
 
 
 class FileStore:
@@ -24,6 +33,8 @@ class FileStore:
         self.root = root
         self.incoming = root / _INCOMING
         self._min_free = min_free_bytes
+        self._ample_until = 0.0  # until then nobody has to look again
+        self._flushed: set[str] = set()  # folders whose own names are known to be safe
         # C-STORE's hot path works on plain strings
         self._root, self._incoming = f"{root}/", f"{self.incoming}/"
 
@@ -43,11 +54,15 @@ class FileStore:
         Raises:
             OutOfSpaceError: they do not.
         """
+        if not size and time.monotonic() < self._ample_until:
+            return
         with named_errors():
             disk = os.statvfs(self._root)
         free = disk.f_bavail * disk.f_frsize
         if free - size < self._min_free:
             raise OutOfSpaceError(f"{free} bytes are free, {self._min_free} must stay free")
+        if free - self._min_free > _AMPLE_BYTES:
+            self._ample_until = time.monotonic() + _AMPLE_S
 
     def temporary(self) -> tuple[str, int]:
         """Open a new temporary file; return its path and descriptor, readable and writable.
@@ -55,8 +70,19 @@ class FileStore:
         Raises:
             OSError: it cannot be made.
         """
-        path = f"{self._incoming}{_owner()}{os.urandom(16).hex()}.part"
+        path = self._new_name()
         return path, os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
+
+    def direct(self, head: bytes) -> DirectFile:
+        """Open a new temporary file that begins with ``head`` and bypasses the page cache.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        return DirectFile(self._new_name(), head, mode=_FILE_MODE)
+
+    def _new_name(self) -> str:
+        return f"{self._incoming}{_owner()}{_LIFE}-{next(_NUMBERS)}.part"
 
     @contextmanager
     def written(self, *parts: bytes) -> Iterator[str]:
@@ -88,6 +114,41 @@ class FileStore:
     def holds(self, relative: str) -> bool:
         """Return whether there is a file of this name."""
         return os.path.exists(self._root + relative)  # noqa: PTH110
+
+    def name(self, temporary: str, relative: str) -> bool:
+        """Give a flushed file a name, flushed as well, if nobody has it; return whether it has it now.
+
+        The temporary name stays. False also where a file cannot have two names.
+
+        Raises:
+            OutOfSpaceError, TransientError: as :meth:`written`.
+        """
+        target = self._root + relative
+        folder = target.rpartition("/")[0]
+        with named_errors():
+            try:
+                try:
+                    os.link(temporary, target)
+                except FileNotFoundError:
+                    self._flushed.discard(folder)
+                    _make_folders(Path(folder), self.root)
+                    os.link(temporary, target)
+            except OSError as exc:
+                if exc.errno in _NOT_TWICE:
+                    return False
+                raise
+            sync_folder(folder)
+            self._flush_names_of(folder)
+        return True
+
+    def _flush_names_of(self, folder: str) -> None:
+        """Flush the folders above, once: who made this one may not have come so far yet."""
+        if folder not in self._flushed:
+            for above in Path(folder).relative_to(self.root).parents:
+                sync_folder(self.root / above)
+            if len(self._flushed) >= _MOST_REMEMBERED:
+                self._flushed.clear()
+            self._flushed.add(folder)
 
     def place(self, temporary: str, relative: str) -> set[str]:
         """Move a flushed file to its name; return the folders to flush before that name survives a power cut.

@@ -62,9 +62,10 @@ def keep(keeper: Keeper, arrival: Arrival, *, abstract_syntax: str) -> Answer:
     Never raises: whatever happened, the peer gets an answer.
     """
     try:
+        arrival.flush()
         if arrival.announced.sop_class_uid != abstract_syntax:
             raise UnsupportedSopClassError("the command's SOP Class is not the context's")  # noqa: TRY301
-        arrival.finish()
+        arrival.read()
         keeper.keep(arrival)
     except Exception as exc:  # noqa: BLE001 the process edge: whatever it is, the peer gets an answer
         return refuse(keeper, arrival.announced, arrival, exc)

@@ -4,6 +4,7 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import BytesIO
@@ -46,8 +47,12 @@ def node_ae(settings: Settings) -> AE:
 
 
 def leftovers(context: NodeContext) -> list[Path]:
-    """The temporary files of objects that did not arrive."""
-    return list(context.inbox.instances.incoming.iterdir())  # type: ignore[attr-defined]
+    """The temporary files of objects that did not arrive; those of answered ones may go a moment after the answer."""
+    incoming: Path = context.inbox.instances.incoming  # type: ignore[attr-defined]
+    deadline = time.monotonic() + 5.0
+    while list(incoming.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return list(incoming.iterdir())
 
 
 @contextmanager

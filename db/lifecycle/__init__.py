@@ -5,6 +5,7 @@ from db.lifecycle.deliveries import claim_delivery, delivered, delivery_failed, 
 from db.lifecycle.quarantine import quarantine
 from db.lifecycle.queueing import process_again, requeue_due, requeue_expired
 from db.lifecycle.reception import receive_instance, receive_instances
+from db.lifecycle.reception_usual import receive_more
 from db.lifecycle.review import SECTION_KEYS, decide_finding, open_review, reject, release, save_sections, text_sha256
 from db.lifecycle.signing import sign
 from db.lifecycle.values import (
@@ -48,6 +49,7 @@ __all__ = [
     "quarantine",
     "receive_instance",
     "receive_instances",
+    "receive_more",
     "receiving",
     "reject",
     "release",

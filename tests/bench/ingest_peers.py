@@ -249,7 +249,6 @@ def measure(
         raise SystemExit(f"a sender to {receiver.name} failed")
     _compare(receiver, store, digests)
     size = sum(file.stat().st_size for folder in folders for file in folder.iterdir())
-    shutil.rmtree(store)
     return Measured(seconds, len(digests), size, cpu_s, peak.size, own_memory)
 
 

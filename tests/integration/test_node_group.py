@@ -49,11 +49,20 @@ def path_of(inbox, ds):
     return inbox.instances.root / ds.StudyInstanceUID / ds.SeriesInstanceUID / f"{ds.SOPInstanceUID}.dcm"
 
 
+def on_commit(sessions, note):
+    """Call ``note`` with each COMMIT that SQLite runs, whoever sent it."""
+
+    def watch(connection, *_):
+        connection.set_trace_callback(lambda sql: note(sql) if sql == "COMMIT" else None)
+
+    sa.event.listen(sessions.kw["bind"], "checkout", watch)
+
+
 def test_what_waits_while_the_database_is_busy_is_one_commit(inbox, sqlite_sessions):
     arrivals = [arrived(inbox, ds) for ds in one_series(12)]
     commits = []
     engine = sqlite_sessions.kw["bind"]
-    sa.event.listen(engine, "commit", commits.append)
+    on_commit(sqlite_sessions, commits.append)
     with engine.connect() as other, ThreadPoolExecutor(12) as pool:
         other.exec_driver_sql("ROLLBACK")
         other.exec_driver_sql("BEGIN IMMEDIATE")  # somebody else writes: the first group has to wait
@@ -68,13 +77,35 @@ def test_what_waits_while_the_database_is_busy_is_one_commit(inbox, sqlite_sessi
 
 def test_alone_an_instance_is_a_group_of_one_and_waits_for_nobody(inbox, sqlite_sessions):
     commits = []
-    sa.event.listen(sqlite_sessions.kw["bind"], "commit", commits.append)
+    on_commit(sqlite_sessions, commits.append)
     for ds in one_series(3):
         assert inbox.keep(arrived(inbox, ds)).is_new
     assert len(commits) == 3
 
 
-def test_bytes_names_and_row_are_flushed_in_this_order_and_a_folder_once(inbox, sqlite_sessions, monkeypatch):
+def test_bytes_name_and_row_are_flushed_in_this_order(inbox, sqlite_sessions, monkeypatch):
+    steps = []
+    flush = os.fsync
+
+    def watched(handle):
+        steps.append("folder" if Path(f"/proc/self/fd/{handle}").is_dir() else "file")
+        flush(handle)
+
+    first, second, third = one_series(3)
+    monkeypatch.setattr(os, "fsync", watched)
+    on_commit(sqlite_sessions, lambda _: steps.append("commit"))
+    inbox.keep(arrived(inbox, first))
+    # a new series: the folders above it are flushed as well, once
+    assert steps == ["file", "folder", "folder", "folder", "commit"]
+    steps.clear()
+    for ds in (second, third):
+        inbox.keep(arrived(inbox, ds))
+    assert steps == ["file", "folder", "commit"] * 2
+
+
+def test_names_that_were_taken_are_placed_with_their_group_and_a_folder_flushed_once(
+    inbox, sqlite_sessions, monkeypatch
+):
     steps = []
     flush = os.fsync
 
@@ -86,7 +117,7 @@ def test_bytes_names_and_row_are_flushed_in_this_order_and_a_folder_once(inbox, 
     inbox.keep(arrived(inbox, slices[0]))  # its folders are new and flushed as well
     monkeypatch.setattr(os, "fsync", watched)
     arrivals = [arrived(inbox, ds) for ds in slices[1:]]
-    sa.event.listen(sqlite_sessions.kw["bind"], "commit", lambda _: steps.append("commit"))
+    on_commit(sqlite_sessions, lambda _: steps.append("commit"))
     inbox.keep_together([arrival.landed for arrival in arrivals])
     assert steps == ["file"] * 7 + ["folder", "commit"]
 

@@ -95,15 +95,11 @@ def test_an_absent_or_unwilling_peer_is_a_reason_not_a_crash(node, folder):
 def test_a_uid_the_command_cannot_hold_stops_no_other_file(node, folder):
     for name, uid in (("a", "1." * 40 + "1"), ("b", "1.2/3"), ("c", generate_uid())):
         ds = ct_slice()
-        data = encoded(ds).replace(
-            b"\x08\x00\x18\x00UI" + encoded(ds).split(b"\x08\x00\x18\x00UI")[1][:2] + str(ds.SOPInstanceUID).encode(),
-            b"\x08\x00\x18\x00UI"
-            + (len(uid) + len(uid) % 2).to_bytes(2, "little")
-            + uid.encode()
-            + b"\0" * (len(uid) % 2),
-        )
-        if len(ds.SOPInstanceUID) % 2:
-            data = data.replace(b"\0\0\x08\x00\x60", b"\0\x08\x00\x60")
+        data = encoded(ds)
+        at = data.index(b"\x08\x00\x18\x00UI") + 6
+        end = at + 2 + int.from_bytes(data[at : at + 2], "little")
+        value = uid.encode() + b"\0" * (len(uid) % 2)
+        data = data[:at] + len(value).to_bytes(2, "little") + value + data[end:]
         (folder / name).write_bytes(file_head(FileMeta(ds.SOPClassUID, "", ExplicitVRLittleEndian)) + data)
     outcomes = {file.path.name: file.outcome for file in send(folder, node).files}
     assert outcomes["c"] == "stored"
