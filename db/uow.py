@@ -100,7 +100,8 @@ def driver_transaction(engine: Engine) -> Iterator[Any]:
         LifecycleError, TransientError, OutOfSpaceError: as :func:`unit_of_work`.
     """
     try:
-        connection = engine.raw_connection()
+        with _driver_errors(engine):
+            connection = engine.raw_connection()
         try:
             with _driver_errors(engine):
                 cursor = connection.cursor()

@@ -61,7 +61,7 @@ def find_elements(
             raise BeyondError
         data = inflate(data)
         size = len(data)
-    if not data:
+    if not size:
         raise UnreadableDatasetError("the Data Set is empty")
     return _Walk(data, groups, size).top(implicit=transfer_syntax_uid == ImplicitVRLittleEndian, wanted=wanted)
 

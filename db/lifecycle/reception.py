@@ -51,13 +51,11 @@ def receive_instances(uow: UnitOfWork, news: Sequence[NewInstance]) -> list[Rece
     """
     group = _Group(uow, news)
     group.lock_studies()
+    group.find_held()
+    group.add_studies(group.fresh())
+    group.notice_priors()
     group.find_places()
-    if not group.is_usual():
-        group.find_held()
-        group.add_studies(group.fresh())
-        group.notice_priors()
-        group.find_places()
-        group.open_places()
+    group.open_places()
     group.insert()
     return group.outcomes()
 
@@ -203,7 +201,7 @@ class _Group:
         if inserted.rowcount == len(values):
             self._held |= {row["sop_instance_uid"]: _Held(row["id"], row["study_id"], row["sha256"]) for row in values}
         else:
-            # some were held, unasked in the usual case, or brought by another process under another Study meanwhile
+            # another process brought some under another Study meanwhile
             self.find_held()
         self._count([new for new in fresh if self._is_added(new)])
 
@@ -220,23 +218,6 @@ class _Group:
             place.receiving = row.receiving
             if row.series_id is not None:
                 place.series[row.series_instance_uid] = row.series_id
-
-    def is_usual(self) -> bool:
-        """Return whether each Instance is one more of a Series that is being received.
-
-        Then nothing has to be prepared for it, and inserting it tells whether it was held.
-        """
-        return all(self._is_one_more(new.header, self._places.get(new.header.study_instance_uid)) for new in self._news)
-
-    @staticmethod
-    def _is_one_more(header: InstanceHeader, place: _Place | None) -> bool:
-        return (
-            place is not None
-            and place.receiving
-            and not place.is_prior
-            and header.series_instance_uid in place.series
-            and fit(Study, "patient_id", header.patient_id) == place.study.patient_id
-        )
 
     def _open(self, new: NewInstance, place: _Place) -> None:
         """Make a Study ready for one more Instance: reopened, doubted, with its Series."""

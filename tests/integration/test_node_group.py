@@ -1,5 +1,6 @@
 """Group commit: what waits together is flushed and committed together, and nobody pays for another's failure."""
 
+import errno
 import os
 import threading
 import time
@@ -19,6 +20,7 @@ from db.models import Instance
 from instances.arrival import Announced, Arrival
 from instances.group import GroupCommit
 from instances.inbox import make_inbox
+from instances.reconcile import reconcile
 from tests.node_support import audit_tags, ct_slice, encoded, node_settings, rows
 
 EXPLICIT = "1.2.840.10008.1.2.1"
@@ -103,9 +105,7 @@ def test_bytes_name_and_row_are_flushed_in_this_order(inbox, sqlite_sessions, mo
     assert steps == ["file", "folder", "commit"] * 2
 
 
-def test_names_that_were_taken_are_placed_with_their_group_and_a_folder_flushed_once(
-    inbox, sqlite_sessions, monkeypatch
-):
+def test_what_has_no_name_yet_is_placed_with_its_group_and_a_folder_flushed_once(inbox, sqlite_sessions, monkeypatch):
     steps = []
     flush = os.fsync
 
@@ -222,3 +222,67 @@ def test_a_defect_in_the_work_is_told_to_whoever_waits_and_the_next_group_is_don
     with pytest.raises(KeyError):
         commit.submit("bad").result(10)
     assert commit.submit("good").result(10) == "good"
+
+
+def test_of_two_that_come_at_once_under_one_uid_the_first_in_the_database_stays(inbox, sqlite_sessions):
+    (ds,) = one_series(1)
+    right, wrong = arrived(inbox, ds), arrived(inbox, replace_pixels(ds))
+    inbox.name(wrong)  # it has the name before the database was asked
+    inbox.name(right)
+    assert (wrong.is_named, right.is_named) == (True, False)
+    outcomes = inbox.keep_together([right.landed, wrong.landed])
+    assert [type(o) for o in outcomes] == [Received, ConflictingInstanceError]
+    assert path_of(inbox, ds).read_bytes().endswith(encoded(ds))
+    (displaced,) = inbox.quarantined.root.glob("displaced-*")
+    assert displaced.read_bytes().endswith(encoded(replace_pixels(ds)))
+
+
+def test_one_that_is_refused_does_not_keep_a_name_it_found_free(inbox, sqlite_sessions):
+    first, second = one_series(2)
+    inbox.keep(arrived(inbox, first))
+    path_of(inbox, first).unlink()  # as retention does, or a fault of the disk
+    other = arrived(inbox, replace_pixels(first))
+    inbox.name(other)
+    assert other.is_named
+    outcomes = inbox.keep_together([other.landed, named(inbox, second)])
+    assert [type(o) for o in outcomes] == [ConflictingInstanceError, Received]
+    assert not path_of(inbox, first).exists()
+    assert Path(other.path).exists()  # its bytes go to the quarantine
+    assert path_of(inbox, second).exists()
+
+
+def named(inbox, ds):
+    arrival = arrived(inbox, ds)
+    inbox.name(arrival)
+    return arrival.landed
+
+
+def test_a_name_without_a_row_is_taken_over_when_its_instance_comes_again(inbox, sqlite_sessions):
+    (ds,) = one_series(1)
+    first = arrived(inbox, ds)
+    inbox.name(first)
+    first.close()  # the database could not be reached
+    assert path_of(inbox, ds).exists()
+    assert rows(sqlite_sessions, Instance) == []
+    assert inbox.keep(arrived(inbox, ds)).is_new
+    assert path_of(inbox, ds).read_bytes().endswith(encoded(ds))
+
+
+def test_a_file_system_without_links_keeps_as_well(inbox, sqlite_sessions, monkeypatch):
+    def no_links(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    slices = one_series(3)
+    assert all(inbox.keep(arrived(inbox, ds)).is_new for ds in slices)
+    assert all(path_of(inbox, ds).read_bytes().endswith(encoded(ds)) for ds in slices)
+
+
+def test_what_is_named_but_never_was_answered_is_indexed_at_the_next_start(inbox, sqlite_sessions):
+    (ds,) = one_series(1)
+    named(inbox, ds)  # the node dies here
+    found = reconcile(inbox, called_ae="FIRSTREAD")
+    assert (found.orphans_indexed, found.orphans_quarantined) == (1, 0)
+    (row,) = rows(sqlite_sessions, Instance)
+    assert row.sop_instance_uid == ds.SOPInstanceUID
+    assert list(inbox.instances.incoming.iterdir()) == []

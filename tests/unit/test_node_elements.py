@@ -20,7 +20,7 @@ from pydicom.uid import (
 )
 
 from config.errors import UnreadableDatasetError
-from instances.elements import find_elements
+from instances.elements import BeyondError, find_elements
 
 PATIENT_ID, STUDY_UID = 0x00100020, 0x0020000D
 SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, JPEGBaseline8Bit)
@@ -148,3 +148,40 @@ def test_what_has_no_place_in_a_data_set_is_named(data, said):
 def test_big_endian_is_not_read():
     with pytest.raises(UnreadableDatasetError, match="Big Endian"):
         find_elements(b"\x00\x10\x00\x20LO\x00\x02AB", ExplicitVRBigEndian, ())
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+@pytest.mark.parametrize("undefined", [True, False])
+def test_the_beginning_gives_the_same_answer_or_says_that_it_is_not_enough(syntax, undefined):
+    ds = nested(3, undefined=undefined)
+    ds.PixelData = encapsulate([b"ab" * 20, b"c" * 9]) if syntax == JPEGBaseline8Bit else b"12" * 50
+    ds["PixelData"].VR, ds["PixelData"].is_undefined_length = "OB", syntax == JPEGBaseline8Bit
+    data = encode(ds, implicit=syntax == ImplicitVRLittleEndian)
+    if syntax == DeflatedExplicitVRLittleEndian:
+        deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+        data = deflater.compress(data) + deflater.flush()
+    whole, enough = find_elements(data, syntax, {PATIENT_ID, STUDY_UID}), 0
+    assert set(whole) == {PATIENT_ID, STUDY_UID}
+    for length in range(len(data) + 1):
+        try:
+            assert find_elements(data[:length], syntax, {PATIENT_ID, STUDY_UID}, size=len(data)) == whole
+            enough += 1
+        except BeyondError:
+            assert length < len(data)
+    is_native = syntax in {ExplicitVRLittleEndian, ImplicitVRLittleEndian}
+    assert enough > 90 if is_native else enough >= 1
+
+
+@given(data=st.binary(max_size=300), cut=st.integers(0, 300), syntax=st.sampled_from(SYNTAXES))
+@settings(max_examples=400, deadline=None)
+def test_the_beginning_of_nonsense_is_the_same_nonsense(data, cut, syntax):
+    def answer(part):
+        try:
+            return find_elements(part, syntax, {PATIENT_ID}, size=len(data))
+        except UnreadableDatasetError as exc:
+            return str(exc)
+
+    try:
+        assert answer(data[:cut]) == answer(data)
+    except BeyondError:
+        assert cut < len(data)
