@@ -6,16 +6,22 @@ what was sent by the SHA-256 of each Data Set. storescp flushes nothing before i
 its index; the node flushes file, folder and database first. Orthanc runs tuned: no MD5, overwriting allowed. All run
 without Nagle's algorithm; the rows "storescu as shipped" show what a modality sees that has it on.
 
+What was stored stays until a workload is done: an ext4 without journal searches around inodes deleted within the last
+minute for each new file, and would slow down whoever comes next. How dear fresh memory is decides what the page cache
+costs DCMTK and Orthanc on a virtual machine, so their figures wander between runs more than the node's.
+
 Options: --quick runs each once on fewer objects; --only CT (or CXR, small, memory) runs one part; --folder puts the
 stores elsewhere.
 """
 
 import argparse
 import logging
+import os
 import shutil
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,6 +52,7 @@ RECEIVERS = (STORESCP, STORESCP_FORK, ORTHANC, OURS, OURS_LIBRARY)
 COUNTS = {CT.name: 600, CXR.name: 60, SMALL.name: 2000}
 BARRED = (CT.name, CXR.name)
 MB = 1e6
+_AVOIDED_S = 65.0
 
 
 def main() -> int:
@@ -73,6 +80,7 @@ def _all(folder: Path, only: str | None, *, quick: bool) -> list[Bar]:
     for workload in (CT, CXR, SMALL):
         if only in {None, workload.name.split()[0]}:
             bars += _compared(folder / workload.name.split()[0], workload, quick=quick)
+            _clean(folder / workload.name.split()[0])
     if only in {None, "memory"}:
         bars += _memory(folder / "memory", quick=quick)
     return bars
@@ -95,7 +103,6 @@ def _compared(folder: Path, workload: Workload, *, quick: bool) -> list[Bar]:
         _say(f"{'the disk: fsync, rename, fsync':34}{limit:11.0f} {limit * 2 * workload.side**2 / MB:7.0f}")
         rates = {name: statistics.median(one.rate for one in ones) for name, ones in measured.items()}
         rates["disk"] = limit
-        shutil.rmtree(folder / f"sent-{associations}")
     if workload.name not in BARRED:
         return []
     name, ours = workload.name.split()[0].lower(), rates[OURS.name]
@@ -118,11 +125,19 @@ def _in_turns(
     limits: list[float] = []
     measured: dict[str, list[Measured]] = {name: [] for name, _, _ in runs}
     folders, digests = sent
-    for _ in range(repeats):
-        limits.append(disk_limit(folder / "disk", size=size, count=len(digests)))
-        for name, receiver, sender in runs:
-            measured[name].append(measure(receiver, folders, digests, folder / "store", sender=sender))
+    here = folder / f"stored-{len(folders)}"
+    for turn in range(repeats):
+        limits.append(disk_limit(here / f"disk-{turn}", size=size, count=len(digests)))
+        for number, (name, receiver, sender) in enumerate(runs):
+            measured[name].append(measure(receiver, folders, digests, here / f"{turn}-{number}", sender=sender))
     return limits, measured
+
+
+def _clean(folder: Path) -> None:
+    """Delete what was stored, and wait until nobody avoids its inodes any more."""
+    shutil.rmtree(folder)
+    os.sync()
+    time.sleep(_AVOIDED_S)
 
 
 def _row(ones: Sequence[Measured]) -> str:
@@ -141,11 +156,11 @@ def _memory(folder: Path, *, quick: bool) -> list[Bar]:
     """Print what the node needs for objects of three sizes; return the bar: memory does not grow with size."""
     peaks = []
     for workload, count in ((CT, 200), (CXR, 40), (LARGE, 8)):
-        folders, digests = workload.write(folder / "sent", count=count // (2 if quick else 1), associations=4)
-        one = measure(OURS, folders, digests, folder / "store")
+        here = folder / workload.name
+        folders, digests = workload.write(here / "sent", count=count // (2 if quick else 1), associations=4)
+        one = measure(OURS, folders, digests, here / "store")
         _say(f"peak RSS of the node with objects of {workload.name}: {one.peak_rss / MB:.0f} MB")
         peaks.append(one.peak_rss)
-        shutil.rmtree(folder / "sent")
     return [("large_over_small_rss", peaks[-1] / peaks[0], 1.2)]
 
 
