@@ -17,7 +17,7 @@ from contextlib import contextmanager
 
 BUFFER_BYTES = 1 << 20
 _BLOCK = 4096  # offset, length and memory of a direct write are multiples of the largest logical block in use
-_HASH_BYTES = 1 << 17  # hashed while they are still in the processor's cache
+_HASH_BYTES = 1 << 17
 _MOST_IDLE = 16
 _O_DIRECT = getattr(os, "O_DIRECT", 0)  # Linux
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -36,7 +36,7 @@ class DirectFile:
         self.path = path
         self.size = 0
         self.sha256 = hashlib.sha256()
-        self._start = self._filled = self._hashed = len(head)
+        self._start = self._filled = self._hashed = len(head)  # the head is not hashed
         self._written = 0  # bytes that are in the file
         self._handle, self._is_direct = _open(path, mode)
         self._first = _buffer()  # stays as it is: the header is read from it
@@ -53,16 +53,15 @@ class DirectFile:
             self._view[self._filled : self._filled + len(part)] = part
             self._filled += len(part)
             piece = piece[len(part) :]
-            if self._filled - self._hashed >= _HASH_BYTES:
-                self._hash()
             if self._filled == BUFFER_BYTES:
-                self._hash()
                 self._write_behind()
+            elif not self._others and self._filled - self._hashed >= _HASH_BYTES:
+                self._hash()  # a small object, while more of it is awaited
 
     def flush(self) -> None:
         """Write what is left, and wait until the disk has all of it."""
-        self._hash()
         self._await_writer()
+        self._hash()
         if self._filled:
             length = self._written + self._filled
             padded = -(-self._filled // _BLOCK) * _BLOCK
@@ -72,20 +71,23 @@ class DirectFile:
         os.fsync(self._handle)
 
     def _hash(self) -> None:
-        if self._hashed < self._filled:
-            self.sha256.update(self._view[self._hashed : self._filled])
-            self._hashed = self._filled
+        self.sha256.update(self._view[self._hashed : self._filled])
+        self._hashed = self._filled
 
     def _write_behind(self) -> None:
-        """Let the full buffer be written while the other one is filled."""
+        """Let the full buffer be hashed and written while the other one is filled."""
         self._await_writer()
-        self._being_written = _WRITERS.submit(self._drain, self._view)
+        self._being_written = _WRITERS.submit(self._hash_and_drain, self._view, self._hashed)
         if len(self._others) < 2:
             self._others.insert(0, _buffer())
         else:
             self._others.reverse()
         self._view = memoryview(self._others[0])
         self._filled = self._hashed = 0
+
+    def _hash_and_drain(self, full: memoryview, hashed: int) -> None:
+        self.sha256.update(full[hashed:])
+        self._drain(full)
 
     def _await_writer(self) -> None:
         if self._being_written is not None:
