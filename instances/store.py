@@ -7,7 +7,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -127,12 +127,7 @@ class FileStore:
         folder = target.rpartition("/")[0]
         with named_errors():
             try:
-                try:
-                    os.link(temporary, target)
-                except FileNotFoundError:
-                    self._flushed.discard(folder)
-                    _make_folders(Path(folder), self.root)
-                    os.link(temporary, target)
+                self._in_its_folder(os.link, temporary, target)
             except OSError as exc:
                 if exc.errno in _NOT_TWICE:
                     return False
@@ -159,13 +154,19 @@ class FileStore:
         target = self._root + relative
         folder = target.rpartition("/")[0]
         with named_errors():
-            try:
-                os.replace(temporary, target)  # noqa: PTH105
-            except FileNotFoundError:
-                made = _make_folders(Path(folder), self.root)
-                os.replace(temporary, target)  # noqa: PTH105
-                return {folder, *map(str, made)}
-        return {folder}
+            return {folder, *self._in_its_folder(os.replace, temporary, target)}
+
+    def _in_its_folder(self, act: Callable[[str, str], None], temporary: str, target: str) -> list[str]:
+        """Link or move a file; make the folders on the way when they are missing, and return those with a new name."""
+        try:
+            act(temporary, target)
+        except FileNotFoundError:
+            folder = target.rpartition("/")[0]
+            self._flushed.discard(folder)
+            made = _make_folders(Path(folder), self.root)
+            act(temporary, target)
+            return [str(above) for above in made]
+        return []
 
     def publish(self, temporary: str, relative: str) -> Path:
         """Move a flushed file to its name; afterwards name and bytes survive a power cut.

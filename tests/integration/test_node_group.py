@@ -85,17 +85,22 @@ def test_alone_an_instance_is_a_group_of_one_and_waits_for_nobody(inbox, sqlite_
     assert len(commits) == 3
 
 
-def test_bytes_name_and_row_are_flushed_in_this_order(inbox, sqlite_sessions, monkeypatch):
-    steps = []
-    flush = os.fsync
+def flushes(monkeypatch, sessions):
+    """The flushes of files and folders and the commits from now on, as they happen."""
+    steps, flush = [], os.fsync
 
     def watched(handle):
         steps.append("folder" if Path(f"/proc/self/fd/{handle}").is_dir() else "file")
         flush(handle)
 
-    first, second, third = one_series(3)
     monkeypatch.setattr(os, "fsync", watched)
-    on_commit(sqlite_sessions, lambda _: steps.append("commit"))
+    on_commit(sessions, lambda _: steps.append("commit"))
+    return steps
+
+
+def test_bytes_name_and_row_are_flushed_in_this_order(inbox, sqlite_sessions, monkeypatch):
+    first, second, third = one_series(3)
+    steps = flushes(monkeypatch, sqlite_sessions)
     inbox.keep(arrived(inbox, first))
     # a new series: the folders above it are flushed as well, once
     assert steps == ["file", "folder", "folder", "folder", "commit"]
@@ -106,18 +111,10 @@ def test_bytes_name_and_row_are_flushed_in_this_order(inbox, sqlite_sessions, mo
 
 
 def test_what_has_no_name_yet_is_placed_with_its_group_and_a_folder_flushed_once(inbox, sqlite_sessions, monkeypatch):
-    steps = []
-    flush = os.fsync
-
-    def watched(handle):
-        steps.append("folder" if Path(f"/proc/self/fd/{handle}").is_dir() else "file")
-        flush(handle)
-
     slices = one_series(8)
     inbox.keep(arrived(inbox, slices[0]))  # its folders are new and flushed as well
-    monkeypatch.setattr(os, "fsync", watched)
+    steps = flushes(monkeypatch, sqlite_sessions)
     arrivals = [arrived(inbox, ds) for ds in slices[1:]]
-    on_commit(sqlite_sessions, lambda _: steps.append("commit"))
     inbox.keep_together([arrival.landed for arrival in arrivals])
     assert steps == ["file"] * 7 + ["folder", "commit"]
 
