@@ -53,7 +53,6 @@ class Landed:
     sha256: str
     size: int
     header: InstanceHeader | None
-    is_named: bool = False  # the file has its name already, and both are flushed
 
 
 class Arrival:
@@ -70,7 +69,6 @@ class Arrival:
         """
         self.announced = announced
         self.header: InstanceHeader | None = None
-        self.is_named = False  # :meth:`instances.inbox.Inbox.name` gave it its name
         with named_errors():
             self._file = store.direct(file_head(announced.meta))
 
@@ -140,7 +138,7 @@ class Arrival:
     @property
     def landed(self) -> Landed:
         """What is known of it."""
-        return Landed(self.announced, self.path, self.sha256, self.size, self.header, self.is_named)
+        return Landed(self.announced, self.path, self.sha256, self.size, self.header)
 
     def close(self) -> None:
         """Remove the temporary file, if nobody gave it a name meanwhile."""

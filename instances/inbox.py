@@ -1,6 +1,6 @@
 """Keep Instances: bytes flushed first, then the name, then the row, and only then are they said to be stored."""
 
-import contextlib
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,7 +13,7 @@ from config.errors import AppError, LifecycleError, TransientError, UnreadableDa
 from config.quiet import quiet_seconds
 from config.settings import Settings
 from db import lifecycle
-from db.lifecycle import NewInstance, Received
+from db.lifecycle import InstanceHeader, NewInstance, Received
 from db.uow import Actor, unit_of_work
 from instances.arrival import Announced, Arrival, Landed, instance_path
 from instances.group import GroupCommit
@@ -86,7 +86,7 @@ class Inbox:
         """
         assert arrival.header is not None
         self.instances.require_space(0)
-        arrival.is_named = self.instances.name(arrival.path, instance_path(arrival.header))
+        self.instances.name(arrival.path, instance_path(arrival.header))
 
     def keep_together(self, group: Sequence[Landed]) -> Outcomes:
         """Keep finished Arrivals in one transaction; return what became of each, an error as :meth:`keep` raises it.
@@ -120,7 +120,8 @@ class Inbox:
 
     def _register(self, group: Sequence[Landed]) -> Outcomes:
         news = [self._new_instance(landed) for landed in group]
-        if all(landed.is_named for landed in group) and (received := lifecycle.receive_more(self.sessions, news)):
+        received = lifecycle.receive_more(self.sessions, news, provided=lambda: all(map(self._has_its_name, group)))
+        if received is not None:
             return list(received)
         with unit_of_work(self.sessions, Actor(group[0].announced.calling_ae, "peer")) as uow:
             outcomes = lifecycle.receive_instances(uow, news)
@@ -137,23 +138,23 @@ class Inbox:
 
     def _settled(self, landed: Landed, outcome: Received | Exception) -> set[str]:
         """Let a file have its name if, and only if, its Instance is kept; return the folders to flush."""
+        is_named = self._has_its_name(landed)
         if isinstance(outcome, Received):
-            return set() if landed.is_named else self._placed(landed)
-        if landed.is_named:
-            self._unname(landed)
+            return set() if is_named else self._placed(landed)
+        if is_named:
+            with named_errors():
+                (self.instances.root / instance_path(_header(landed))).unlink()
         return set()
 
-    def _unname(self, landed: Landed) -> None:
-        """Take back the name of a file that is refused; by now it may be another's, who was right."""
-        assert landed.header is not None
-        target = self.instances.root / instance_path(landed.header)
-        with contextlib.suppress(OSError):
-            if target.samefile(landed.path):
-                target.unlink()
+    def _has_its_name(self, landed: Landed) -> bool:
+        """Return whether this very file stands under the Instance's name; another's may have come first."""
+        try:
+            return os.path.samefile(self.instances.root / instance_path(_header(landed)), landed.path)  # noqa: PTH121
+        except OSError:
+            return False  # there is none
 
     def _new_instance(self, landed: Landed) -> NewInstance:
-        header, announced = landed.header, landed.announced
-        assert header is not None
+        header, announced = _header(landed), landed.announced
         return NewInstance(
             header,
             path=instance_path(header),
@@ -168,8 +169,7 @@ class Inbox:
 
     def _placed(self, landed: Landed) -> set[str]:
         """Give a file its name, unless it is there; return the folders to flush."""
-        assert landed.header is not None
-        relative = instance_path(landed.header)
+        relative = instance_path(_header(landed))
         if self._already_there(relative, landed.sha256):
             return {str((self.instances.root / relative).parent)}
         return self.instances.place(landed.path, relative)
@@ -245,6 +245,11 @@ class _NotPlacedError(Exception):
         super().__init__(position)
         self.position = position
         self.error = error
+
+
+def _header(landed: Landed) -> InstanceHeader:
+    assert landed.header is not None  # it is finished
+    return landed.header
 
 
 def _with_patience(register: Callable[[], Outcomes]) -> Outcomes:

@@ -21,9 +21,7 @@ _INCOMING = ".incoming"  # no UID begins with a dot
 _AMPLE_BYTES, _AMPLE_S = 4 << 30, 0.2  # what no disk takes in that time
 _MOST_REMEMBERED = 10_000
 _FILE_MODE, _FOLDER_MODE = 0o640, 0o750  # patients' data: nothing for others
-
-
-_LIFE, _NUMBERS = os.urandom(8).hex(), itertools.count()  # names that no process before this one gave
+_LIFE, _NUMBERS = os.urandom(8).hex(), itertools.count()  # for names that no process before this one gave
 
 
 class FileStore:
@@ -115,10 +113,8 @@ class FileStore:
         """Return whether there is a file of this name."""
         return os.path.exists(self._root + relative)  # noqa: PTH110
 
-    def name(self, temporary: str, relative: str) -> bool:
-        """Give a flushed file a name, flushed as well, if nobody has it; return whether it has it now.
-
-        The temporary name stays. False also where a file cannot have two names.
+    def name(self, temporary: str, relative: str) -> None:
+        """Give a flushed file a second name, flushed as well; nothing where another has it, or a file has one only.
 
         Raises:
             OutOfSpaceError, TransientError: as :meth:`written`.
@@ -130,11 +126,10 @@ class FileStore:
                 self._in_its_folder(os.link, temporary, target)
             except OSError as exc:
                 if exc.errno in _NOT_TWICE:
-                    return False
+                    return
                 raise
             sync_folder(folder)
             self._flush_names_of(folder)
-        return True
 
     def _flush_names_of(self, folder: str) -> None:
         """Flush the folders above, once: who made this one may not have come so far yet."""

@@ -5,7 +5,7 @@ the driver as they are, in a transaction of their own. What is not plain is left
 :func:`db.lifecycle.reception.receive_instances`, which does this and everything else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 from uuid import UUID, uuid4
@@ -35,8 +35,12 @@ _COUNT = """UPDATE study SET instance_count = instance_count + ?, last_received_
     quiet_s = CASE WHEN quiet_s < ? THEN ? ELSE quiet_s END, pixels_deleted_at = NULL WHERE id = ?"""
 
 
-def receive_more(sessions: sessionmaker[Session], news: Sequence[NewInstance]) -> list[Received] | None:
+def receive_more(
+    sessions: sessionmaker[Session], news: Sequence[NewInstance], *, provided: Callable[[], bool] = lambda: True
+) -> list[Received] | None:
     """Index a group and commit it; None when not each of it is the usual case, and then nothing is changed.
+
+    ``provided`` is asked under the lock of the Studies; if it says no, the case is not usual.
 
     Raises:
         LifecycleError, TransientError, OutOfSpaceError: see :func:`db.uow.unit_of_work`.
@@ -44,7 +48,7 @@ def receive_more(sessions: sessionmaker[Session], news: Sequence[NewInstance]) -
     engine: Engine = sessions.kw["bind"]
     try:
         with driver_transaction(engine) as cursor:
-            return _Usual(cursor, engine.dialect, news).receive()
+            return _Usual(cursor, engine.dialect, news).receive(provided)
     except _UnusualError:
         return None
 
@@ -62,10 +66,12 @@ class _Usual:
         self._to_id, self._to_instant = _processors(dialect)
         self._news = news
 
-    def receive(self) -> list[Received]:
+    def receive(self, provided: Callable[[], bool]) -> list[Received]:
         studies = {row[0]: row for row in self._ask(_STUDIES, {new.header.study_instance_uid for new in self._news})}
         series = {new.header.series_instance_uid for new in self._news}
         places = {row[:2]: row[2] for row in self._ask(_PLACES, [row[1] for row in studies.values()], series)}
+        if not provided():
+            _unusual()
         now = self._to_instant(utcnow())
         received, rows, counts = [], [], dict.fromkeys(studies, (0, 0.0))
         for new in self._news:

@@ -169,7 +169,7 @@ def held(context):
 def nothing_left_behind(context):
     before = held(context)
     yield
-    assert nothing_more(context, before)
+    assert_nothing_more(context, before)
     assert leftovers(context) == []
     # a place of the four that was not given back would be missed here
     with listening(context) as port:
@@ -178,18 +178,16 @@ def nothing_left_behind(context):
             with wire_peer(port) as peer:
                 peer.associate().send(store_request(encoded(ds), str(ds.SOPInstanceUID)))
                 assert peer.status() == 0x0000
-    assert nothing_more(context, before)
+    assert_nothing_more(context, before)
 
 
-def nothing_more(context, before):
-    """Whether as much is held as before, or less: what an earlier test was slow to give back may be gone by now."""
+def assert_nothing_more(context, before):
+    """As much is held as before, or less: what an earlier test was slow to give back may be gone by now."""
     deadline = time.monotonic() + 5.0
-    while not (is_so := all(now <= then for now, then in zip(held(context), before, strict=True))):
-        if time.monotonic() > deadline:
-            break
+    while any(now > then for now, then in zip(held(context), before, strict=True)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert is_so, (held(context), before)
-    return is_so
+    now = held(context)
+    assert all(now_one <= then for now_one, then in zip(now, before, strict=True)), (now, before)
 
 
 def test_mutated_associations(context, light, recordings):

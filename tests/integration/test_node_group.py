@@ -226,12 +226,24 @@ def test_of_two_that_come_at_once_under_one_uid_the_first_in_the_database_stays(
     right, wrong = arrived(inbox, ds), arrived(inbox, replace_pixels(ds))
     inbox.name(wrong)  # it has the name before the database was asked
     inbox.name(right)
-    assert (wrong.is_named, right.is_named) == (True, False)
+    assert path_of(inbox, ds).samefile(wrong.path)
     outcomes = inbox.keep_together([right.landed, wrong.landed])
     assert [type(o) for o in outcomes] == [Received, ConflictingInstanceError]
     assert path_of(inbox, ds).read_bytes().endswith(encoded(ds))
     (displaced,) = inbox.quarantined.root.glob("displaced-*")
     assert displaced.read_bytes().endswith(encoded(replace_pixels(ds)))
+
+
+def test_one_whose_name_was_given_to_others_meanwhile_gets_it_back_with_its_row(inbox, sqlite_sessions):
+    """Another process moved the file aside for other bytes, and then could not commit them."""
+    first, second = one_series(2)
+    inbox.keep(arrived(inbox, first))
+    landed = named(inbox, second)
+    path_of(inbox, second).unlink()
+    path_of(inbox, second).write_bytes(b"other bytes")
+    (outcome,) = inbox.keep_together([landed])
+    assert isinstance(outcome, Received)
+    assert path_of(inbox, second).read_bytes().endswith(encoded(second))
 
 
 def test_one_that_is_refused_does_not_keep_a_name_it_found_free(inbox, sqlite_sessions):
@@ -240,7 +252,7 @@ def test_one_that_is_refused_does_not_keep_a_name_it_found_free(inbox, sqlite_se
     path_of(inbox, first).unlink()  # as retention does, or a fault of the disk
     other = arrived(inbox, replace_pixels(first))
     inbox.name(other)
-    assert other.is_named
+    assert path_of(inbox, first).samefile(other.path)
     outcomes = inbox.keep_together([other.landed, named(inbox, second)])
     assert [type(o) for o in outcomes] == [ConflictingInstanceError, Received]
     assert not path_of(inbox, first).exists()
