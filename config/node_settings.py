@@ -7,26 +7,9 @@ from typing import Literal
 
 from pydantic import BaseModel, Field, PositiveFloat, field_validator, model_validator
 
-AE_TITLE = r"^[!-\[\]-~](?:[ -\[\]-~]{0,14}[!-\[\]-~])?$"  # VR AE: 1-16 characters, no backslash (PS3.5 6.2)
+from config.destination import AE_TITLE, NAME
+
 _HOST_NAME = re.compile(r"(?=.{1,253}$)(?:[\w-]{1,63}\.)*(?=[\w-]*[A-Za-z])[\w-]{1,63}\.?", re.ASCII)
-_NAME = r"^[A-Za-z0-9_-]{1,32}$"
-
-
-class Destination(BaseModel, frozen=True, extra="forbid"):
-    """One DICOM peer that results are delivered to by C-STORE."""
-
-    name: str = Field(pattern=_NAME, description="Name shown to people and in the audit log.")
-    ae_title: str = Field(pattern=AE_TITLE, description="Called AE title.")
-    host: str = Field(description="Host name or address.")
-    port: int = Field(ge=1, le=65535, description="TCP port.")
-    drafts: bool = Field(
-        default=False, description="Also send AI drafts (SEG, findings SR, draft SR) before a person signed."
-    )
-    commitment: bool = Field(
-        default=False,
-        description="Ask for storage commitment, and keep our bytes until it is given; to report, it has to be a peer.",
-    )
-    tls: bool = Field(default=False, description="Call it with TLS, by the certificate of dicom.tls.")
 
 
 class Peer(BaseModel, frozen=True, extra="forbid"):
@@ -174,7 +157,7 @@ class DicomSettings(BaseModel, frozen=True, extra="forbid"):
 class PriorSource(BaseModel, frozen=True, extra="forbid"):
     """An archive that is asked for earlier studies and for counts."""
 
-    name: str = Field(pattern=_NAME, description="Name shown to people and in the audit log.")
+    name: str = Field(pattern=NAME, description="Name shown to people and in the audit log.")
     method: Literal["c-get", "c-move", "dicomweb"] = Field(default="c-get", description="How studies are fetched.")
     ae_title: str = Field(default="", description="Called AE title.")
     host: str = Field(default="", description="Host name or address.")

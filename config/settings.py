@@ -11,9 +11,10 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
+from config.destination import Destination
+from config.exchange_settings import Hl7Settings
 from config.node_settings import (
     AeProfile,
-    Destination,
     DicomSettings,
     Peer,
     PriorSettings,
@@ -26,6 +27,7 @@ __all__ = [
     "AeProfile",
     "Destination",
     "DicomSettings",
+    "Hl7Settings",
     "ModelSettings",
     "Peer",
     "PriorSettings",
@@ -102,6 +104,8 @@ class WebSettings(BaseModel, frozen=True, extra="forbid"):
     tls_key: Path | None = Field(default=None, description="PEM private key.")
     idle_timeout_s: int = Field(default=1800, ge=60, description="A session without requests ends after this.")
     dicomweb: bool = Field(default=True, description="Serve DICOMweb below /dicomweb.")
+    fhir: bool = Field(default=True, description="Serve signed reports as FHIR R4 below /fhir.")
+    workitems: bool = Field(default=True, description="Serve Readings as UPS-RS workitems below /ups.")
     stow_max_bytes: int = Field(
         default=4 * 1024**3, ge=1024, description="Largest STOW-RS request; each part goes straight to a file."
     )
@@ -149,6 +153,7 @@ class Settings(BaseSettings):
     routing: Path = Field(default=ROOT / "config" / "routing.yaml", description="Routing rules.")
     destinations: tuple[Destination, ...] = Field(default=(), description="Where results are delivered.")
     dicom: DicomSettings = DicomSettings()
+    hl7: Hl7Settings = Hl7Settings()
     priors: PriorSettings = PriorSettings()
     retention: RetentionSettings = RetentionSettings()
     worker: WorkerSettings = WorkerSettings()
@@ -176,6 +181,17 @@ class Settings(BaseSettings):
             raise ValueError("dicom.host must be loopback: from other machines only TLS is taken, see dicom.tls")
         if self.web.host not in loopback and not (self.web.tls_certificate and self.web.tls_key):
             raise ValueError("web.host off loopback needs web.tls_certificate and web.tls_key")
+        if self.hl7.port is not None and self.hl7.host not in loopback and not self.hl7.tls:
+            raise ValueError("hl7.host must be loopback without hl7.tls")
+        if self.hl7.tls and not self.dicom.tls.certificate:
+            raise ValueError("hl7.tls needs dicom.tls.certificate")
+        return self
+
+    @model_validator(mode="after")
+    def _one_destination_of_a_name(self) -> "Settings":
+        names = [one.name for one in self.destinations]
+        if len(set(names)) < len(names):
+            raise ValueError("two destinations have the same name")
         return self
 
     @model_validator(mode="after")
@@ -185,7 +201,7 @@ class Settings(BaseSettings):
             *self.priors.sources,
             *self.dicom.peers,
         )
-        secured = [other.ae_title for other in called if other.tls]
+        secured = [other.ae_title or other.host for other in called if other.tls]
         if secured and not self.dicom.tls.certificate:
             raise ValueError(f"{secured[0]} is called with tls, which needs dicom.tls.certificate")
         return self

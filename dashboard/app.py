@@ -9,13 +9,30 @@ from flask_wtf.csrf import CSRFProtect
 from sqlalchemy.orm import Session, sessionmaker
 
 from config.settings import Settings
-from dashboard import admin, audit, auth, home, images, priors, problems, reading, signoff, trace, worklist
+from dashboard import (
+    admin,
+    amendments,
+    audit,
+    auth,
+    destinations,
+    home,
+    images,
+    priors,
+    problems,
+    reading,
+    report_file,
+    signoff,
+    trace,
+    worklist,
+)
 from dashboard.dicomweb.routes import serve_dicomweb
 from dashboard.errors import register_errors
+from dashboard.fhir.routes import serve_fhir
 from dashboard.people import install
 from dashboard.permissions import Permission
 from dashboard.presentation import register_filters
 from dashboard.security import add_security_headers, session_key
+from dashboard.workitems.routes import serve_workitems
 
 _MENU = (
     ("worklist.show", "Worklist", Permission.WORKLIST),
@@ -60,11 +77,16 @@ def create_app(settings: Settings, sessions: sessionmaker[Session]) -> Flask:
     register_errors(app)
     register_filters(app)
     _register_context(app)
-    for module in (home, auth, worklist, reading, images, priors, signoff, problems, trace, audit, admin):
+    reading_room = (worklist, reading, images, priors, signoff, amendments, report_file)
+    for module in (home, auth, *reading_room, problems, destinations, trace, audit, admin):
         app.register_blueprint(module.bp)
     app.register_blueprint(auth.account)
     if settings.web.dicomweb:
         serve_dicomweb(app, csrf)
+    if settings.web.fhir:
+        serve_fhir(app, csrf)
+    if settings.web.workitems:
+        serve_workitems(app, csrf)
     return app
 
 

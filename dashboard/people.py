@@ -21,7 +21,7 @@ from db.types import Role
 from db.uow import Actor, UnitOfWork, unit_of_work
 
 _PUBLIC_ENDPOINTS = frozenset({"static"})
-_OWN_DOOR = "dicomweb"  # guarded by dashboard.dicomweb.door, which takes tokens too
+_OWN_DOORS = frozenset({"dicomweb", "fhir", "workitems"})  # guarded by dashboard.dicomweb.door, which takes tokens too
 _TOUCH_S = 20.0  # the session cookie is renewed at most this often
 
 
@@ -153,7 +153,7 @@ def _load(user_id: UUID, idle_timeout_s: float) -> Person | None:
 
 def _guard() -> BaseResponse | None:
     """Refuse what the table does not allow; a view that names no permission is refused to everybody."""
-    if request.endpoint is None or request.endpoint in _PUBLIC_ENDPOINTS or request.blueprint == _OWN_DOOR:
+    if request.endpoint is None or request.endpoint in _PUBLIC_ENDPOINTS or request.blueprint in _OWN_DOORS:
         return None
     view = current_app.view_functions[request.endpoint]
     permission = getattr(view, "permission", None)

@@ -21,6 +21,7 @@ class Permission(StrEnum):
     REPORT_SIGN = "report_sign"
     PROBLEMS = "problems"
     PROCESS_AGAIN = "process_again"
+    DESTINATIONS = "destinations"
     TRACE = "trace"  # what became of a study; names no patient
     AUDIT = "audit"
     USERS = "users"
@@ -32,7 +33,7 @@ TABLE: Mapping[Role, frozenset[Permission]] = {
         {_P.WORKLIST, _P.STUDY_READ, _P.STUDY_STORE, _P.REPORT_EDIT, _P.REPORT_SIGN, _P.PROBLEMS, _P.TRACE}
     ),
     # runs the system; has no business in the reports (minimum necessary)
-    Role.ADMIN: frozenset({_P.WORKLIST, _P.PROBLEMS, _P.PROCESS_AGAIN, _P.TRACE, _P.USERS}),
+    Role.ADMIN: frozenset({_P.WORKLIST, _P.PROBLEMS, _P.PROCESS_AGAIN, _P.DESTINATIONS, _P.TRACE, _P.USERS}),
     # answers "what happened": reads everything, changes nothing
     Role.AUDITOR: frozenset({_P.STUDY_READ, _P.TRACE, _P.AUDIT}),
 }

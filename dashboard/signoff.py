@@ -12,11 +12,11 @@ from dashboard.desk import SIGNED, DeskPage
 from dashboard.people import end_session, person, sessions, site, work
 from dashboard.permissions import Permission, requires
 from dashboard.reading import desk, record_view, report_of, seen_version
-from dashboard.signed_document import Signing, write_signed_document
 from db import lifecycle
 from db.queries import report_detail
 from db.types import Decision, ReportState, utcnow
 from db.users import find_user, is_locked_out
+from publishing.signed import Signing, write_signed_document
 
 bp = Blueprint("signoff", __name__, url_prefix="/studies/<uuid:study_id>")
 
@@ -88,7 +88,6 @@ def _sign(page: DeskPage, wanted: ReportState) -> None:
                 authenticated_at=authenticated_at,
                 seen_version=seen_version(),
                 objects=[document],
-                destinations=[one.name for one in settings.destinations],
                 signed_at=signed_at,
                 signature_id=signing.signature_id,
             )

@@ -73,6 +73,7 @@ class Study(Base):
     complete_now: Mapped[bool] = mapped_column(default=False, server_default=false())  # a person will not wait longer
     legal_hold: Mapped[bool] = mapped_column(default=False, server_default=false())
     pixels_deleted_at: Mapped[MaybeInstant]  # retention took the files; rows and hashes stay
+    order_id: Mapped[UUID | None] = mapped_column(ForeignKey("imaging_order.id"), index=True)  # that asked for it
     __table_args__ = (Index("ix_study_newest", "study_date", "study_time", "study_instance_uid"),)  # QIDO-RS pages
 
 
@@ -175,18 +176,22 @@ class Reading(Base):
 
 
 class ResultObject(Base):
-    """One DICOM object we made: SEG, findings SR or narrative SR, kept under ``path`` in the result store."""
+    """One DICOM object or message we made, kept under ``path`` in the result store.
+
+    A message has an empty SOP Class UID; its ``sop_instance_uid`` is the UID it carries as its identity.
+    """
 
     __tablename__ = "result_object"
     id: Mapped[Key]
     study_id: Mapped[UUID] = mapped_column(ForeignKey("study.id"), index=True)
     draft_id: Mapped[UUID | None] = mapped_column(ForeignKey("draft.id"), index=True)
     signature_id: Mapped[UUID | None] = mapped_column(ForeignKey("signature.id"))
-    kind: Mapped[str] = mapped_column(String(32))  # SEG, FINDINGS_SR, DRAFT_SR, SIGNED_SR
+    kind: Mapped[str] = mapped_column(String(32))  # config.results.ResultKind
     sop_instance_uid: Mapped[Uid] = mapped_column(unique=True)
     sop_class_uid: Mapped[Uid]
     sha256: Mapped[Sha256]
     path: Mapped[str] = mapped_column(String(400))
+    tracking_uids: Mapped[JsonList] = mapped_column(JSON, default=list, server_default="[]")  # Findings it shows
     created_at: Mapped[Instant]
 
 

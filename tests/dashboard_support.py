@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -284,6 +284,8 @@ def _header(ds: Dataset) -> InstanceHeader:
 
 
 def _draft(claim: lifecycle.Claim, datasets: list[Dataset], changes: dict[str, Any]) -> NewDraft:
+    names = changes.pop("destinations", [])
+    changes["objects"] = [replace(one, destinations=names) for one in changes.get("objects", [])]
     first, key = datasets[0], datasets[min(round(len(datasets) * 0.6), len(datasets) - 1)]
     values: dict[str, Any] = {
         "sections": SECTIONS,

@@ -140,9 +140,10 @@ def new_draft(claim: Claim, **changes: Any) -> NewDraft:
         ],
         evidence=[NewEvidence("CXR", version="1", weights_sha256={"model.pt": "0" * 64}, seconds=0.5)],
         objects=[an_object("DRAFT_SR"), an_object("SEG")],
-        destinations=["pacs"],
     )
-    return replace(draft, **changes)
+    names = changes.pop("destinations", ["pacs"])
+    draft = replace(draft, **changes)
+    return replace(draft, objects=[replace(one, destinations=one.destinations or names) for one in draft.objects])
 
 
 def an_object(kind: str = "SIGNED_SR", **changes: Any) -> NewObject:
@@ -192,10 +193,12 @@ def sign(journey: Journey, reader: Actor, version: int, **changes: Any) -> Signa
         "authenticated_at": now - timedelta(seconds=10),
         "seen_version": version,
         "objects": [an_object()],
-        "destinations": ["pacs"],
         "signed_at": now,
         "signature_id": uuid4(),
     }
+    names = changes.pop("destinations", ["pacs"])
+    objects = changes.pop("objects", values["objects"])
+    values["objects"] = [replace(one, destinations=one.destinations or names) for one in objects]
     with unit_of_work(journey.sessions, reader) as uow:
         return lifecycle.sign(uow, journey.report().id, **(values | changes))
 

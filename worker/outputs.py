@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 from pydicom import Dataset
 
+from config.destination import Destination
 from config.durable import write_durably
+from config.results import ResultKind
 from db.lifecycle import NewEvidence, NewFinding, NewObject
 from db.types import Presence
+from publishing.store import keep_object
 from reports.codes import code_table
 from reports.findings_sr import build_findings_sr
 from reports.narrative_sr import build_narrative_sr
@@ -54,12 +57,14 @@ class Place:
         folder: folder of this Reading, relative to it.
         identity: of the DICOM objects.
         equipment: our product.
+        destinations: who may get results; those that want drafts get them now.
     """
 
     results_dir: Path
     folder: str
     identity: DraftIdentity
     equipment: Equipment
+    destinations: Sequence[Destination] = ()
 
 
 def result_digest(content: DraftContent) -> str:
@@ -101,28 +106,24 @@ def write_outputs(content: DraftContent, intake: Intake, vlm: VlmCard, place: Pl
         algorithms=algorithms,
         not_assessed=not_assessed,
     )
-    made = [(f"SEG_{n}", ds) for n, ds in enumerate(segmentations, 1)]
-    made += [("FINDINGS_SR", findings_sr), ("DRAFT_SR", draft_sr)]
+    made = [(f"seg_{n}", ResultKind.SEG, ds) for n, ds in enumerate(segmentations, 1)]
+    made += [("findings_sr", ResultKind.FINDINGS_SR, findings_sr), ("draft_sr", ResultKind.DRAFT_SR, draft_sr)]
     return Made(
         findings=[_finding_row(f, content, tracking, index_of) for f in content.findings],
         evidence=evidence,
-        objects=[save_object(ds, kind, place.results_dir, place.folder) for kind, ds in made],
+        objects=[_keep(ds, kind, name, place) for name, kind, ds in made],
     )
 
 
-def save_object(ds: Dataset, kind: str, results_dir: Path, folder: str) -> NewObject:
-    """Write one finished object durably under ``folder`` and return its row."""
-    buffer = BytesIO()
-    ds.save_as(buffer, enforce_file_format=True)
-    content = buffer.getvalue()
-    path = f"{folder}/{kind.lower()}.dcm"
-    write_durably(results_dir / path, content)
-    return NewObject(
-        kind=kind.split("_", maxsplit=1)[0] if kind.startswith("SEG") else kind,
-        sop_instance_uid=str(ds.SOPInstanceUID),
-        sop_class_uid=str(ds.SOPClassUID),
-        sha256=hashlib.sha256(content).hexdigest(),
-        path=path,
+def _keep(ds: Dataset, kind: ResultKind, name: str, place: Place) -> NewObject:
+    shown = {str(item.TrackingUID) for item in ds.get("SegmentSequence", []) if "TrackingUID" in item}
+    return keep_object(
+        ds,
+        kind,
+        f"{place.folder}/{name}.dcm",
+        results_dir=place.results_dir,
+        destinations=place.destinations,
+        tracking_uids=sorted(shown),
     )
 
 

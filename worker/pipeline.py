@@ -176,6 +176,7 @@ class StudyPipeline:
             folder=f"{claim.study_id}/{claim.reading_id}",
             identity=identity(study_uid, str(claim.reading_id), content, reading.completed_at),
             equipment=Equipment(institution=settings.organization),
+            destinations=settings.destinations,
         )
         made = write_outputs(content, run.intake, run.vlm.card, place)
         run.clock.lap("objects")
@@ -194,5 +195,4 @@ class StudyPipeline:
             provenance=content.provenance
             | {"job": job_record(claim, reading, run.clock.laps), "objects": objects_record(made.objects)},
             priority=Priority.URGENT if alarming else None,
-            destinations=[d.name for d in settings.destinations if d.drafts],
         )

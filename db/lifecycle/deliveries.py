@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import and_, or_, select, tuple_, update
 
 from config.errors import LifecycleError
+from config.results import DRAFT_TEXTS
 from db.lifecycle.moves import locked, move_delivery
 from db.lifecycle.values import DeliveryJob, NewObject
 from db.models import Delivery, Reading, ResultObject
@@ -14,7 +15,6 @@ from db.report_models import Draft, Report
 from db.types import CommitmentState, DeliveryState, ReportState, utcnow
 from db.uow import UnitOfWork
 
-DRAFT_TEXT_KIND = "DRAFT_SR"
 _MAX_DELAY_S = 3600.0
 _SETTLE_S = 5.0  # an archive indexes what it took; and objects that go together are asked for together
 
@@ -23,12 +23,11 @@ def owe(
     uow: UnitOfWork,
     made: NewObject,
     study_id: UUID,
-    destinations: Sequence[str],
     *,
     draft_id: UUID | None = None,
     signature_id: UUID | None = None,
 ) -> UUID:
-    """Keep one object and owe it to each destination; an object that is kept already is only owed.
+    """Keep one object and owe it to each of its destinations; an object that is kept already is only owed.
 
     Raises:
         LifecycleError: its SOP Instance UID is kept with other bytes.
@@ -36,13 +35,15 @@ def owe(
     session = uow.session
     kept = session.scalar(select(ResultObject).where(ResultObject.sop_instance_uid == made.sop_instance_uid))
     if kept is None:
-        kept = ResultObject(id=uuid4(), study_id=study_id, draft_id=draft_id, signature_id=signature_id, **vars(made))
+        values = {name: value for name, value in vars(made).items() if name != "destinations"}
+        values["tracking_uids"] = list(made.tracking_uids)
+        kept = ResultObject(id=uuid4(), study_id=study_id, draft_id=draft_id, signature_id=signature_id, **values)
         session.add(kept)
         session.flush()
     elif kept.sha256 != made.sha256 or kept.study_id != study_id:
         raise LifecycleError("a result object with this SOP Instance UID is kept with other bytes")
     owed = set(session.scalars(select(Delivery.destination).where(Delivery.result_object_id == kept.id)))
-    for name in dict.fromkeys(destinations):
+    for name in dict.fromkeys(made.destinations):
         if name not in owed:
             session.add(Delivery(result_object_id=kept.id, destination=name))
     session.flush()
@@ -76,6 +77,7 @@ def claim_delivery(uow: UnitOfWork, now: datetime, *, lease_s: float) -> Deliver
     return DeliveryJob(
         delivery_id=delivery.id,
         destination=delivery.destination,
+        kind=made.kind,
         path=made.path,
         sop_class_uid=made.sop_class_uid,
         sop_instance_uid=made.sop_instance_uid,
@@ -197,7 +199,7 @@ def withdraw_drafts(uow: UnitOfWork, draft_id: UUID, *, only_text: bool = False)
         .execution_options(populate_existing=True)
     )
     if only_text:
-        query = query.where(ResultObject.kind == DRAFT_TEXT_KIND)
+        query = query.where(ResultObject.kind.in_(DRAFT_TEXTS))
     rows = uow.session.scalars(query).all()
     study_id = uow.session.scalars(select(Draft.study_id).where(Draft.id == draft_id)).one()
     for delivery in rows:
@@ -222,5 +224,5 @@ def still_wanted(uow: UnitOfWork, made: ResultObject) -> bool:
     ).one()
     signed = state in {ReportState.PRELIMINARY, ReportState.FINAL, ReportState.ADDENDED, ReportState.CORRECTED}
     if signed:
-        return made.kind != DRAFT_TEXT_KIND
+        return made.kind not in DRAFT_TEXTS
     return not superseded and state is not ReportState.REJECTED

@@ -29,7 +29,6 @@ def sign(  # noqa: PLR0913 keyword-only; each is part of what a signature is (21
     authenticated_at: datetime,
     seen_version: int,
     objects: Sequence[NewObject],
-    destinations: Sequence[str],
     signed_at: datetime,
     signature_id: UUID,
 ) -> Signature:
@@ -77,7 +76,7 @@ def sign(  # noqa: PLR0913 keyword-only; each is part of what a signature is (21
     if report.draft_id is not None:
         withdraw_drafts(uow, report.draft_id, only_text=True)
     for made in objects:
-        owe(uow, made, report.study_id, destinations, signature_id=signature_id)
+        owe(uow, made, report.study_id, signature_id=signature_id)
     report.locked_by = report.locked_at = None
     report.late_images = False
     uow.session.flush()

@@ -118,13 +118,24 @@ class NewFinding:
 
 @dataclass(frozen=True)
 class NewObject:
-    """One DICOM object that was written into the result store, at ``path`` relative to it."""
+    """One object or message that was written into the result store, at ``path`` relative to it.
+
+    Attributes:
+        kind: a `config.results.ResultKind`.
+        sop_instance_uid: its SOP Instance UID; for a message the UID that it carries as its identity.
+        sop_class_uid: empty for a message.
+        sha256, path: of the file.
+        destinations: names of those it is owed to now.
+        tracking_uids: Tracking UIDs of the Findings it shows.
+    """
 
     kind: str
     sop_instance_uid: str
     sop_class_uid: str
     sha256: str
     path: str
+    destinations: Sequence[str] = ()
+    tracking_uids: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -142,7 +153,6 @@ class NewDraft:
     demonstration: bool = False
     provenance: Mapping[str, Any] = field(default_factory=dict)
     priority: Priority | None = None
-    destinations: Sequence[str] = ()  # names of those that want drafts
 
 
 @dataclass(frozen=True)
@@ -151,6 +161,7 @@ class DeliveryJob:
 
     delivery_id: UUID
     destination: str
+    kind: str
     path: str
     sop_class_uid: str
     sop_instance_uid: str

@@ -92,7 +92,7 @@ def drafted(uow: UnitOfWork, held: Claim, draft: NewDraft) -> UUID:
         raise LifecycleError(f"the draft of reading {reading.id} was made from other images than its revision holds")
     draft_id = _keep_draft(uow, reading, draft)
     for made in draft.objects:
-        owe(uow, made, reading.study_id, draft.destinations, draft_id=draft_id)
+        owe(uow, made, reading.study_id, draft_id=draft_id)
     reading.pipeline_version = draft.pipeline_version
     detail = {
         "draft_id": str(draft_id),

@@ -56,7 +56,8 @@ def owe_objects(settings, sessions, destinations):
         ds = ct_slice(SOPClassUID=sop_class, StudyInstanceUID=uid.StudyInstanceUID)
         path = write_file(settings.results_dir / f"{uuid4()}.dcm", ds)
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        files.append((path, ds, NewObject(kind, ds.SOPInstanceUID, sop_class, sha256, path.name)))
+        made = NewObject(kind, ds.SOPInstanceUID, sop_class, sha256, path.name, destinations)
+        files.append((path, ds, made))
     with unit_of_work(sessions, WORKER) as uow:
         received = lifecycle.receive_instance(
             uow, header, path="x", sha256="0" * 64, size_bytes=1, calling_ae="CT", called_ae="FIRSTREAD", quiet_s=1
@@ -70,7 +71,6 @@ def owe_objects(settings, sessions, destinations):
             image_set_sha256=claim.image_set_sha256,
             pipeline_version="1",
             objects=[made for _, _, made in files],
-            destinations=destinations,
         )
         lifecycle.drafted(uow, claim, draft)
     return [(path, ds) for path, ds, _ in files]

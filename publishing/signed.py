@@ -1,26 +1,25 @@
 """The signed report as a DICOM object: built by ``reports``, written durably before the signature is committed."""
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
-from io import BytesIO
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
 
 from pydicom import Dataset, dcmread
+from pydicom.errors import InvalidDicomError
 from sqlalchemy.orm import Session
 
-from config.durable import write_durably
 from config.errors import RefusedInputError
+from config.results import ResultKind
 from config.settings import Settings
-from dashboard.pixels import DECODE_ERRORS
 from db.lifecycle import NewObject, text_sha256
 from db.queries import InstancePath, ReportDetail, instance_paths
 from db.report_models import Signature
 from db.types import ReportState
+from publishing.store import keep_object
 from reports.narrative_sr import build_narrative_sr
 from reports.sr_common import Evidence
 from reports.values import (
@@ -65,18 +64,13 @@ def write_signed_document(db: Session, detail: ReportDetail, signing: Signing, s
         RefusedInputError: no text, no readable image, or no valid object.
         OutOfSpaceError: the result store is full.
     """
-    document = build_document(db, detail, signing, settings)
-    buffer = BytesIO()
-    document.save_as(buffer, enforce_file_format=True)
-    content = buffer.getvalue()
-    path = f"{detail.study.id}/signed/{signing.signature_id}.dcm"
-    write_durably(settings.results_dir / path, content)
-    return NewObject(
-        kind="SIGNED_SR" if signing.state is ReportState.FINAL else "PRELIMINARY_SR",
-        sop_instance_uid=str(document.SOPInstanceUID),
-        sop_class_uid=str(document.SOPClassUID),
-        sha256=hashlib.sha256(content).hexdigest(),
-        path=path,
+    return keep_object(
+        build_document(db, detail, signing, settings),
+        ResultKind.SIGNED_SR if signing.state is ReportState.FINAL else ResultKind.PRELIMINARY_SR,
+        f"{detail.study.id}/signed/{signing.signature_id}.dcm",
+        results_dir=settings.results_dir,
+        destinations=settings.destinations,
+        is_signed=True,
     )
 
 
@@ -114,6 +108,7 @@ def build_document(db: Session, detail: ReportDetail, signing: Signing, settings
     )
 
 
+_UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, InvalidDicomError)
 _TEXT = frozenset({"DRAFT_SR", "PRELIMINARY_SR"})
 
 
@@ -143,7 +138,7 @@ def _first_readable(paths: Iterable[Path]) -> Dataset:
     for path in paths:
         try:
             return dcmread(path, stop_before_pixels=True, force=True)
-        except DECODE_ERRORS:
+        except _UNREADABLE:
             continue
     raise RefusedInputError("no image of this study can be read, so no report can name it")
 

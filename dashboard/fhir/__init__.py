@@ -1,0 +1,1 @@
+"""Signed reports as FHIR R4 resources."""

@@ -1,0 +1,1 @@
+"""Readings as UPS-RS workitems (PS3.18 section 11)."""
