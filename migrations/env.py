@@ -14,7 +14,6 @@ from db import (  # noqa: F401 all fill the metadata
     commitment_models,
     expectation_models,
     models,
-    order_models,
     package_models,
     peer_models,
     prior_models,

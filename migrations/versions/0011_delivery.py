@@ -1,5 +1,7 @@
 """How deliveries are counted and destinations tested.
 
+Safe while the previous release runs: nothing changes.
+
 Revision: 0011, after 0010
 """
 

@@ -1,5 +1,7 @@
 """HL7 messages that were received.
 
+Safe while the previous release runs: nothing changes.
+
 Revision: 0012, after 0011
 """
 

@@ -1,5 +1,7 @@
 """UPS workitems and subscriptions.
 
+Safe while the previous release runs: nothing changes.
+
 Revision: 0013, after 0012
 """
 

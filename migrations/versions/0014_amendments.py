@@ -1,5 +1,7 @@
 """Addenda and corrections.
 
+Safe while the previous release runs: nothing changes.
+
 Revision: 0014, after 0013
 """
 

@@ -58,7 +58,7 @@ def test_every_setting_has_a_description() -> None:
 
 def test_the_page_names_no_setting_that_does_not_exist() -> None:
     known = {row.split("`")[1] for row in EXPECTED}
-    named = set(re.findall(r"FIRSTREAD_[A-Z_]*[A-Z]", PAGE.read_text(encoding="utf-8")))
+    named = set(re.findall(r"FIRSTREAD_[A-Z0-9_]*[A-Z]", PAGE.read_text(encoding="utf-8")))
     # a group's prefix, as in "FIRSTREAD_DICOM__*", is no variable of its own
     groups = {"__".join(name.split("__")[:-1]) for name in known if "__" in name}
     assert named - known - groups == set()
