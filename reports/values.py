@@ -14,7 +14,22 @@ from reports.codes import Laterality
 
 Presence = Literal["present", "absent", "undetermined"]
 SectionKey = Literal["history", "technique", "comparison", "findings", "impression", "recommendation", "addendum"]
-ObjectKind = Literal["seg", "findings_sr", "draft_sr", "preliminary_sr", "signed_sr"]
+ObjectKind = Literal[
+    "seg",
+    "findings_sr",
+    "draft_sr",
+    "preliminary_sr",
+    "signed_sr",
+    "heat_map",
+    "signed_findings_sr",
+    "key_images",
+    "presentation_state",
+    "secondary_capture",
+    "text_sr",
+    "pdf",
+    "rejection_note",
+    "seg_labelmap",
+]
 
 SERIES_NUMBERS: Mapping[ObjectKind, int] = {
     "seg": 901,
@@ -22,6 +37,15 @@ SERIES_NUMBERS: Mapping[ObjectKind, int] = {
     "draft_sr": 903,
     "preliminary_sr": 904,
     "signed_sr": 905,
+    "heat_map": 906,
+    "signed_findings_sr": 907,
+    "key_images": 908,
+    "presentation_state": 909,
+    "secondary_capture": 910,
+    "text_sr": 911,
+    "pdf": 912,
+    "rejection_note": 913,
+    "seg_labelmap": 914,
 }
 """Reserved Series Numbers, far above a scanner's own."""
 
