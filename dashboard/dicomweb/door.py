@@ -1,4 +1,8 @@
-"""Who may use DICOMweb: a bearer token, or the session of somebody who may see images; every use is on record."""
+"""Who may use DICOMweb, FHIR and UPS-RS: a bearer token, or the session of somebody whose role allows it.
+
+Every use is on record. A blueprint takes this door by ``bp.before_request(admit)``, ``people._OWN_DOORS`` and
+:func:`install_door`.
+"""
 
 import time
 from collections.abc import Callable
@@ -6,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 from uuid import UUID
 
-from flask import current_app, g, request
+from flask import Flask, current_app, g, request
 from flask_login import current_user
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import Forbidden, Unauthorized
@@ -18,7 +22,8 @@ from db.audit import AuditTag
 from db.tokens import Bearer, Scope, find_bearer, note_use
 from db.uow import Actor, unit_of_work
 
-_SCOPES = {Permission.STUDY_READ: Scope.READ, Permission.STUDY_STORE: Scope.WRITE}
+_SCOPES = {Permission.STUDY_READ: Scope.READ, Permission.STUDY_STORE: Scope.WRITE}  # all else is for people
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _MERGED_S = 300  # frames of one Series within this are one look
 
 
@@ -64,25 +69,32 @@ class Record:
         self._seen.get((*key, int(time.monotonic()) // _MERGED_S), done)
 
 
+def install_door(app: Flask) -> None:
+    """Give ``app`` what the door keeps; once for all blueprints behind it, whichever of them are served."""
+    app.extensions.setdefault("firstread.dicomweb_record", Record())
+
+
 def client() -> Client:
     """Return who asks; only behind :func:`admit`."""
     return cast("Client", g.dicomweb_client)
 
 
 def record() -> Record:
-    """Return the application's DICOMweb record."""
+    """Return the application's record of what clients did; only after :func:`install_door`."""
     return cast("Record", current_app.extensions["firstread.dicomweb_record"])
 
 
 def admit() -> None:
-    """Let the request in, by its token or its session; a token goes first, and a session that posts needs its mark.
+    """Let the request in, by its token or its session; a token goes first, and a session that changes something
+    needs its mark.
 
     Raises:
         Unauthorized: neither, or a token that is worth nothing.
         Forbidden: it may not do this.
-        CSRFError: a session's POST without the X-CSRFToken header.
+        CSRFError: a session's POST, PUT, PATCH or DELETE without the X-CSRFToken header.
     """
-    request.max_content_length = site().web.stow_max_bytes
+    if request.blueprint == "dicomweb":  # objects; every other request is small
+        request.max_content_length = site().web.stow_max_bytes
     permission = getattr(current_app.view_functions[request.endpoint or ""], "permission", None)
     if "Authorization" in request.headers:
         g.dicomweb_client = _by_token(permission)
@@ -100,7 +112,7 @@ def _by_token(permission: Permission | None) -> Client:
         record().refusal(Actor("unknown", "peer"), "token")
         raise _unauthorized("invalid_token")
     actor = Actor(f"token:{bearer.name}", "peer")
-    if permission is None or _SCOPES[permission] not in bearer.scopes:
+    if permission is None or _SCOPES.get(permission) not in bearer.scopes:
         record().refusal(actor, "scope")
         raise Forbidden("The scope of this token does not allow it.")
     _note(bearer, actor)
@@ -118,7 +130,7 @@ def _by_session(permission: Permission | None) -> Client:
     if permission is None or not allows(someone.role, permission):
         record().refusal(someone.actor, "role")
         raise Forbidden("Your role does not allow this.")
-    if request.method == "POST":
+    if request.method not in _SAFE_METHODS:
         current_app.extensions["csrf"].protect()
     return Client(someone.actor, _ae_title(someone.login))
 
@@ -130,5 +142,5 @@ def _ae_title(login: str) -> str:
 
 
 def _unauthorized(error: str) -> Unauthorized:
-    challenge = WWWAuthenticate("bearer", {"realm": "firstread dicomweb", **({"error": error} if error else {})})
+    challenge = WWWAuthenticate("bearer", {"realm": f"firstread {request.blueprint}", **({"error": error} if error else {})})
     return Unauthorized("A bearer token or a session is needed.", www_authenticate=challenge)

@@ -15,7 +15,7 @@ from werkzeug.http import parse_options_header
 from config.errors import BrokenBodyError
 from dashboard.dicomweb import pictures, qido, retrieve  # noqa: F401 importing them adds their views to the blueprint
 from dashboard.dicomweb.accept import Offer, choose
-from dashboard.dicomweb.door import Record, client, record
+from dashboard.dicomweb.door import client, install_door, record
 from dashboard.dicomweb.model import MEDIA_TYPE, json_pieces
 from dashboard.dicomweb.multipart import Body, Part, parts
 from dashboard.dicomweb.qido import Level
@@ -39,7 +39,7 @@ def serve_dicomweb(app: Flask, csrf: CSRFProtect) -> None:
     """Add DICOMweb to the dashboard; its own door asks a session's POST for the mark that forms carry."""
     settings = app.extensions["firstread.settings"]
     app.extensions["firstread.inbox"] = make_inbox(app.extensions["firstread.sessions"], settings)
-    app.extensions["firstread.dicomweb_record"] = Record()
+    install_door(app)
     # a slow sender holds a request thread: some stay free for everybody else
     app.extensions["firstread.stow_places"] = threading.BoundedSemaphore(max(1, settings.web.threads // 2))
     csrf.exempt(bp)
