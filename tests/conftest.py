@@ -13,11 +13,13 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session, sessionmaker
 
 from db.engine import make_engine, make_sessions, migrate
+from tests.judges import judged, judging_archive, watch_builders  # noqa: F401 fixtures of every test
 from tests.postgres import PostgresServer, find_binaries, memory_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ["COLUMNS"] = "200"  # tables of the command line are read whole, whoever runs the tests
 _TEMPLATE = "firstread_template"
+watch_builders()  # before a test, or what it tests, imports a builder by name
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,180 @@
+"""Every DICOM object of ours that any test makes goes before judges that are not ours.
+
+The builders of ``reports`` are watched from the moment the test session starts; after each test what they returned is
+judged: dicom3tools' ``dciodvfy`` (no error), DCMTK's ``dcm2xml`` and, for structured reports, ``dsrdump`` (no error),
+and Orthanc (stored, and given back byte for byte). A test that makes a bad object on purpose says so with the marker
+``unjudged(reason)``.
+"""
+
+import functools
+import hashlib
+import importlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+
+from tests.orthanc import Orthanc, find_orthanc, running_orthanc
+
+BUILDERS = (
+    ("reports.segmentation", "build_segmentation"),
+    ("reports.heat_map", "build_heat_map"),
+    ("reports.findings_sr", "build_findings_sr"),
+    ("reports.findings_signed", "build_findings_signed"),
+    ("reports.narrative_sr", "build_narrative_sr"),
+    ("reports.narrative_sr", "basic_text"),
+    ("reports.key_images", "build_key_images"),
+    ("reports.key_images", "build_rejection_note"),
+    ("reports.presentation_state", "build_presentation_state"),
+    ("reports.secondary_capture", "build_secondary_capture"),
+    ("reports.encapsulated_pdf", "build_encapsulated_pdf"),
+)
+LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
+"""Label Map Segmentation Storage: newer than the judges' dictionaries, which name it an unknown IOD."""
+
+
+@dataclass
+class Bench:
+    """What was made and waits for the judges; ``seen`` are SHA-256 of what passed already."""
+
+    made: dict[str, bytes] = field(default_factory=dict)
+    seen: set[str] = field(default_factory=set)
+
+    def note(self, ds: Dataset) -> None:
+        """Keep an object as it is at this moment."""
+        buffer = BytesIO()
+        ds.save_as(buffer, enforce_file_format=True)
+        content = buffer.getvalue()
+        key = hashlib.sha256(content).hexdigest()
+        if key not in self.seen:
+            self.made[key] = content
+
+
+BENCH = Bench()
+
+
+def watch_builders() -> None:
+    """Note what every builder returns; before anybody else imports one by name."""
+    for module_name, name in BUILDERS:
+        if importlib.util.find_spec(module_name) is None:
+            continue
+        module = importlib.import_module(module_name)
+        if not hasattr(module, name):
+            continue
+        setattr(module, name, _watched(getattr(module, name)))
+
+
+def _watched(build: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(build)
+    def watched(*args: Any, **options: Any) -> Any:
+        made = build(*args, **options)
+        for ds in made if isinstance(made, list) else [made]:
+            if isinstance(ds, Dataset):
+                BENCH.note(ds)
+        return made
+
+    return watched
+
+
+def complaints(content: bytes, folder: Path) -> list[str]:
+    """Return what dicom3tools and DCMTK have against one file."""
+    path = folder / "judged.dcm"
+    path.write_bytes(content)
+    header = pydicom.dcmread(BytesIO(content), stop_before_pixels=True)
+    found = []
+    if header.SOPClassUID != LABEL_MAP:
+        found += _errors([str(Path(sys.executable).with_name("dciodvfy")), "-new", str(path)], "Error")
+    found += _errors([_tool("dcm2xml"), str(path), os.devnull], "E: ")
+    if header.Modality == "SR":
+        found += _errors([_tool("dsrdump"), "+Pl", str(path)], "E: ")
+    return [f"{header.SOPClassUID.name}: {line}" for line in found]
+
+
+def _errors(command: list[str], mark: str) -> list[str]:
+    if not command[0]:
+        return []
+    done = subprocess.run(command, capture_output=True, check=False)
+    lines = (done.stdout if mark == "Error" else b"").splitlines() + done.stderr.splitlines()
+    errors = [line.decode("utf-8", "replace") for line in lines if line.startswith(mark.encode())]
+    return errors or ([f"{Path(command[0]).name} ended with {done.returncode}"] if done.returncode else [])
+
+
+def _tool(name: str) -> str:
+    found = shutil.which(name)
+    if found is None and os.environ.get("CI"):
+        pytest.fail(f"{name} (DCMTK) must be installed in CI")
+    return found or ""
+
+
+class Archive:
+    """An Orthanc that is started when the first object needs it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._running: Any = None
+        self._orthanc: Orthanc | None = None
+
+    def returns_it(self, content: bytes) -> bool:
+        """Whether an object comes back byte for byte; it is deleted again."""
+        orthanc = self._started()
+        uid = str(pydicom.dcmread(BytesIO(content), stop_before_pixels=True).SOPInstanceUID)
+        orthanc.rest("POST", "/instances", content)
+        same = orthanc.file(uid) == content
+        orthanc.delete(uid)
+        return same
+
+    def _started(self) -> Orthanc:
+        if self._orthanc is None:
+            self._running = running_orthanc(self._folder)
+            self._orthanc = self._running.__enter__()
+        return self._orthanc
+
+    def stop(self) -> None:
+        """End it, if it runs."""
+        if self._running is not None:
+            self._running.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="session")
+def judging_archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archive]:
+    """The archive of this session's judges."""
+    archive = Archive(tmp_path_factory.mktemp("judging-archive"))
+    yield archive
+    archive.stop()
+
+
+@pytest.fixture(autouse=True)
+def judged(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Judge what the test made, after it."""
+    yield
+    if not BENCH.made:
+        return
+    made, BENCH.made = BENCH.made, {}
+    if request.node.get_closest_marker("unjudged"):
+        return
+    folder = tmp_path_factory.mktemp("judged")
+    found = [line for content in made.values() for line in complaints(content, folder)]
+    if _has_orthanc():
+        archive: Archive = request.getfixturevalue("judging_archive")
+        found += [f"{key}: Orthanc gives other bytes back" for key, one in made.items() if not archive.returns_it(one)]
+    shutil.rmtree(folder)
+    BENCH.seen |= set(made)
+    assert not found, "\n".join(sorted(set(found)))
+
+
+def _has_orthanc() -> bool:
+    try:
+        find_orthanc()
+    except pytest.skip.Exception:
+        return False
+    return True
