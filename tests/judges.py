@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -97,7 +98,13 @@ def complaints(content: bytes, folder: Path) -> list[str]:
     found += _errors([_tool("dcm2xml"), str(path), os.devnull], "E: ")
     if header.Modality == "SR":
         found += _errors([_tool("dsrdump"), "+Pl", str(path)], "E: ")
-    return [f"{header.SOPClassUID.name}: {line}" for line in found]
+    return [f"{header.SOPClassUID.name}: {line}" for line in found if not _counts_bytes(line)]
+
+
+def _counts_bytes(line: str) -> bool:
+    """Whether a complaint is that a value has too many bytes, while it has as many characters as it may (PS3.5 6.2)."""
+    match = re.search(r" = <(.*)> - Length invalid for this VR = <\d+> - expected <= (\d+)", line)
+    return match is not None and len(match[1]) <= int(match[2])
 
 
 def _errors(command: list[str], mark: str) -> list[str]:
@@ -154,7 +161,9 @@ def judging_archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archiv
 
 
 @pytest.fixture(autouse=True)
-def judged(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def judged(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, judging_archive: Archive
+) -> Iterator[None]:
     """Judge what the test made, after it."""
     yield
     if not BENCH.made:
@@ -165,8 +174,8 @@ def judged(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("judged")
     found = [line for content in made.values() for line in complaints(content, folder)]
     if _has_orthanc():
-        archive: Archive = request.getfixturevalue("judging_archive")
-        found += [f"{key}: Orthanc gives other bytes back" for key, one in made.items() if not archive.returns_it(one)]
+        archived = {key: judging_archive.returns_it(one) for key, one in made.items()}
+        found += [f"{key}: Orthanc gives other bytes back" for key, is_same in archived.items() if not is_same]
     shutil.rmtree(folder)
     BENCH.seen |= set(made)
     assert not found, "\n".join(sorted(set(found)))
