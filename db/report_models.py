@@ -112,12 +112,37 @@ class Signature(Base):
     user_id: Mapped[UUID] = mapped_column(ForeignKey("user_account.id"))
     printed_name: Mapped[str] = mapped_column(String(128))
     meaning: Mapped[str] = mapped_column(String(200))
-    state: Mapped[ReportState] = mapped_column(choice(ReportState))  # PRELIMINARY or FINAL
+    state: Mapped[ReportState] = mapped_column(choice(ReportState))  # PRELIMINARY, FINAL, ADDENDED, CORRECTED
     authenticated_at: Mapped[Instant]
     signed_at: Mapped[Instant]
     text_sha256: Mapped[Sha256]  # canonical JSON of the sections
     draft_id: Mapped[UUID | None] = mapped_column(ForeignKey("draft.id"))
     image_set_sha256: Mapped[str] = mapped_column(String(64), default="")
+
+
+class Amendment(Base):
+    """What a radiologist added to a signed report, or why it was corrected; one signature each, never changed."""
+
+    __tablename__ = "amendment"
+    id: Mapped[Key]
+    report_id: Mapped[UUID] = mapped_column(ForeignKey("report.id"), index=True)
+    signature_id: Mapped[UUID] = mapped_column(ForeignKey("signature.id"), unique=True)
+    state: Mapped[ReportState] = mapped_column(choice(ReportState))  # ADDENDED or CORRECTED
+    number: Mapped[int]  # of the addenda, or of the corrections, of this report
+    text: Mapped[str] = mapped_column(Text)  # of the addendum; of a correction, its reason
+    created_at: Mapped[Instant]
+    __table_args__ = (UniqueConstraint("report_id", "state", "number"),)
+
+
+class DraftRejection(Base):
+    """A reader's refusal of a whole Draft, and why; it never stands again."""
+
+    __tablename__ = "draft_rejection"
+    id: Mapped[Key]
+    draft_id: Mapped[UUID] = mapped_column(ForeignKey("draft.id"), unique=True)
+    rejected_by: Mapped[UUID] = mapped_column(ForeignKey("user_account.id"))
+    reason: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[Instant]
 
 
 class UserAccount(Base):

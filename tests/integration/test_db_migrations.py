@@ -17,7 +17,15 @@ from db.packages import accept_licence
 from db.uow import unit_of_work
 from tests.db_support import SENDER, decide_all, open_review, person, received, sign
 
-WRITTEN_ONCE = ["audit_event", "draft", "licence_acceptance", "report_revision", "signature"]
+WRITTEN_ONCE = [
+    "amendment",
+    "audit_event",
+    "draft",
+    "draft_rejection",
+    "licence_acceptance",
+    "report_revision",
+    "signature",
+]
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
