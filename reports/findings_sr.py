@@ -3,10 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol, cast
 
 from highdicom import sr
 from pydicom.dataset import Dataset
-from pydicom.uid import SegmentationStorage
 
 from config.errors import RefusedInputError
 from reports.codes import LabelCodes, Laterality, code_table
@@ -38,15 +38,23 @@ from reports.values import (
 UNCALIBRATED = (
     "Certainty of Finding is the uncalibrated model score (0-100) for presence of the finding; it is not a probability."
 )
+HEAT_MAP = "The referenced segmentation frame is a heat map of what the model relied on, not an outline of the finding."
 _PROCEDURES = {"CT": "procedure_ct", "MR": "procedure_mr"}
 
 
 @dataclass(frozen=True)
 class _Segment:
-    sop_instance_uid: str
+    """One segment of a finished SEG; ``source`` is set for one image without Frame of Reference: a planar region."""
+
+    seg: Dataset
     number: int
     side: str | None
-    source_series_uid: str
+    source: Dataset | None = None
+    frame_number: int = 0
+
+    @property
+    def is_heat_map(self) -> bool:
+        return str(self.seg.SegmentationType) == "FRACTIONAL"
 
 
 def build_findings_sr(
@@ -56,11 +64,13 @@ def build_findings_sr(
     identity: DraftIdentity,
     equipment: Equipment,
     not_assessed: Sequence[str] = (),
+    not_coded: Sequence[str] = (),
 ) -> Dataset:
-    """Return the findings as a draft SR: UNVERIFIED, PRELIMINARY, and PARTIAL when something was not assessed.
+    """Return the findings as a draft SR: UNVERIFIED, PRELIMINARY, and PARTIAL when something is not in it.
 
-    One TID 1501 group for each finding of a classifier (presence, score, image), one TID 1411 group for each
-    finding with a segment (volume, referenced segment). A normal study is a document whose groups all say Absent
+    One TID 1411 group for each finding with a segment (volume, diameter, referenced segment), one TID 1410 group
+    for each finding that a segment locates on a single image (a heat map of a radiograph), one TID 1501 group for
+    every other (presence, score, image). A normal study is a document whose groups all say Absent
     (docs/adr/0004-normal-study-sr.md); what nobody assessed has no group at all.
 
     Args:
@@ -69,6 +79,8 @@ def build_findings_sr(
         identity: fixes UIDs and times.
         equipment: our product.
         not_assessed: words for what failed or did not run, shown in Completion Flag Description.
+        not_coded: labels that were assessed and have no reviewed code, shown there too: without their groups the
+            document is not the whole result.
 
     Returns:
         A Comprehensive 3D SR Storage Instance with file meta information, ready to write.
@@ -98,25 +110,34 @@ def build_findings_sr(
             series_number=SERIES_NUMBERS["findings_sr"],
             sop_instance_uid=identity.sop_instance_uid("findings_sr"),
             instance_number=1,
-            is_complete=not not_assessed,
+            is_complete=not (not_assessed or not_coded),
             is_final=False,
             is_verified=False,
             series_description=draft_description(algorithms),
             contributing_equipment=contributing_equipment(algorithms, local_time(identity.created_at, header)),
             **equipment_arguments(equipment),
         )
-    if not_assessed:
-        document.CompletionFlagDescription = one_line("Not assessed: " + ", ".join(not_assessed), 64)
+    if missing := _missing(not_assessed, not_coded):
+        document.CompletionFlagDescription = one_line(missing, 64)
     write_author(document, equipment)
     write_request(document, header)
     stamp(document, header, identity=identity, equipment=equipment, algorithms=algorithms)
     return document
 
 
-def _group(
-    finding: FindingValue, segments: Mapping[str, _Segment], images: Mapping[str, InstanceReference]
-) -> sr.MeasurementsAndQualitativeEvaluations | sr.VolumetricROIMeasurementsAndQualitativeEvaluations:
-    """Return one measurement group; TID 1411 when a segment has the finding's Tracking UID, else TID 1501."""
+def _missing(not_assessed: Sequence[str], not_coded: Sequence[str]) -> str:
+    said = {"Not assessed": not_assessed, "No code for": not_coded}
+    return "; ".join(f"{what}: {', '.join(labels)}" for what, labels in said.items() if labels)
+
+
+class _Group(Protocol):
+    """What the three kinds of group have in common."""
+
+    def __getitem__(self, position: int, /) -> Any: ...
+
+
+def _group(finding: FindingValue, segments: Mapping[str, _Segment], images: Mapping[str, InstanceReference]) -> _Group:
+    """Return one measurement group: TID 1411 or 1410 when a segment has the finding's Tracking UID, else TID 1501."""
     codes = code_table().label(finding.code_key)
     segment = _segment_of(finding, segments)
     side = _side_of(finding, codes, segment)
@@ -133,33 +154,70 @@ def _group(
             sr.QualitativeEvaluation(code_table().concept("presence"), code_table().concept(finding.presence))
         ],
     }
-    if segment:
+    group: _Group
+    if segment is None:
+        group = sr.MeasurementsAndQualitativeEvaluations(source_images=_source_images(finding, images), **common)
+    elif segment.source is not None:
+        group = sr.PlanarROIMeasurementsAndQualitativeEvaluations(
+            referenced_segment=_segment_frame(segment, segment.source), **common
+        )
+    else:
         group = sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
             referenced_segment=sr.ReferencedSegment(
-                sop_class_uid=SegmentationStorage,
-                sop_instance_uid=segment.sop_instance_uid,
+                sop_class_uid=str(segment.seg.SOPClassUID),
+                sop_instance_uid=str(segment.seg.SOPInstanceUID),
                 segment_number=segment.number,
-                source_series=sr.SourceSeriesForSegmentation(segment.source_series_uid),
+                source_series=sr.SourceSeriesForSegmentation(
+                    str(segment.seg.ReferencedSeriesSequence[0].SeriesInstanceUID)
+                ),
             ),
             **common,
         )
-    else:
-        group = sr.MeasurementsAndQualitativeEvaluations(source_images=_source_images(finding, images), **common)
-    group[0].ContentSequence.append(comment(_remark(finding)))
+    group[0].ContentSequence.extend(comment(remark) for remark in _remarks(finding, segment))
     return group
 
 
-def _remark(finding: FindingValue) -> str:
+def _segment_frame(segment: _Segment, source: Dataset) -> sr.ReferencedSegmentationFrame:
+    frames = source.get("ReferencedFrameNumber")
+    reference = sr.ReferencedSegmentationFrame(
+        sop_class_uid=str(segment.seg.SOPClassUID),
+        sop_instance_uid=str(segment.seg.SOPInstanceUID),
+        frame_number=segment.frame_number,
+        segment_number=segment.number,
+        source_image=sr.SourceImageForSegmentation(
+            str(source.ReferencedSOPClassUID), str(source.ReferencedSOPInstanceUID), [int(frames)] if frames else None
+        ),
+    )
+    # frame and segment numbers exclude each other (PS3.3 10.3); a frame is of one segment anyway
+    del reference[0].ReferencedSOPSequence[0].ReferencedSegmentNumber
+    return reference
+
+
+def _remarks(finding: FindingValue, segment: _Segment | None) -> list[str]:
     words = [f"{draft_notice([finding.algorithm])}.", f"Model label: {one_line(finding.label)}."]
-    return " ".join([*words, UNCALIBRATED] if finding.score is not None else words)
+    if finding.score is not None:
+        words.append(_certainty_remark(finding, finding.score))
+    return [*words, HEAT_MAP] if segment and segment.is_heat_map else words
+
+
+def _certainty_remark(finding: FindingValue, score: float) -> str:
+    if finding.calibrated is None:
+        return UNCALIBRATED
+    return (
+        f"Certainty of Finding is the calibrated probability (0-100) of presence, by calibration "
+        f"{one_line(finding.calibration)}; the model's own score is {score * 100:.1f}."
+    )
 
 
 def _measurements(finding: FindingValue) -> list[sr.Measurement]:
     items = [_measurement(value) for value in finding.measurements]
     if finding.score is not None:
-        if not 0.0 <= finding.score <= 1.0:
-            raise RefusedInputError(f"score of {finding.code_key} is {finding.score}, expected 0…1")
-        percent = MeasurementValue("certainty", round(finding.score * 100, 1), "%")
+        certainty = finding.score if finding.calibrated is None else finding.calibrated
+        if not (0.0 <= finding.score <= 1.0 and 0.0 <= certainty <= 1.0):
+            raise RefusedInputError(f"score of {finding.code_key} is {finding.score} ({certainty}), expected 0…1")
+        if finding.calibrated is not None and not finding.calibration.strip():
+            raise RefusedInputError(f"{finding.code_key} is said to be calibrated, but by no calibration")
+        percent = MeasurementValue("certainty", round(certainty * 100, 1), "%")
         items.append(_measurement(percent))
     return items
 
@@ -219,18 +277,29 @@ def _source_images(
 
 
 def _segments_by_tracking_uid(segmentations: Sequence[Dataset]) -> dict[str, _Segment]:
+    return {str(item.TrackingUID): _segment(seg, item) for seg in segmentations for item in seg.SegmentSequence}
+
+
+def _segment(seg: Dataset, item: Dataset) -> _Segment:
     table = code_table()
     sides = {table.concepts[side].value: side for side in ("left", "right", "bilateral")}
-    return {
-        str(item.TrackingUID): _Segment(
-            sop_instance_uid=str(seg.SOPInstanceUID),
-            number=int(item.SegmentNumber),
-            side=next((sides[value] for value in _modifiers(item) if value in sides), None),
-            source_series_uid=str(seg.ReferencedSeriesSequence[0].SeriesInstanceUID),
-        )
-        for seg in segmentations
-        for item in seg.SegmentSequence
-    }
+    number = int(item.SegmentNumber)
+    side = next((sides[value] for value in _modifiers(item) if value in sides), None)
+    if "FrameOfReferenceUID" in seg:
+        return _Segment(seg, number, side)
+    for position, frame in enumerate(seg.PerFrameFunctionalGroupsSequence, 1):
+        if frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber == number:
+            return _Segment(seg, number, side, _source_of(seg, frame), position)
+    raise RefusedInputError(f"segment {number} has no frame")
+
+
+def _source_of(seg: Dataset, frame: Dataset) -> Dataset:
+    """Return the reference to the image that a frame of a Segmentation was made from."""
+    for derivation in frame.get("DerivationImageSequence", []):
+        for image in derivation.SourceImageSequence:
+            return cast("Dataset", image)
+    series: Dataset = seg.ReferencedSeriesSequence[0]
+    return cast("Dataset", series.ReferencedInstanceSequence[0])
 
 
 def _modifiers(segment: Dataset) -> list[str]:

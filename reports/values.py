@@ -209,6 +209,8 @@ class FindingValue:
         measurements: numbers measured on the segment.
         segment_number: Segment Number in the *finished* SEG; None looks it up by ``tracking_uid``.
         source_sop_instance_uids: images the statement rests on, for a finding without a segment.
+        calibrated: 0…1 probability by a calibration of the Expert's package; None without one.
+        calibration: id of that calibration.
     """
 
     label: str
@@ -222,6 +224,8 @@ class FindingValue:
     measurements: tuple[MeasurementValue, ...] = ()
     segment_number: int | None = None
     source_sop_instance_uids: tuple[str, ...] = ()
+    calibrated: float | None = None
+    calibration: str = ""
 
 
 @dataclass(frozen=True)

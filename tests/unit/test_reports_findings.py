@@ -75,10 +75,10 @@ def test_a_score_is_a_percentage_that_is_called_uncalibrated():
     (certainty,) = items(document, "Certainty of Finding")
     value = certainty.MeasuredValueSequence[0]
     assert (float(value.NumericValue), value.MeasurementUnitsCodeSequence[0].CodeValue) == (83.1, "%")
-    (remark,) = items(document, "Comment")
-    assert "uncalibrated model score" in remark.TextValue
-    assert "DEMONSTRATION MODEL" in remark.TextValue
-    assert "AI-generated draft, not verified" in remark.TextValue
+    notice, label, remark = (item.TextValue for item in items(document, "Comment"))
+    assert notice == "AI-generated draft, not verified – DEMONSTRATION MODEL, not for clinical use."
+    assert label == "Model label: Pneumothorax."
+    assert "uncalibrated model score" in remark
 
 
 def test_a_finding_of_a_classifier_names_its_image_but_no_side():
