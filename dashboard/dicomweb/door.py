@@ -142,5 +142,7 @@ def _ae_title(login: str) -> str:
 
 
 def _unauthorized(error: str) -> Unauthorized:
-    challenge = WWWAuthenticate("bearer", {"realm": f"firstread {request.blueprint}", **({"error": error} if error else {})})
+    challenge = WWWAuthenticate(
+        "bearer", {"realm": f"firstread {request.blueprint}", **({"error": error} if error else {})}
+    )
     return Unauthorized("A bearer token or a session is needed.", www_authenticate=challenge)
