@@ -7,13 +7,41 @@ from pathlib import Path
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
-from config.settings import Destination, DicomSettings, Settings, WebSettings, WorkerSettings
+from config.settings import Destination, DicomSettings, Hl7Settings, Settings, WebSettings, WorkerSettings
 from db.engine import make_engine, make_sessions
 from firstread.children import Family
 from firstread.ports import free_port, wait_for_port
 from firstread.prepare import prepare
 from firstread.up import ensure_model, system, with_demo_archive
+from tests.e2e.receivers import Ehr, Ris
+from tests.orthanc import Orthanc, dicomweb_plugin, running_orthanc
 from worker.vlm.demo_build import build_demo
+
+
+@dataclass
+class Receivers:
+    """Those outside who get results: a RIS, an EHR, and an archive that takes STOW-RS."""
+
+    ris: Ris
+    ehr: Ehr
+    vna: Orthanc
+
+    def destinations(self) -> tuple[Destination, ...]:
+        """How the installation knows them."""
+        return (
+            Destination(name="ris", protocol="mllp", host="127.0.0.1", port=self.ris.port, application="RIS", pdf=True),
+            Destination(name="ehr", protocol="fhir", url=self.ehr.url),
+            Destination(
+                name="vna",
+                protocol="stow-rs",
+                url=self.vna.dicomweb_url,
+                count=True,
+                report="basic-text",
+                presentation_states=True,
+                secondary_captures=True,
+                pdf=True,
+            ),
+        )
 
 
 @dataclass
@@ -25,6 +53,7 @@ class Installation:
     family: Family
     passwords: dict[str, str]
     sessions: sessionmaker[Session]
+    receivers: "Receivers | None" = None
 
     @property
     def dashboard(self) -> str:
@@ -42,10 +71,14 @@ def demo_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start_installation(data_dir: Path, demo_model: Path, **worker: float) -> Installation:
+def start_installation(
+    data_dir: Path, demo_model: Path, *, receivers: Receivers | None = None, **worker: float
+) -> Installation:
     """Start node, worker, sweeper, dashboard and archive on free ports over an empty data folder."""
     settings = Settings(
         data_dir=data_dir,
+        destinations=receivers.destinations() if receivers else (),
+        hl7=Hl7Settings(port=free_port()) if receivers else Hl7Settings(),
         dicom=DicomSettings(port=free_port(), quiet_s=2.0),
         web=WebSettings(port=free_port()),
         worker=WorkerSettings(**worker) if worker else WorkerSettings(),
@@ -61,14 +94,19 @@ def start_installation(data_dir: Path, demo_model: Path, **worker: float) -> Ins
     wait_for_port("127.0.0.1", archive.port, timeout_s=90)
     passwords = {role: password for _, role, password in users}
     sessions = make_sessions(make_engine(settings.database))
-    return Installation(settings, archive, family, passwords, sessions)
+    return Installation(settings, archive, family, passwords, sessions, receivers)
 
 
 @pytest.fixture(scope="session")
 def installation(tmp_path_factory: pytest.TempPathFactory, demo_model: Path) -> Iterator[Installation]:
     """An installation shared by the tests that leave it working."""
-    running = start_installation(tmp_path_factory.mktemp("firstread"), demo_model)
-    try:
-        yield running
-    finally:
-        running.family.stop()
+    ris, ehr = Ris().start(), Ehr().start()
+    with running_orthanc(tmp_path_factory.mktemp("vna"), Plugins=[dicomweb_plugin()]) as vna:
+        receivers = Receivers(ris, ehr, vna)
+        running = start_installation(tmp_path_factory.mktemp("firstread"), demo_model, receivers=receivers)
+        try:
+            yield running
+        finally:
+            running.family.stop()
+            ris.stop()
+            ehr.stop()

@@ -147,7 +147,8 @@ def archived(installation, study) -> list[pydicom.Dataset]:
 
 def archived_signed_report(installation, study) -> pydicom.Dataset | None:
     installation.family.watch()
-    return next((ds for ds in archived(installation, study) if ds.get("VerificationFlag") == "VERIFIED"), None)
+    held = [ds for ds in archived(installation, study) if ds.get("VerificationFlag") == "VERIFIED"]
+    return next((ds for ds in held if ds.SOPClassUID.name == "Enhanced SR Storage"), None)
 
 
 def assert_clean(path) -> None:
@@ -159,8 +160,13 @@ def assert_clean(path) -> None:
 def test_the_archive_holds_segmentation_findings_and_signed_report(installation, sent):
     ct = archived(installation, sent["ct-hepatic-tumor"])
     kinds = {str(ds.SOPClassUID.name) for ds in ct}
-    assert kinds == {"Segmentation Storage", "Comprehensive 3D SR Storage", "Enhanced SR Storage"}
-    signed = [ds for ds in ct if ds.get("VerificationFlag") == "VERIFIED"]
+    assert kinds == {
+        "Segmentation Storage",
+        "Comprehensive 3D SR Storage",
+        "Enhanced SR Storage",
+        "Key Object Selection Document Storage",
+    }
+    signed = [ds for ds in ct if ds.get("VerificationFlag") == "VERIFIED" and ds.SOPClassUID.name.startswith("Enh")]
     drafts = [ds for ds in ct if ds.get("PreliminaryFlag") == "PRELIMINARY" and ds.SOPClassUID.name.startswith("Enh")]
     assert len(signed) == len(drafts) == 1
     predecessors = [
