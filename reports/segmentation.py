@@ -1,6 +1,8 @@
-"""Label maps as DICOM Segmentations: BINARY, the one kind that every viewer reads (PS3.3 A.51)."""
+"""Masks as DICOM Segmentations: BINARY, the one kind every viewer reads (PS3.3 A.51), or LABELMAP for those who ask."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
 
 import highdicom as hd
 import numpy as np
@@ -23,9 +25,13 @@ from reports.equipment import (
     stamp,
 )
 from reports.geometry import frame_count, require_one_grid, require_one_series, share_frame_geometry, take_frames
+from reports.masks import Mask, compact, disjoint, most_frames
 from reports.source import study_header
 from reports.text import one_line
-from reports.values import SERIES_NUMBERS, DraftIdentity, Equipment, SegmentSpec
+from reports.values import SERIES_NUMBERS, DraftIdentity, Equipment, ObjectKind, SegmentSpec
+
+Form = Literal["binary", "labelmap"]
+_KINDS: dict[Form, ObjectKind] = {"binary": "seg", "labelmap": "seg_labelmap"}
 
 
 def build_segmentation(
@@ -37,8 +43,11 @@ def build_segmentation(
     equipment: Equipment,
     instance_number: int = 1,
     frame_numbers: Sequence[int] | None = None,
+    form: Form = "binary",
 ) -> Dataset:
     """Return a finished Segmentation of ``source``, holding the segments that have at least one voxel.
+
+    A LABELMAP holds the same segments under the same numbers and Tracking UIDs, in a Series of its own.
 
     Args:
         source: one Series of single-frame images, or one multi-frame image; pixels are not needed.
@@ -51,13 +60,16 @@ def build_segmentation(
         instance_number: 1, 2, … for several Segmentations of one run, which share a Series.
         frame_numbers: 1-based frame of each slice of ``labels`` within its Instance, as `worker.volume.Volume` has
             them; needed for a multi-frame ``source``, 1 throughout (or None) for a classic Series.
+        form: ``"binary"``, one frame per segment and slice, or ``"labelmap"`` (PS3.3 C.8.20.2.3), one frame per slice; masks
+            that overlap have no label map.
 
     Returns:
-        A BINARY Segmentation Storage Instance with file meta information, ready to write.
+        A Segmentation Storage or Label Map Segmentation Storage Instance with file meta information, ready to write.
 
     Raises:
         GeometryError: the array does not lie on the grid of ``source``, or ``source`` is no regular grid.
-        RefusedInputError: nothing to write, a label value nobody described, or no valid object results.
+        RefusedInputError: nothing to write, a label value nobody described, overlap in a label map, more frames than
+            one object should have (`reports.masks.split` parts them before), or no valid object results.
     """
     require_one_series(source)
     numbers = _frames_used(source, frame_numbers)
@@ -67,18 +79,19 @@ def build_segmentation(
     if "PerFrameFunctionalGroupsSequence" in header:
         take_frames(header, numbers)
         share_frame_geometry(header)
-    mask, kept = _compact(labels, segments)
-    algorithms = distinct([spec.algorithm for spec in kept])
+    mask = _mask(labels, segments, form)
+    kind = _KINDS[form]
+    algorithms = distinct([spec.algorithm for spec in mask.segments])
     description = draft_description(algorithms)
     with building("Segmentation"):
         seg = hd.seg.Segmentation(
             source_images=[header, *source[1:]],
-            pixel_array=mask,
-            segmentation_type="BINARY",
-            segment_descriptions=[describe_segment(number, spec) for number, spec in enumerate(kept, 1)],
-            series_instance_uid=identity.series_instance_uid("seg"),
-            series_number=SERIES_NUMBERS["seg"],
-            sop_instance_uid=identity.sop_instance_uid("seg", instance_number),
+            pixel_array=mask.array,
+            segmentation_type=form.upper(),
+            segment_descriptions=[describe_segment(number, spec) for number, spec in enumerate(mask.segments, 1)],
+            series_instance_uid=identity.series_instance_uid(kind),
+            series_number=SERIES_NUMBERS[kind],
+            sop_instance_uid=identity.sop_instance_uid(kind, instance_number),
             instance_number=instance_number,
             content_label="AI_SEG",
             content_description=description,
@@ -88,8 +101,9 @@ def build_segmentation(
             contributing_equipment=contributing_equipment(algorithms, local_time(identity.created_at, header)),
             **equipment_arguments(equipment),
         )
+    seg.setdefault("ContentCreatorName", None)  # type 2; no person made it
     _name_frames(seg, numbers)
-    _fix_dimension_uid(seg, identity.other_uid("dimension", str(instance_number)))
+    fix_dimension_uid(seg, identity.other_uid("dimension", kind, str(instance_number)))
     copy_image_context(seg, header)
     stamp(seg, header, identity=identity, equipment=equipment, algorithms=algorithms)
     return seg
@@ -111,7 +125,11 @@ def tumour_regions(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def segment_numbers(segmentation: Dataset) -> dict[str, int]:
     """Return Tracking UID → Segment Number of a finished Segmentation."""
-    return {str(item.TrackingUID): int(item.SegmentNumber) for item in segmentation.SegmentSequence}
+    return {
+        str(item.TrackingUID): int(item.SegmentNumber)
+        for item in segmentation.SegmentSequence
+        if "TrackingUID" in item  # the background of a label map has none
+    }
 
 
 def effective_side(codes: LabelCodes, laterality: Laterality | None) -> Laterality | None:
@@ -188,44 +206,17 @@ def _require_shape(expected: tuple[int, int, int], labels: NDArray[np.uint8]) ->
         raise RefusedInputError(f"mask is {labels.dtype}, expected uint8")
 
 
-def _compact(labels: NDArray[np.uint8], segments: Sequence[SegmentSpec]) -> tuple[NDArray[np.uint8], list[SegmentSpec]]:
-    """Return the mask with consecutive segment numbers, and the specs of its non-empty segments."""
-    numbers = [spec.number for spec in segments]
-    if len(set(numbers)) != len(numbers) or not all(0 < number < 256 for number in numbers):
-        raise RefusedInputError(f"segment numbers must differ and lie in 1…255, got {sorted(numbers)}")
-    compact = _compact_map if labels.ndim == 3 else _compact_stack
-    mask, kept = compact(labels, segments)
-    if not kept:
-        raise RefusedInputError(f"none of {len(segments)} segments has a voxel; there is nothing to write")
-    return mask, kept
+def _mask(labels: NDArray[np.uint8], segments: Sequence[SegmentSpec], form: Form) -> Mask:
+    mask = compact(labels, segments)
+    if form == "labelmap":
+        return mask if labels.ndim == 3 else replace(mask, array=disjoint(mask.array))
+    rows, columns = labels.shape[1:3]
+    if mask.frames > (most := most_frames(rows, columns)):
+        raise RefusedInputError(f"{mask.frames} frames of {rows} x {columns} in one object, at most {most} are written")
+    return mask
 
 
-def _compact_map(
-    labels: NDArray[np.uint8], segments: Sequence[SegmentSpec]
-) -> tuple[NDArray[np.uint8], list[SegmentSpec]]:
-    voxels = np.bincount(labels.reshape(-1), minlength=256)
-    unknown = sorted(set(np.flatnonzero(voxels).tolist()) - {0} - {spec.number for spec in segments})
-    if unknown:
-        raise RefusedInputError(f"the label map holds {unknown}, which no segment describes")
-    kept = [spec for spec in segments if voxels[spec.number]]
-    renumber = np.zeros(256, np.uint8)
-    for new, spec in enumerate(kept, 1):
-        renumber[spec.number] = new
-    return renumber[labels], kept
-
-
-def _compact_stack(
-    masks: NDArray[np.uint8], segments: Sequence[SegmentSpec]
-) -> tuple[NDArray[np.uint8], list[SegmentSpec]]:
-    if sorted(spec.number for spec in segments) != list(range(1, masks.shape[3] + 1)):
-        raise RefusedInputError(f"{masks.shape[3]} stacked masks need segments 1…{masks.shape[3]}")
-    if masks.max(initial=0) > 1:
-        raise RefusedInputError(f"stacked masks hold 0 and 1, found {int(masks.max())}")
-    kept = [spec for spec in segments if masks[..., spec.number - 1].any()]
-    return np.ascontiguousarray(masks[..., [spec.number - 1 for spec in kept]]), kept
-
-
-def _fix_dimension_uid(seg: Dataset, uid: str) -> None:
-    # highdicom draws it at random; a retry must give the same bytes.
+def fix_dimension_uid(seg: Dataset, uid: str) -> None:
+    """Replace the Dimension Organization UID that highdicom draws at random: a retry must give the same bytes."""
     for item in (*seg.DimensionOrganizationSequence, *seg.DimensionIndexSequence):
         item.DimensionOrganizationUID = uid

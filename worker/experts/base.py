@@ -60,6 +60,9 @@ class Classification:
         calibration: id of the calibration; ``""`` when there is none.
         notes: what had to be done differently (less memory, another device), in words for people.
         details: what the Expert did, for the provenance record: JSON values only, nothing about the patient.
+        heat_maps: positive label → ``(rows, columns)`` 0…1 on the radiograph's own pixel grid: where the network
+            looked, each map relative to its own maximum. Pictures for people: no part of what the Expert said, so
+            they are neither compared nor recorded, and an Expert on another machine gives none.
     """
 
     card: ModelCard
@@ -72,6 +75,7 @@ class Classification:
     calibration: str = ""
     notes: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
+    heat_maps: Mapping[str, NDArray[np.float32]] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
