@@ -11,7 +11,17 @@ from uuid import UUID, uuid4
 from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, MetaData, String, Text, UniqueConstraint, false
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from db.types import CommitmentState, DeliveryState, Priority, ReadingState, Use, UtcDateTime, choice, utcnow
+from db.types import (
+    CommitmentState,
+    CountState,
+    DeliveryState,
+    Priority,
+    ReadingState,
+    Use,
+    UtcDateTime,
+    choice,
+    utcnow,
+)
 
 Key = Annotated[UUID, mapped_column(primary_key=True, default=uuid4)]
 Uid = Annotated[str, mapped_column(String(64))]  # VR UI, PS3.5 6.2
@@ -249,8 +259,17 @@ class Delivery(Base):
     commitment_due_at: Mapped[MaybeInstant]  # ask (again) then
     commitment_attempts: Mapped[int] = mapped_column(default=0, server_default="0")
     committed_at: Mapped[MaybeInstant]
+    counted: Mapped[CountState] = mapped_column(
+        choice(CountState), default=CountState.NOT_ASKED, server_default=CountState.NOT_ASKED.value
+    )
+    count_due_at: Mapped[MaybeInstant]  # ask (again) then whether it is held
+    count_attempts: Mapped[int] = mapped_column(default=0, server_default="0")  # questions without an answer
+    count_missed: Mapped[int] = mapped_column(default=0, server_default="0")  # times it was not there
     version: Mapped[int] = mapped_column(default=1)
-    __table_args__ = (UniqueConstraint("result_object_id", "destination"),)
+    __table_args__ = (
+        UniqueConstraint("result_object_id", "destination"),
+        Index("ix_delivery_count_due", "destination", "counted", "count_due_at"),
+    )
     __mapper_args__ = {"version_id_col": version}  # noqa: RUF012
 
 

@@ -57,6 +57,15 @@ class CommitmentState(StrEnum):
     ALARM = "ALARM"
 
 
+class CountState(StrEnum):
+    """What a destination says of an object it accepted when it is asked what it holds."""
+
+    NOT_ASKED = "NOT_ASKED"
+    WAITING = "WAITING"
+    HELD = "HELD"
+    ALARM = "ALARM"
+
+
 class ExpectationSource(StrEnum):
     """How somebody said what a Study should hold."""
 

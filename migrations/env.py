@@ -12,6 +12,7 @@ from alembic.autogenerate.api import AutogenContext
 from config.settings import settings
 from db import (  # noqa: F401 all fill the metadata
     commitment_models,
+    delivery_models,
     expectation_models,
     models,
     package_models,
@@ -19,6 +20,7 @@ from db import (  # noqa: F401 all fill the metadata
     prior_models,
     report_models,
     token_models,
+    workitem_models,
 )
 from db.engine import WRITING, make_engine
 from db.types import UtcDateTime

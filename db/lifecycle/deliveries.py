@@ -4,19 +4,22 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
-from sqlalchemy import and_, or_, select, tuple_, update
+from sqlalchemy import Select, and_, exists, or_, select, tuple_, update
+from sqlalchemy.orm import aliased
 
 from config.errors import LifecycleError
-from config.results import DRAFT_TEXTS
+from config.results import DRAFT_TEXTS, MESSAGES, ResultKind
 from db.lifecycle.moves import locked, move_delivery
 from db.lifecycle.values import DeliveryJob, NewObject
 from db.models import Delivery, Reading, ResultObject
 from db.report_models import Draft, Report
-from db.types import CommitmentState, DeliveryState, ReportState, utcnow
+from db.types import CommitmentState, CountState, DeliveryState, ReportState, utcnow
 from db.uow import UnitOfWork
 
 _MAX_DELAY_S = 3600.0
 _SETTLE_S = 5.0  # an archive indexes what it took; and objects that go together are asked for together
+_COUNT_SETTLE_S = 30.0  # what it has taken and not indexed yet must not be sent again
+_UNDELIVERED = (DeliveryState.PENDING, DeliveryState.SENDING)
 
 
 def owe(
@@ -51,15 +54,20 @@ def owe(
 
 
 def claim_delivery(uow: UnitOfWork, now: datetime, *, lease_s: float) -> DeliveryJob | None:
-    """Take the oldest Delivery that is due, or whose sender stopped answering; None when there is none."""
+    """Take the oldest Delivery that is due, or whose sender stopped answering; None when there is none.
+
+    A message waits while an earlier one of the same Study is not delivered there: final must not come before
+    preliminary. One that FAILED or was WITHDRAWN holds up no other; the audit event says so.
+    """
     due = and_(Delivery.state == DeliveryState.PENDING, Delivery.next_attempt_at <= now)
     lost = and_(Delivery.state == DeliveryState.SENDING, Delivery.lease_until < now)
     delivery = uow.session.scalar(
         select(Delivery)
-        .where(or_(due, lost))
+        .join(ResultObject, ResultObject.id == Delivery.result_object_id)
+        .where(or_(due, lost), or_(ResultObject.kind.not_in(MESSAGES), ~exists(_earlier(*_UNDELIVERED))))
         .order_by(Delivery.next_attempt_at, Delivery.id)
         .limit(1)
-        .with_for_update(key_share=True, skip_locked=True)
+        .with_for_update(of=Delivery, key_share=True, skip_locked=True)
         .execution_options(populate_existing=True)
     )
     if delivery is None:
@@ -71,9 +79,10 @@ def claim_delivery(uow: UnitOfWork, now: datetime, *, lease_s: float) -> Deliver
         )
     delivery.attempts += 1
     delivery.lease_until = now + timedelta(seconds=lease_s)
-    move_delivery(
-        uow, delivery, DeliveryState.SENDING, study_id=made.study_id, detail={"sop_instance_uid": made.sop_instance_uid}
-    )
+    detail: dict[str, object] = {"sop_instance_uid": made.sop_instance_uid}
+    if made.kind in MESSAGES and _has(uow, delivery, _earlier(DeliveryState.FAILED)):
+        detail["note"] = "an earlier message of this study was not delivered"
+    move_delivery(uow, delivery, DeliveryState.SENDING, study_id=made.study_id, detail=detail)
     return DeliveryJob(
         delivery_id=delivery.id,
         destination=delivery.destination,
@@ -85,6 +94,31 @@ def claim_delivery(uow: UnitOfWork, now: datetime, *, lease_s: float) -> Deliver
         attempts=delivery.attempts,
         lease_until=delivery.lease_until,
     )
+
+
+def _earlier(*states: DeliveryState, later: bool = False) -> Select[tuple[UUID]]:
+    """Select the Deliveries of earlier (or ``later``) messages of the same Study to the same destination."""
+    other, text = aliased(Delivery), aliased(ResultObject)
+    this = tuple_(ResultObject.created_at, ResultObject.id)
+    that = tuple_(text.created_at, text.id)
+    return (
+        select(other.id)
+        .join(text, text.id == other.result_object_id)
+        .where(
+            other.destination == Delivery.destination,
+            other.state.in_(states),
+            text.study_id == ResultObject.study_id,
+            text.kind.in_(MESSAGES),
+            that > this if later else that < this,
+        )
+        .correlate(Delivery, ResultObject)
+    )
+
+
+def _has(uow: UnitOfWork, delivery: Delivery, others: Select[tuple[UUID]]) -> bool:
+    """Return whether there are such ``others`` beside this Delivery."""
+    query = select(Delivery.id).join(ResultObject, ResultObject.id == Delivery.result_object_id)
+    return uow.session.scalar(query.where(Delivery.id == delivery.id, exists(others))) is not None
 
 
 def renew_delivery(uow: UnitOfWork, job: DeliveryJob, now: datetime, *, lease_s: float) -> bool:
@@ -119,8 +153,11 @@ def hold_deliveries(uow: UnitOfWork, jobs: Sequence[DeliveryJob], now: datetime,
     )
 
 
-def delivered(uow: UnitOfWork, delivery_id: UUID) -> None:
+def delivered(uow: UnitOfWork, delivery_id: UUID, *, is_counted: bool = False) -> None:
     """Record that the destination answered Success; a second time changes nothing.
+
+    With ``is_counted`` it is asked afterwards whether it holds the object (``db.lifecycle.counts``); not of a
+    rejection note, on which an archive acts instead of showing it.
 
     Raises:
         LifecycleError: it was not being sent.
@@ -133,15 +170,27 @@ def delivered(uow: UnitOfWork, delivery_id: UUID) -> None:
     delivery.last_error = ""
     if delivery.commitment is not CommitmentState.COMMITTED:
         delivery.commitment_due_at = delivery.delivered_at + timedelta(seconds=_SETTLE_S)
+    if is_counted and made.kind not in {*MESSAGES, ResultKind.REJECTION_NOTE}:
+        delivery.counted = CountState.WAITING
+        delivery.count_due_at = delivery.delivered_at + timedelta(seconds=_COUNT_SETTLE_S)
     move_delivery(
         uow, delivery, DeliveryState.DELIVERED, study_id=made.study_id, detail={"attempts": delivery.attempts}
     )
 
 
 def delivery_failed(
-    uow: UnitOfWork, delivery_id: UUID, error: str, *, base_s: float, max_attempts: int, attempt: int | None = None
+    uow: UnitOfWork,
+    delivery_id: UUID,
+    error: str,
+    *,
+    base_s: float,
+    max_attempts: int,
+    attempt: int | None = None,
+    at_least_s: float = 0.0,
 ) -> DeliveryState:
     """Postpone by ``base_s`` doubled per attempt (an hour at most), or give up; return the new state.
+
+    ``at_least_s`` is what the destination asked for; it too is an hour at most.
 
     A draft that was superseded, rejected or signed meanwhile is withdrawn instead of sent again.
 
@@ -159,7 +208,7 @@ def delivery_failed(
         to = DeliveryState.FAILED
     else:
         to = DeliveryState.PENDING
-        delay_s = min(base_s * 2 ** min(delivery.attempts - 1, 30), _MAX_DELAY_S)
+        delay_s = min(max(base_s * 2 ** min(delivery.attempts - 1, 30), at_least_s), _MAX_DELAY_S)
         delivery.next_attempt_at = utcnow() + timedelta(seconds=delay_s)
     move_delivery(
         uow, delivery, to, study_id=made.study_id, detail={"error": delivery.last_error, "attempts": delivery.attempts}
@@ -168,19 +217,24 @@ def delivery_failed(
 
 
 def resubmit(uow: UnitOfWork, delivery_id: UUID) -> None:
-    """Owe a FAILED Delivery, or one whose commitment raised the alarm, again, at a person's wish.
+    """Owe a FAILED Delivery, or one whose commitment or count raised the alarm, again, at a person's wish.
 
     Raises:
-        LifecycleError: it has neither failed nor raised the alarm.
+        LifecycleError: it has neither failed nor raised the alarm; or it is a message, and a later one of the same
+            Study was delivered, which it would undo.
     """
     delivery, made = _delivery(uow, delivery_id)
+    if made.kind in MESSAGES and _has(uow, delivery, _earlier(DeliveryState.DELIVERED, later=True)):
+        raise LifecycleError("a later message of this study was delivered: this one would undo it")
     detail = {}
     if delivery.state is DeliveryState.DELIVERED:
-        if delivery.commitment is not CommitmentState.ALARM:
+        if delivery.commitment is not CommitmentState.ALARM and delivery.counted is not CountState.ALARM:
             raise LifecycleError("this object was delivered")
         detail = {"transaction": delivery.commitment_uid, "reason": "sent again at a person's wish"}
         delivery.commitment = CommitmentState.NOT_ASKED
         delivery.commitment_attempts = 0
+        delivery.counted = CountState.NOT_ASKED
+        delivery.count_attempts = delivery.count_missed = 0
     delivery.attempts = 0
     delivery.next_attempt_at = utcnow()
     move_delivery(uow, delivery, DeliveryState.PENDING, study_id=made.study_id, detail=detail)
