@@ -288,18 +288,26 @@ def _segment(seg: Dataset, item: Dataset) -> _Segment:
     if "FrameOfReferenceUID" in seg:
         return _Segment(seg, number, side)
     for position, frame in enumerate(seg.PerFrameFunctionalGroupsSequence, 1):
-        if frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber == number:
-            return _Segment(seg, number, side, _source_of(seg, frame), position)
+        groups = [frame, *seg.get("SharedFunctionalGroupsSequence", [])]
+        if _segment_of_frame(groups) == number:
+            return _Segment(seg, number, side, _source_of(seg, groups), position)
     raise RefusedInputError(f"segment {number} has no frame")
 
 
-def _source_of(seg: Dataset, frame: Dataset) -> Dataset:
+def _segment_of_frame(groups: Sequence[Dataset]) -> int:
+    """Return the segment that a frame shows; what all frames share may stand in the shared functional groups."""
+    return next(
+        int(one.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
+        for one in groups
+        if "SegmentIdentificationSequence" in one
+    )
+
+
+def _source_of(seg: Dataset, groups: Sequence[Dataset]) -> Dataset:
     """Return the reference to the image that a frame of a Segmentation was made from."""
-    for derivation in frame.get("DerivationImageSequence", []):
-        for image in derivation.SourceImageSequence:
-            return cast("Dataset", image)
-    series: Dataset = seg.ReferencedSeriesSequence[0]
-    return cast("Dataset", series.ReferencedInstanceSequence[0])
+    derivations = [one for group in groups for one in group.get("DerivationImageSequence", [])]
+    images = [image for one in derivations for image in one.SourceImageSequence]
+    return cast("Dataset", images[0] if images else seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0])
 
 
 def _modifiers(segment: Dataset) -> list[str]:

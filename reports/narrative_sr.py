@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from highdicom import sr
 from pydicom.dataset import Dataset
-from pydicom.valuerep import DT
 
 from config.errors import RefusedInputError
 from reports.codes import code_table
@@ -22,15 +21,12 @@ from reports.equipment import (
 from reports.source import study_header
 from reports.sr_common import (
     Evidence,
-    Participant,
     comment,
-    device_identity,
-    person_identity,
+    person_observer,
     reference_dataset,
-    staff_code,
     write_author,
-    write_participants,
     write_request,
+    write_sign_off,
 )
 from reports.text import one_line, person_name, text_block
 from reports.values import (
@@ -39,13 +35,11 @@ from reports.values import (
     DraftIdentity,
     Equipment,
     ObjectKind,
-    Predecessor,
     Section,
     Signer,
     SignOff,
 )
 
-_PURPOSES = {"draft": "draft_report", "addended": "addended_report", "replaced": "replaced_report"}
 _CONTAINS = sr.RelationshipTypeValues.CONTAINS
 
 
@@ -110,7 +104,10 @@ def build_narrative_sr(
             **_verifier_arguments(sign_off),
             **equipment_arguments(equipment),
         )
-        _finish_people(document, sign_off, equipment)
+        if sign_off is None:
+            write_author(document, equipment)
+        else:
+            write_sign_off(document, sign_off, equipment)
     if sign_off is None and not_assessed:
         document.CompletionFlagDescription = one_line("Not assessed: " + ", ".join(not_assessed), 64)
     write_request(document, header)
@@ -180,7 +177,7 @@ def _content(
     items = sr.ContentSequence()
     items.extend(sr.LanguageOfContentItemAndDescendants(sr.CodedConcept("en-US", "RFC5646", "English (US)")))
     if sign_off is not None:
-        items.extend(_person_observer(sign_off.signer))
+        items.extend(person_observer(sign_off.signer))
     items.extend(device_observer(equipment))
     for key, text in texts.items():
         codes = table.section(key)
@@ -194,15 +191,6 @@ def _content(
         items.append(container)
     root.ContentSequence = items
     return root
-
-
-def _person_observer(signer: Signer) -> sr.ObserverContext:
-    return sr.ObserverContext(
-        observer_type=code_table().concept("person"),
-        observer_identifying_attributes=sr.PersonObserverIdentifyingAttributes(
-            name=person_name(signer.family, signer.given), organization_name=one_line(signer.organization)
-        ),
-    )
 
 
 def _predecessors(sign_off: SignOff | None) -> list[Dataset] | None:
@@ -219,38 +207,3 @@ def _verifier_arguments(sign_off: SignOff | None) -> dict[str, str]:
         "verifying_observer_name": person_name(signer.family, signer.given),
         "verifying_organization": one_line(signer.organization, 64),
     }
-
-
-def _finish_people(document: Dataset, sign_off: SignOff | None, equipment: Equipment) -> None:
-    """Write authors, participants, the verifier's number and moment, and why each predecessor is named."""
-    if sign_off is None:
-        write_author(document, equipment)
-        return
-    authors = [person for person in (sign_off.attested_author, sign_off.signer) if person is not None]
-    document.AuthorObserverSequence = [person_identity(person) for person in authors]
-    participants: list[Participant] = [("SOURCE", None, device_identity(equipment))]
-    if sign_off.attested_author is not None:
-        participants.append(("ATTEST", sign_off.signer.signed_at, person_identity(sign_off.signer)))
-    write_participants(document, participants)
-    for verifier in document.get("VerifyingObserverSequence", []):
-        verifier.VerificationDateTime = DT(sign_off.signer.signed_at.replace(microsecond=0))
-        verifier.VerifyingObserverIdentificationCodeSequence = [staff_code(sign_off.signer)]
-    _write_purposes(document, sign_off.predecessors)
-    _declare_staff_scheme(document)
-
-
-def _write_purposes(document: Dataset, predecessors: Sequence[Predecessor]) -> None:
-    purposes = {predecessor.reference.sop_instance_uid: predecessor.purpose for predecessor in predecessors}
-    for study in document.get("PredecessorDocumentsSequence", []):
-        for series in study.ReferencedSeriesSequence:
-            for item in series.ReferencedSOPSequence:
-                purpose = purposes[str(item.ReferencedSOPInstanceUID)]
-                item.PurposeOfReferenceCodeSequence = [code_table().concept(_PURPOSES[purpose])]
-
-
-def _declare_staff_scheme(document: Dataset) -> None:
-    item = Dataset()
-    item.CodingSchemeDesignator = code_table().staff_scheme
-    item.CodingSchemeName = code_table().staff_scheme_name
-    item.CodingSchemeResponsibleOrganization = document.get("InstitutionName") or "Firstread site"
-    document.CodingSchemeIdentificationSequence = [item]

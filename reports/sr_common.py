@@ -10,10 +10,13 @@ from pydicom.valuerep import DT
 
 from reports.codes import code_table
 from reports.text import one_line, person_name
-from reports.values import Equipment, InstanceReference, Signer
+from reports.values import Equipment, InstanceReference, Predecessor, Signer, SignOff
 
 Participant = tuple[str, datetime | None, Dataset]
 """Participation Type, moment of participation, Identified Person or Device."""
+
+
+_PURPOSES = {"draft": "draft_report", "addended": "addended_report", "replaced": "replaced_report"}
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,48 @@ def write_participants(document: Dataset, participants: Sequence[Participant]) -
         item.ParticipationDateTime = DT(moment.replace(microsecond=0)) if moment else None
         items.append(item)
     document.ParticipantSequence = items
+
+
+def person_observer(signer: Signer) -> sr.ObserverContext:
+    """Return TID 1002 naming a person as the observer."""
+    return sr.ObserverContext(
+        observer_type=code_table().concept("person"),
+        observer_identifying_attributes=sr.PersonObserverIdentifyingAttributes(
+            name=person_name(signer.family, signer.given), organization_name=one_line(signer.organization)
+        ),
+    )
+
+
+def write_sign_off(document: Dataset, sign_off: SignOff, equipment: Equipment) -> None:
+    """Write authors, participants, the verifier's number and moment, and why each predecessor is named."""
+    authors = [person for person in (sign_off.attested_author, sign_off.signer) if person is not None]
+    document.AuthorObserverSequence = [person_identity(person) for person in authors]
+    participants: list[Participant] = [("SOURCE", None, device_identity(equipment))]
+    if sign_off.attested_author is not None:
+        participants.append(("ATTEST", sign_off.signer.signed_at, person_identity(sign_off.signer)))
+    write_participants(document, participants)
+    for verifier in document.get("VerifyingObserverSequence", []):
+        verifier.VerificationDateTime = DT(sign_off.signer.signed_at.replace(microsecond=0))
+        verifier.VerifyingObserverIdentificationCodeSequence = [staff_code(sign_off.signer)]
+    _write_purposes(document, sign_off.predecessors)
+    _declare_staff_scheme(document)
+
+
+def _write_purposes(document: Dataset, predecessors: Sequence[Predecessor]) -> None:
+    purposes = {predecessor.reference.sop_instance_uid: predecessor.purpose for predecessor in predecessors}
+    for study in document.get("PredecessorDocumentsSequence", []):
+        for series in study.ReferencedSeriesSequence:
+            for item in series.ReferencedSOPSequence:
+                purpose = purposes[str(item.ReferencedSOPInstanceUID)]
+                item.PurposeOfReferenceCodeSequence = [code_table().concept(_PURPOSES[purpose])]
+
+
+def _declare_staff_scheme(document: Dataset) -> None:
+    item = Dataset()
+    item.CodingSchemeDesignator = code_table().staff_scheme
+    item.CodingSchemeName = code_table().staff_scheme_name
+    item.CodingSchemeResponsibleOrganization = document.get("InstitutionName") or "Firstread site"
+    document.CodingSchemeIdentificationSequence = [item]
 
 
 def write_request(document: Dataset, header: Dataset) -> None:
