@@ -7,6 +7,20 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from config.errors import GeometryError
+
+OUTLINE_COLOURS: Sequence[tuple[int, int, int]] = (
+    (240, 228, 66),
+    (86, 180, 233),
+    (230, 159, 0),
+    (0, 200, 150),
+    (255, 130, 180),
+    (255, 100, 60),
+)
+"""RGB, taken in turn: bright on grey and told apart by readers with colour vision deficiency (after Okabe and Ito)."""
+
+_STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))  # right, down, left, up as (column, row): turning right is + 1
+
 
 @dataclass(frozen=True)
 class Outline:
@@ -36,3 +50,81 @@ class KeyPicture:
     window: tuple[float, float] | None = None
     outlines: Sequence[Outline] = ()
     caption: str = ""
+
+
+def require_drawable(picture: KeyPicture) -> None:
+    """Check that a picture has something to draw, on the grid of its image.
+
+    Raises:
+        GeometryError: a mask or the grey picture has other rows and columns than the image, or no such frame.
+    """
+    grid = (int(picture.source.get("Rows") or 0), int(picture.source.get("Columns") or 0))
+    shapes = {outline.mask.shape for outline in picture.outlines}
+    if picture.grey is not None:
+        shapes.add(picture.grey.shape)
+    if shapes - {grid}:
+        raise GeometryError(f"a picture's grids are {sorted(shapes)}, its image is {grid}")
+    frames = int(picture.source.get("NumberOfFrames") or 1)
+    if not 1 <= (picture.frame_number or 1) <= frames:
+        raise GeometryError(f"frame {picture.frame_number} of an image with {frames} frames")
+
+
+def closed_outlines(mask: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
+    """Return the borders of a mask as closed polylines along the edges of its pixels.
+
+    The origin is the top left corner of the top left pixel, as for units PIXEL of a graphic object (PS3.3 C.10.5.1.2),
+    so every corner has whole coordinates. The inside lies to the right of each line: outer borders run clockwise as
+    seen on the screen, borders of holes the other way. Pixels that touch at a corner only get borders of their own.
+
+    Args:
+        mask: ``(rows, columns)``.
+
+    Returns:
+        Arrays ``(points, 2)`` of column and row, first point repeated at the end; empty for an empty mask.
+    """
+    ways = _border_edges(mask)
+    outlines = []
+    while ways:
+        start = next(iter(ways))
+        outlines.append(np.array(_walk(ways, start), dtype=np.float64))
+    return outlines
+
+
+def _border_edges(mask: NDArray[np.bool_]) -> dict[tuple[int, int], list[int]]:
+    """Return the corner where each directed edge starts → its directions; rows first, so a start is a true corner."""
+    padded = np.pad(mask.astype(bool), 1)
+    inside = padded[1:-1, 1:-1]
+    neighbours = (
+        (padded[:-2, 1:-1], 0, (0, 0)),  # nothing above: along the top edge to the right
+        (padded[1:-1, 2:], 1, (0, 1)),
+        (padded[2:, 1:-1], 2, (1, 1)),
+        (padded[1:-1, :-2], 3, (1, 0)),
+    )
+    ways: dict[tuple[int, int], list[int]] = {}
+    for neighbour, direction, (down, right) in neighbours:
+        for row, column in np.argwhere(inside & ~neighbour).tolist():
+            ways.setdefault((column + right, row + down), []).append(direction)
+    return ways
+
+
+def _walk(ways: dict[tuple[int, int], list[int]], start: tuple[int, int]) -> list[tuple[int, int]]:
+    """Follow the border from ``start`` until it closes, using up its edges; only corners are kept."""
+    first = heading = _leave(ways, start, ways[start][0])
+    points, at = [start], start
+    while True:
+        at = (at[0] + _STEPS[heading][0], at[1] + _STEPS[heading][1])
+        turn = (heading + 1) % 4
+        if at == start and (turn == first or at not in ways):
+            return [*points, start]
+        onward = turn if turn in ways[at] else ways[at][0]
+        _leave(ways, at, onward)
+        if onward != heading:
+            points.append(at)
+        heading = onward
+
+
+def _leave(ways: dict[tuple[int, int], list[int]], corner: tuple[int, int], direction: int) -> int:
+    ways[corner].remove(direction)
+    if not ways[corner]:
+        del ways[corner]
+    return direction
