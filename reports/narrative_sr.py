@@ -1,12 +1,15 @@
 """The report as people read it: an Enhanced SR after TID 2000, as AI draft, as preliminary and as signed report."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 
 from highdicom import sr
 from pydicom.dataset import Dataset
+from pydicom.uid import BasicTextSRStorage, EnhancedSRStorage
 
 from config.errors import RefusedInputError
 from reports.codes import code_table
+from reports.document import Addendum
 from reports.equipment import (
     building,
     contributing_equipment,
@@ -25,6 +28,7 @@ from reports.sr_common import (
     person_observer,
     reference_dataset,
     write_author,
+    write_predecessors,
     write_request,
     write_sign_off,
 )
@@ -35,6 +39,7 @@ from reports.values import (
     DraftIdentity,
     Equipment,
     ObjectKind,
+    Predecessor,
     Section,
     Signer,
     SignOff,
@@ -52,6 +57,7 @@ def build_narrative_sr(
     algorithms: Sequence[AlgorithmIdentity],
     sign_off: SignOff | None = None,
     not_assessed: Sequence[str] = (),
+    addenda: Sequence[Addendum] = (),
 ) -> Dataset:
     """Return the narrative: an AI draft without ``sign_off``, else a person's report.
 
@@ -60,10 +66,14 @@ def build_narrative_sr(
     =============  ==========  ============  ===========  ===================
     draft          COMPLETE¹   UNVERIFIED    PRELIMINARY  our product
     preliminary    COMPLETE    UNVERIFIED    PRELIMINARY  the resident
-    signed         COMPLETE    VERIFIED      FINAL        the signer
+    signed         COMPLETE    VERIFIED      FINAL        the signer²
     =============  ==========  ============  ===========  ===================
 
-    ¹ PARTIAL when something was not assessed. The product stays named as participant (SOURCE) and contributing
+    ¹ PARTIAL when something was not assessed.
+    ² Of a report with an addendum: who signed its text, and who signed the addendum. Each addendum is a section of
+    its own with its own observer (TID 2000 row 7), for the document's observer is the author of the text.
+
+    The product stays named as participant (SOURCE) and contributing
     equipment of a signed report, so that the AI's share is visible for ever.
 
     Args:
@@ -74,6 +84,7 @@ def build_narrative_sr(
         algorithms: every model that had a part in the text.
         sign_off: who signed, as what, following which documents.
         not_assessed: words for what failed or did not run; only for a draft.
+        addenda: oldest first; only in a report that was signed before.
 
     Returns:
         An Enhanced SR Storage Instance with file meta information, ready to write.
@@ -90,7 +101,7 @@ def build_narrative_sr(
     with building("narrative SR"):
         document = sr.EnhancedSR(
             evidence=evidence.datasets(header),
-            content=_content(texts, _notices(sign_off, algorithms, not_assessed), equipment, sign_off),
+            content=_content(texts, _notices(sign_off, algorithms, not_assessed), equipment, sign_off, addenda),
             series_instance_uid=identity.series_instance_uid(kind),
             series_number=SERIES_NUMBERS[kind],
             sop_instance_uid=identity.sop_instance_uid(kind),
@@ -113,6 +124,33 @@ def build_narrative_sr(
     write_request(document, header)
     stamp(document, header, identity=identity, equipment=equipment, algorithms=algorithms)
     return document
+
+
+def basic_text(narrative: Dataset, *, identity: DraftIdentity, predecessors: Sequence[Predecessor] = ()) -> Dataset:
+    """Return a finished narrative as Basic Text SR, which more archives and viewers show (PS3.3 A.35.1).
+
+    The content tree is the same: it holds no value type that this IOD forbids.
+
+    Args:
+        narrative: from `build_narrative_sr`; it stays as it is.
+        identity: the one the narrative was built with; Series and SOP Instance UID are other than the narrative's.
+        predecessors: earlier documents in this form; without any, the ones that the narrative names stay named.
+
+    Raises:
+        RefusedInputError: ``narrative`` is no Enhanced SR.
+    """
+    if narrative.SOPClassUID != EnhancedSRStorage:
+        raise RefusedInputError(f"only an Enhanced SR becomes a Basic Text SR, not {narrative.SOPClassUID}")
+    ds = deepcopy(narrative)
+    ds.SOPClassUID = BasicTextSRStorage
+    ds.SOPInstanceUID = identity.sop_instance_uid("text_sr")
+    ds.SeriesInstanceUID = identity.series_instance_uid("text_sr")
+    ds.SeriesNumber = SERIES_NUMBERS["text_sr"]
+    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
+    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+    if predecessors:
+        write_predecessors(ds, predecessors)
+    return ds
 
 
 def _kind(sign_off: SignOff | None) -> ObjectKind:
@@ -167,7 +205,11 @@ def _shown(signer: Signer) -> str:
 
 
 def _content(
-    texts: dict[str, str], notices: Sequence[str], equipment: Equipment, sign_off: SignOff | None
+    texts: dict[str, str],
+    notices: Sequence[str],
+    equipment: Equipment,
+    sign_off: SignOff | None,
+    addenda: Sequence[Addendum],
 ) -> sr.ContainerContentItem:
     """Return the content tree: language, observers, then one CONTAINER per section (TID 2000)."""
     table = code_table()
@@ -176,21 +218,47 @@ def _content(
     )
     items = sr.ContentSequence()
     items.extend(sr.LanguageOfContentItemAndDescendants(sr.CodedConcept("en-US", "RFC5646", "English (US)")))
-    if sign_off is not None:
-        items.extend(person_observer(sign_off.signer))
-    items.extend(device_observer(equipment))
-    for key, text in texts.items():
-        codes = table.section(key)
-        container = sr.ContainerContentItem(
-            name=codes.heading.coded(), is_content_continuous=False, relationship_type=_CONTAINS
-        )
-        container.ContentSequence = sr.ContentSequence([comment(notice) for notice in notices])
-        container.ContentSequence.append(
-            sr.TextContentItem(name=codes.element.coded(), value=text, relationship_type=_CONTAINS)
-        )
-        items.append(container)
+    for observer in _observers(sign_off, equipment):
+        items.extend(observer)
+    correction = [text_block(f"Corrected report: {sign_off.correction}")] if sign_off and sign_off.correction else []
+    for number, (key, text) in enumerate(texts.items()):
+        items.append(_section(key, text, [*(correction if number == 0 else []), *notices]))
+    items.extend(map(_addendum, addenda))
     root.ContentSequence = items
     return root
+
+
+def _section(
+    key: str, text: str, notices: Sequence[str], observer: sr.ObserverContext | None = None
+) -> sr.ContainerContentItem:
+    codes = code_table().section(key)
+    container = sr.ContainerContentItem(
+        name=codes.heading.coded(), is_content_continuous=False, relationship_type=_CONTAINS
+    )
+    container.ContentSequence = sr.ContentSequence([*(observer or []), *map(comment, notices)])
+    container.ContentSequence.append(
+        sr.TextContentItem(name=codes.element.coded(), value=text, relationship_type=_CONTAINS)
+    )
+    return container
+
+
+def _addendum(addendum: Addendum) -> sr.ContainerContentItem:
+    """Return one addendum: whose it is, its number and moment for people, its text."""
+    signer = addendum.signer
+    moment = signer.signed_at.isoformat(sep=" ", timespec="minutes")
+    head = f"Addendum {addendum.number} by {_shown(signer)}, {moment}"
+    return _section("addendum", text_block(addendum.text), [head], person_observer(signer))
+
+
+def _observers(sign_off: SignOff | None, equipment: Equipment) -> list[sr.ObserverContext]:
+    """Return the document's observers: a draft's is the device, an amendment's is who wrote the text."""
+    device = device_observer(equipment)
+    if sign_off is None:
+        return [device]
+    author = person_observer(sign_off.report_author or sign_off.signer)
+    if sign_off.amends:
+        return [author]
+    return [device, author] if sign_off.preliminary else [author, device]
 
 
 def _predecessors(sign_off: SignOff | None) -> list[Dataset] | None:

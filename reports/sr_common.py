@@ -116,9 +116,11 @@ def person_observer(signer: Signer) -> sr.ObserverContext:
 
 def write_sign_off(document: Dataset, sign_off: SignOff, equipment: Equipment) -> None:
     """Write authors, participants, the verifier's number and moment, and why each predecessor is named."""
-    authors = [person for person in (sign_off.attested_author, sign_off.signer) if person is not None]
+    authors = [person for person in (sign_off.attested_author, sign_off.report_author, sign_off.signer) if person]
     document.AuthorObserverSequence = [person_identity(person) for person in authors]
     participants: list[Participant] = [("SOURCE", None, device_identity(equipment))]
+    if sign_off.preliminary:
+        participants.append(("ENT", sign_off.signer.signed_at, person_identity(sign_off.signer)))
     if sign_off.attested_author is not None:
         participants.append(("ATTEST", sign_off.signer.signed_at, person_identity(sign_off.signer)))
     write_participants(document, participants)
@@ -127,6 +129,27 @@ def write_sign_off(document: Dataset, sign_off: SignOff, equipment: Equipment) -
         verifier.VerifyingObserverIdentificationCodeSequence = [staff_code(sign_off.signer)]
     _write_purposes(document, sign_off.predecessors)
     _declare_staff_scheme(document)
+
+
+def write_predecessors(document: Dataset, predecessors: Sequence[Predecessor]) -> None:
+    """Name other predecessors (0040,A360) than the document does, each with its purpose."""
+    series_of: dict[tuple[str, str], list[Dataset]] = {}
+    for one in predecessors:
+        item = Dataset()
+        item.ReferencedSOPClassUID = one.reference.sop_class_uid
+        item.ReferencedSOPInstanceUID = one.reference.sop_instance_uid
+        key = (one.reference.study_instance_uid, one.reference.series_instance_uid)
+        series_of.setdefault(key, []).append(item)
+    studies: dict[str, Dataset] = {}
+    for (study_uid, series_uid), items in series_of.items():
+        study = studies.setdefault(study_uid, Dataset())
+        study.StudyInstanceUID = study_uid
+        series = Dataset()
+        series.SeriesInstanceUID = series_uid
+        series.ReferencedSOPSequence = items
+        study.ReferencedSeriesSequence = [*study.get("ReferencedSeriesSequence", []), series]
+    document.PredecessorDocumentsSequence = list(studies.values())
+    _write_purposes(document, predecessors)
 
 
 def _write_purposes(document: Dataset, predecessors: Sequence[Predecessor]) -> None:

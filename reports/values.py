@@ -307,9 +307,18 @@ class SignOff:
         predecessors: earlier documents, the AI draft first.
         preliminary: signed by a resident: a person's report, not yet verified.
         attested_author: the resident whose preliminary report ``signer`` attests, if any.
+        report_author: who signed the text that ``signer`` adds an addendum to, if another person.
+        correction: why a correction replaces the report before it.
     """
 
     signer: Signer
     predecessors: tuple[Predecessor, ...] = ()
     preliminary: bool = False
     attested_author: Signer | None = None
+    report_author: Signer | None = None
+    correction: str = ""
+
+    @property
+    def amends(self) -> bool:
+        """Whether it adds to, or replaces, a report that was signed before."""
+        return any(one.purpose != "draft" for one in self.predecessors)

@@ -6,7 +6,8 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from config.errors import RefusedInputError
-from reports.narrative_sr import build_narrative_sr
+from reports.document import Addendum
+from reports.narrative_sr import basic_text, build_narrative_sr
 from reports.sr_common import Evidence
 from reports.values import AlgorithmIdentity, InstanceReference, Predecessor, Section, SignOff
 from tests.reports_sources import (
@@ -47,6 +48,12 @@ def build(source, sections=SECTIONS, algorithms=(ALGORITHM,), sign_off=None, **o
 
 def texts(document):
     return [str(element.value) for element in document.iterall() if element.keyword == "TextValue"]
+
+
+def observers(document):
+    """Codes of the observers of the document itself, not of its sections."""
+    named = [item for item in document.ContentSequence if item.ConceptNameCodeSequence[0].CodeValue == "121005"]
+    return [item.ConceptCodeSequence[0].CodeValue for item in named]
 
 
 def flags(document):
@@ -114,8 +121,7 @@ def test_a_signed_report_is_verified_by_its_signer_and_follows_the_draft(source)
     assert item.ReferencedSOPInstanceUID == draft.SOPInstanceUID
     assert item.PurposeOfReferenceCodeSequence[0].CodeValue == "121362"
     assert report.SeriesDescription == "Radiology report (signed)"
-    observers = [code.ConceptCodeSequence[0].CodeValue for code in items(report, "Observer Type")]
-    assert observers == ["121006", "121007"]
+    assert observers(report) == ["121006", "121007"]
 
 
 def test_weights_for_research_only_say_so_wherever_people_look(source):
@@ -145,6 +151,9 @@ def test_a_residents_report_is_preliminary_and_unverified(source):
     assert [str(item.PersonName) for item in report.AuthorObserverSequence] == ["Räd^Iola"]
     notices = {item.TextValue for item in items(report, "Comment")}
     assert notices == {"Preliminary report by Dr. Iola Räd, not verified"}
+    kinds = [(item.ParticipationType, item.ObserverType) for item in report.ParticipantSequence]
+    assert kinds == [("SOURCE", "DEV"), ("ENT", "PSN")]
+    assert observers(report) == ["121007", "121006"]
     assert (report.SeriesDescription, report.SeriesNumber) == ("Preliminary report, not verified", 904)
 
 
@@ -195,3 +204,76 @@ def test_a_retry_writes_the_same_bytes(source):
 def test_a_text_that_is_no_report_is_refused(source, message, sections, options):
     with pytest.raises(RefusedInputError, match=message):
         build(source, sections, **options)
+
+
+def signed_as(source, sections=SECTIONS, **sign_off):
+    return build(source, sections, sign_off=SignOff(**({"signer": SIGNER} | sign_off)))
+
+
+def test_each_addendum_is_a_section_with_its_own_author_below_a_text_that_keeps_its_own(source):
+    first = signed_as(source)
+    later = replace(SIGNER, printed_name="Dr. Add Endum", family="Endum", given="Add", staff_id="ST-8")
+    follows = Predecessor(InstanceReference.of(first), "addended")
+    addenda = [Addendum(1, "Late images seen.", SIGNER), Addendum(2, "Called the ward.\n\x0bDone.", later)]
+    sign_off = SignOff(later, (follows,), report_author=SIGNER)
+    report = build(source, sign_off=sign_off, addenda=addenda)
+    assert flags(report) == ("COMPLETE", "VERIFIED", "FINAL")
+    sections = [item for item in report.ContentSequence if item.ValueType == "CONTAINER"]
+    assert [item.ConceptNameCodeSequence[0].CodeValue for item in sections[-2:]] == ["55107-7", "55107-7"]
+    originals = [item for item in first.ContentSequence if item.ValueType == "CONTAINER"]
+    assert [part.to_json() for part in sections[:-2]] == [part.to_json() for part in originals]
+    heads = [
+        [item.TextValue for item in part.ContentSequence if item.RelationshipType == "CONTAINS"]
+        for part in sections[-2:]
+    ]
+    at = SIGNER.signed_at.isoformat(sep=" ", timespec="minutes")
+    assert heads == [
+        [f"Addendum 1 by Dr. Iola Räd, {at}", "Late images seen."],
+        [f"Addendum 2 by Dr. Add Endum, {at}", "Called the ward.\r\n\r\nDone."],
+    ]
+    names = [str(item.PersonName) for part in sections[-2:] for item in part.ContentSequence if "PersonName" in item]
+    assert names == ["Räd^Iola", "Endum^Add"]
+    assert observers(report) == ["121006"]
+    assert [str(item.PersonName) for item in report.AuthorObserverSequence] == ["Räd^Iola", "Endum^Add"]
+    assert [str(item.VerifyingObserverName) for item in report.VerifyingObserverSequence] == ["Endum^Add"]
+
+
+def test_a_correction_says_why_it_replaces_the_report(source):
+    follows = Predecessor(InstanceReference.of(signed_as(source)), "replaced")
+    report = signed_as(source, predecessors=(follows,), correction="Wrong side.")
+    notes = [item.TextValue for item in items(report, "Comment")]
+    assert notes == ["Corrected report: Wrong side."]
+    assert observers(report) == ["121006"]
+
+
+@pytest.mark.parametrize("sign_off", [None, SignOff(SIGNER)], ids=["draft", "signed"])
+def test_the_basic_text_form_says_the_same_under_its_own_uids(source, sign_off):
+    narrative = build(source, sign_off=sign_off)
+    before = written(narrative)
+    made = basic_text(narrative, identity=identity_of(source, "sign-off-1" if sign_off else "reading-1"))
+    assert made.SOPClassUID == made.file_meta.MediaStorageSOPClassUID == "1.2.840.10008.5.1.4.1.1.88.11"
+    assert made.file_meta.MediaStorageSOPInstanceUID == made.SOPInstanceUID
+    own = {made.SOPInstanceUID, made.SeriesInstanceUID}
+    assert own.isdisjoint({narrative.SOPInstanceUID, narrative.SeriesInstanceUID})
+    assert made.SeriesNumber == 911
+    assert texts(made) == texts(narrative)
+    assert flags(made) == flags(narrative)
+    assert written(narrative) == before
+
+
+def test_the_basic_text_form_follows_its_own_kind(source):
+    draft = build(source)
+    text_draft = basic_text(draft, identity=identity_of(source, "reading-1"))
+    report = signed_as(source, predecessors=(Predecessor(InstanceReference.of(draft)),))
+    follows = Predecessor(InstanceReference.of(text_draft))
+    made = basic_text(report, identity=identity_of(source, "sign-off-1"), predecessors=[follows])
+    (study,) = made.PredecessorDocumentsSequence
+    (item,) = study.ReferencedSeriesSequence[0].ReferencedSOPSequence
+    assert item.ReferencedSOPInstanceUID == text_draft.SOPInstanceUID
+    assert item.PurposeOfReferenceCodeSequence[0].CodeValue == "121362"
+
+
+def test_only_a_narrative_becomes_basic_text(source):
+    text = basic_text(build(source), identity=identity_of(source, "reading-1"))
+    with pytest.raises(RefusedInputError, match="only an Enhanced SR"):
+        basic_text(text, identity=identity_of(source, "reading-1"))
