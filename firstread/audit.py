@@ -43,6 +43,21 @@ def audit_provenance(draft: DraftName, data_dir: DataDir = None) -> None:
     typer.echo(json.dumps(record, indent=1, ensure_ascii=False, default=str))
 
 
+@audit_app.command("assessment")
+def audit_assessment(
+    accession: Annotated[str, typer.Argument(help="Accession Number or Study Instance UID.")],
+    data_dir: DataDir = None,
+) -> None:
+    """Print what readers made of each AI finding of a Study, as JSON (docs/ihe-air.md); the export is an event."""
+    from firstread.record import study_assessment
+
+    try:
+        record = study_assessment(start("audit", data_dir), accession)
+    except AppError as exc:
+        raise refuse(exc) from exc
+    typer.echo(json.dumps(record, indent=1, ensure_ascii=False))
+
+
 @audit_app.command("reproduce")
 def audit_reproduce(
     draft: DraftName,

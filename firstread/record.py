@@ -13,6 +13,7 @@ from db.engine import current_sessions
 from db.report_models import Draft
 from db.uow import unit_of_work
 from firstread.people import actor
+from publishing.assessment import assessment
 
 if TYPE_CHECKING:
     from worker.reproduce import Reproduction
@@ -61,6 +62,23 @@ def draft_record(settings: Settings, name: str) -> dict[str, Any]:
         )
         human = queries.human_side(uow.session, draft)
         return {"draft_id": draft.id, "created_at": draft.created_at, **draft.provenance, "human": human}
+
+
+def study_assessment(settings: Settings, name: str) -> dict[str, Any]:
+    """Return what readers made of each AI finding of a Study; the export is itself recorded.
+
+    Raises:
+        RefusedInputError: no such Study, or more than one carries the Accession Number.
+    """
+    sessions = current_sessions(settings.database)
+    with unit_of_work(sessions, actor()) as uow:
+        uid = name if "." in name else ""
+        studies = queries.find_studies(uow.session, accession="" if uid else name, study_instance_uid=uid)
+        if len(studies) != 1:
+            raise RefusedInputError(f"{len(studies)} studies carry this name: name one by its Study Instance UID")
+        record = assessment(uow.session, studies[0].id)
+        uow.audit(AuditTag.ASSESSMENT_EXPORTED, study_id=studies[0].id)
+        return record
 
 
 def find_draft(session: Session, name: str) -> Draft:
