@@ -40,7 +40,7 @@ def compact(array: NDArray[np.uint8], segments: Sequence[SegmentSpec]) -> Mask:
         RefusedInputError: nothing to write, a label value nobody described, or numbers that name no mask.
     """
     present = _presence(array, segments)
-    kept = tuple(spec for spec, on in zip(segments, present.any(axis=0), strict=True) if on)
+    kept = tuple(spec for spec, frames in zip(segments, present.sum(axis=0).tolist(), strict=True) if frames)
     if not kept:
         raise RefusedInputError(f"none of {len(segments)} segments has a voxel; there is nothing to write")
     return Mask(_taken(array, kept), kept, int(present.sum()))
@@ -115,7 +115,7 @@ def _channels_present(masks: NDArray[np.uint8], segments: Sequence[SegmentSpec])
         raise RefusedInputError(f"{masks.shape[3]} stacked masks need segments 1…{masks.shape[3]}")
     if masks.max(initial=0) > 1:
         raise RefusedInputError(f"stacked masks hold 0 and 1, found {int(masks.max())}")
-    present: NDArray[np.bool_] = masks.any(axis=(1, 2))
+    present = np.asarray(masks.any(axis=(1, 2)))
     return present[:, [spec.number - 1 for spec in segments]]
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from torchvision.models import resnet50
 
 from config.errors import ExpertError, ModelPackageError
+from worker.experts.attention import AttentionMaps, central_square, grad_cam, last_features
 from worker.experts.base import Classification, ExpertInput, ModelCard
 from worker.experts.calibration import Calibration
 from worker.experts.packages import ModelPackage
@@ -101,7 +102,7 @@ class ChestXrayExpert:
         return cls(card=package.card, config=config, networks=networks, device=device)
 
     def run(self, study: ExpertInput, argument: str) -> Classification:
-        """Return 18 probabilities, each 0.5 at its operating point.
+        """Return 18 probabilities, each 0.5 at its operating point, and heat maps of the positive labels.
 
         Raises:
             ExpertError: no radiograph, or values outside 0…255, or an output that is no number.
@@ -110,7 +111,10 @@ class ChestXrayExpert:
             raise ExpertError(f"{self.card.name} reads a frontal chest radiograph; the study offers none")
         started = time.perf_counter()
         image = scaled(study.radiograph.pixels)
-        outputs = {member.name: self._member_output(member, image) for member in self.config.members}
+        outputs: dict[str, NDArray[np.float64]] = {}
+        features: dict[str, torch.Tensor] = {}
+        for member in self.config.members:
+            outputs[member.name], features[member.name] = self._member_output(member, image)
         scores = average(outputs, self.config)
         calibration = self.config.calibration
         return Classification(
@@ -123,7 +127,28 @@ class ChestXrayExpert:
             calibrated=calibration.calibrated(scores) if calibration else {},
             calibration=calibration.id if calibration else "",
             details=self._details(study.radiograph),
+            heat_maps=self._attention(scores, features, study.radiograph),
         )
+
+    def _attention(
+        self, scores: Mapping[str, float | None], features: Mapping[str, torch.Tensor], radiograph: Radiograph
+    ) -> AttentionMaps:
+        """Return where the networks looked for each positive label, as far as one of them says so."""
+        cells: dict[str, list[NDArray[np.float32]]] = {}
+        for index, label in enumerate(LABELS):
+            score = scores[label]
+            if score is None or score < THRESHOLD:
+                continue
+            speaking = [member for member in self._speakers(label) if member.op_thresholds[index] is not None]
+            maps = [grad_cam(self.networks[one.name], features[one.name], index) for one in speaking]
+            if any(one.max() > 0 for one in maps):
+                cells[label] = maps
+        rows, columns = radiograph.pixels.shape
+        return AttentionMaps(cells, (rows, columns))
+
+    def _speakers(self, label: str) -> list[MemberConfig]:
+        names = self.config.label_members.get(label)
+        return [member for member in self.config.members if names is None or member.name in names]
 
     def _details(self, radiograph: Radiograph) -> dict[str, Any]:
         calibration = self.config.calibration
@@ -139,14 +164,14 @@ class ChestXrayExpert:
             "versions": {name: version(name) for name in ("torch", "torchvision", "torchxrayvision")},
         }  # fmt: skip
 
-    def _member_output(self, member: MemberConfig, image: torch.Tensor) -> NDArray[np.float64]:
+    def _member_output(self, member: MemberConfig, image: torch.Tensor) -> tuple[NDArray[np.float64], torch.Tensor]:
         fitted = fit(image, member.input_px, antialias=self.config.antialias).to(self.device)
-        with torch.inference_mode():
+        with torch.inference_mode(), last_features(self.networks[member.name]) as seen:
             logits: torch.Tensor = self.networks[member.name](fitted)
         probabilities = torch.sigmoid(logits)[0].double().cpu().numpy()
         if not np.isfinite(probabilities).all():
             raise ExpertError(f"{self.card.name}: {member.name} gave an output that is no number")
-        return op_norm(probabilities, member.op_thresholds)
+        return op_norm(probabilities, member.op_thresholds), seen[-1]
 
 
 def ensemble_config(network: Mapping[str, object], *, source: str) -> EnsembleConfig:
@@ -199,9 +224,7 @@ def scaled(pixels: NDArray[np.float32]) -> torch.Tensor:
         raise ExpertError(f"a radiograph is (rows, columns), this is {pixels.shape}")
     if not np.isfinite(pixels).all() or pixels.min() < 0 or pixels.max() > 255:
         raise ExpertError("radiograph values must lie in 0…255")
-    rows, columns = pixels.shape
-    side = min(rows, columns)
-    top, left = rows // 2 - side // 2, columns // 2 - side // 2
+    top, left, side = central_square((pixels.shape[0], pixels.shape[1]))
     square = np.ascontiguousarray(pixels[top : top + side, left : left + side], dtype=np.float32)
     return ((2.0 * torch.from_numpy(square) / 255.0 - 1.0) * 1024.0)[None, None]
 
