@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from config.errors import GeometryError
+from reports.equipment import copy_image_context
 
 OUTLINE_COLOURS: Sequence[tuple[int, int, int]] = (
     (240, 228, 66),
@@ -67,6 +68,16 @@ def require_drawable(picture: KeyPicture) -> None:
     frames = int(picture.source.get("NumberOfFrames") or 1)
     if not 1 <= (picture.frame_number or 1) <= frames:
         raise GeometryError(f"frame {picture.frame_number} of an image with {frames} frames")
+
+
+def copy_picture_context(ds: Dataset, header: Dataset) -> None:
+    """Copy what the image says of body part and side to an object made from a picture; unknown is written as unknown.
+
+    Laterality is type 2C: without a body part nobody can tell that none is needed.
+    """
+    copy_image_context(ds, header)
+    if "BodyPartExamined" not in ds and "Laterality" not in ds:
+        ds.Laterality = None
 
 
 def closed_outlines(mask: NDArray[np.bool_]) -> list[NDArray[np.float64]]:

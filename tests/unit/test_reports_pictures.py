@@ -1,4 +1,4 @@
-"""Outlines run along the edges of the pixels they enclose; a picture is drawn on the grid of its image or not at all."""
+"""Outlines run along the edges of the pixels they enclose; a picture is drawn on the grid of its image."""
 
 import numpy as np
 import pytest
