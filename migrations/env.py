@@ -14,6 +14,7 @@ from db import (  # noqa: F401 all fill the metadata
     commitment_models,
     delivery_models,
     expectation_models,
+    message_models,
     models,
     package_models,
     peer_models,

@@ -16,6 +16,7 @@ from db.expectation_models import Expectation
 from db.image_set import image_set_sha256
 from db.lifecycle.expectations import announcement
 from db.lifecycle.moves import locked, move_reading
+from db.lifecycle.orders import attach
 from db.lifecycle.priors import search_pending
 from db.lifecycle.queueing import next_reminder
 from db.lifecycle.timers import PATIENCE, SOURCES, Announcement, Situation, Timer
@@ -165,6 +166,7 @@ def complete(
     reading.profile = verdict.profile
     reading.priority = Priority(verdict.priority)
     reading.use = Use(verdict.use)
+    attach(uow, study)  # after routing has given it a priority, before it is queued by it
     _route(uow, study, reading, verdict, held=_held(*ended) if ended else "")
     return reading.state
 

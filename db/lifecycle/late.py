@@ -8,13 +8,14 @@ from db.audit import AuditTag
 from db.lifecycle.deliveries import withdraw_drafts
 from db.lifecycle.moves import locked, move_reading, move_report
 from db.lifecycle.tables import WAITING_READINGS
+from db.lifecycle.workitem_events import reading_created, reading_superseded
 from db.models import Reading, Study
 from db.report_models import Report, Signature
 from db.types import ReadingState, ReportState, utcnow
 from db.uow import UnitOfWork
 
 
-def reopen(uow: UnitOfWork, study_id: UUID) -> int:
+def reopen(uow: UnitOfWork, study_id: UUID, *, because: str = "images arrived later") -> int:
     """Start a new revision with a RECEIVING Reading, supersede what stands; return the revision's number."""
     session = uow.session
     study = locked(uow, Study, study_id)
@@ -22,21 +23,24 @@ def reopen(uow: UnitOfWork, study_id: UUID) -> int:
     uow.audit(AuditTag.STUDY_REVISED, study_id=study.id, detail={"revision": study.revision})
     standing = select(Reading.id).where(Reading.study_id == study.id, Reading.superseded.is_(False))
     for reading_id in session.scalars(standing).all():
-        _supersede(uow, locked(uow, Reading, reading_id), study.revision)
-    session.add(Reading(study_id=study.id, revision=study.revision))
+        _supersede(uow, locked(uow, Reading, reading_id), study.revision, because)
+    reading = Reading(study_id=study.id, revision=study.revision)
+    session.add(reading)
     _invalidate_report(uow, study)
     session.flush()
+    reading_created(uow, reading)
     return study.revision
 
 
-def _supersede(uow: UnitOfWork, reading: Reading, revision: int) -> None:
+def _supersede(uow: UnitOfWork, reading: Reading, revision: int, because: str) -> None:
     reading.superseded = True
     uow.audit(
         AuditTag.READING_SUPERSEDED, study_id=reading.study_id, reading_id=reading.id, detail={"by_revision": revision}
     )
+    reading_superseded(uow, reading)
     if reading.state in WAITING_READINGS:
         # a worker that runs it is fenced off by the state and finds out at its next heartbeat
-        reason = f"images arrived later: superseded by revision {revision}"
+        reason = f"{because}: superseded by revision {revision}"
         reading.lease_owner = ""
         reading.lease_until = None
         reading.finished_at = utcnow()

@@ -101,7 +101,7 @@ def drafted(uow: UnitOfWork, held: Claim, draft: NewDraft) -> UUID:
         "objects": {o.sop_instance_uid: o.sha256 for o in draft.objects},
     }
     _finish(uow, reading, ReadingState.DRAFTED, detail=detail)
-    _raise_priority(uow, reading, draft.priority)
+    raise_priority(uow, reading, draft.priority)
     _fill_report(uow, reading, draft, draft_id)
     return draft_id
 
@@ -194,9 +194,10 @@ def _keep_draft(uow: UnitOfWork, reading: Reading, new: NewDraft) -> UUID:
     return draft.id
 
 
-def _raise_priority(uow: UnitOfWork, reading: Reading, asked: Priority | None) -> None:
+def raise_priority(uow: UnitOfWork, reading: Reading, asked: Priority | None) -> None:
+    """Raise the priority of a Reading that is locked to ``asked``; neither AI nor an order ever lowers one."""
     if asked is None or _URGENCY[asked] >= _URGENCY[reading.priority]:
-        return  # AI never lowers a priority
+        return
     uow.audit(
         AuditTag.READING_PRIORITY_RAISED,
         study_id=reading.study_id,
