@@ -20,6 +20,7 @@ from db.lifecycle.tables import (
     SEARCH_MOVES,
     STEP_MOVES,
 )
+from db.lifecycle.workitem_events import reading_moved
 from db.models import Base, Delivery, Reading
 from db.package_models import Package
 from db.prior_models import Prior, PriorSearch, PriorState, SearchState
@@ -58,11 +59,13 @@ def move_reading(
     notes = {"from": reading.state.value, "to": to.value, "revision": reading.revision, **(detail or {})}
     if reason:
         notes["reason"] = reason
+    before = reading.state
     reading.state = to
     reading.reason = reason
     uow.audit(tag, study_id=reading.study_id, reading_id=reading.id, detail=notes)
     if to is ReadingState.QUEUED:
         uow.enqueue(TaskName.READ_STUDY, reading_id=str(reading.id))
+    reading_moved(uow, reading, before)
 
 
 def move_report(

@@ -18,6 +18,7 @@ from db.lifecycle.quarantine import fit
 from db.lifecycle.reception_statements import COUNT, HELD, INSERT_INSTANCES, INSERTS, PLACES, STUDIES
 from db.lifecycle.retention import taken_back
 from db.lifecycle.values import IDENTITY_REASON, InstanceHeader, NewInstance, Received
+from db.lifecycle.workitem_events import reading_created
 from db.models import Base, Instance, Reading, Series, Study
 from db.report_models import Report
 from db.types import utcnow
@@ -153,9 +154,11 @@ class _Group:
         }
         # two processes may bring the first two images at once: one of them adds the Study, both go on
         if _insert_if_absent(self._connection, Study, values):
-            uow.session.add_all([Report(study_id=values["id"]), Reading(study_id=values["id"], revision=1)])
+            reading = Reading(study_id=values["id"], revision=1)
+            uow.session.add_all([Report(study_id=values["id"]), reading])
             uow.audit(AuditTag.STUDY_RECEIVED, study_id=values["id"], detail={"calling_ae": new.calling_ae})
             uow.session.flush()
+            reading_created(uow, reading)
             adopt(uow, header.study_instance_uid)
 
     def notice_priors(self) -> None:
