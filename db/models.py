@@ -259,6 +259,7 @@ class Delivery(Base):
     commitment_due_at: Mapped[MaybeInstant]  # ask (again) then
     commitment_attempts: Mapped[int] = mapped_column(default=0, server_default="0")
     committed_at: Mapped[MaybeInstant]
+    note_id: Mapped[UUID | None] = mapped_column(ForeignKey("result_object.id"), index=True)  # that took it back
     counted: Mapped[CountState] = mapped_column(
         choice(CountState), default=CountState.NOT_ASKED, server_default=CountState.NOT_ASKED.value
     )

@@ -13,6 +13,7 @@ from config.routing import RoutingVerdict
 from db import lifecycle
 from db.lifecycle import Claim, InstanceHeader, NewDraft, NewEvidence, NewFinding, NewObject, Received
 from db.models import AuditEvent, Delivery, OutboxMessage, Reading, Study
+from db.queries import image_set_sha256
 from db.report_models import Finding, Report, Signature, UserAccount
 from db.types import Decision, Presence, ReportState, Role, utcnow
 from db.uow import Actor, unit_of_work
@@ -201,6 +202,37 @@ def sign(journey: Journey, reader: Actor, version: int, **changes: Any) -> Signa
     values["objects"] = [replace(one, destinations=one.destinations or names) for one in objects]
     with unit_of_work(journey.sessions, reader) as uow:
         return lifecycle.sign(uow, journey.report().id, **(values | changes))
+
+
+def act(journey: Journey, reader: Actor, **changes: Any) -> lifecycle.Amending:
+    """A fresh act of amending the report as it is now, with the images there are."""
+    now = utcnow()
+    with journey.sessions() as session:
+        seen = image_set_sha256(session, journey.study_id)
+    values: dict[str, Any] = {
+        "signature_id": uuid4(),
+        "meaning": "I am the author of this change",
+        "printed_name": f"Dr {reader.name}",
+        "authenticated_at": now - timedelta(seconds=10),
+        "signed_at": now,
+        "seen_version": journey.report().version,
+        "seen_images": seen,
+        "objects": [an_object()],
+    }
+    return lifecycle.Amending(**(values | changes))
+
+
+def addend(journey: Journey, reader: Actor, text: str = "Seen again.", **changes: Any) -> Signature:
+    """Sign an addendum with a fresh authentication unless told otherwise."""
+    with unit_of_work(journey.sessions, reader) as uow:
+        return lifecycle.addend(uow, journey.report().id, text, act(journey, reader, **changes))
+
+
+def correct(journey: Journey, reader: Actor, reason: str = "Wrong side.", **changes: Any) -> Signature:
+    """Sign a corrected impression, or other ``sections``."""
+    sections = changes.pop("sections", {"impression": "Nodule on the left."})
+    with unit_of_work(journey.sessions, reader) as uow:
+        return lifecycle.correct(uow, journey.report().id, sections, reason, act(journey, reader, **changes))
 
 
 def tags(sessions: Sessions, **columns: Any) -> list[str]:

@@ -1,5 +1,6 @@
 """The only code that moves a Reading, a Report or a Delivery: by table, with its audit event and its message."""
 
+from db.lifecycle.amending import AMENDABLE, Amending, addend, correct, corrected_sections, with_addenda
 from db.lifecycle.completion import Receiving, complete, complete_now, receiving, situation, study_facts
 from db.lifecycle.deliveries import claim_delivery, delivered, delivery_failed, resubmit
 from db.lifecycle.quarantine import quarantine
@@ -22,7 +23,9 @@ from db.lifecycle.values import (
 from db.lifecycle.work import claim, drafted, fail, heartbeat, no_draft, retry
 
 __all__ = [
+    "AMENDABLE",
     "SECTION_KEYS",
+    "Amending",
     "Claim",
     "DeliveryJob",
     "InstanceHeader",
@@ -33,10 +36,13 @@ __all__ = [
     "NewObject",
     "Received",
     "Receiving",
+    "addend",
     "claim",
     "claim_delivery",
     "complete",
     "complete_now",
+    "correct",
+    "corrected_sections",
     "decide_finding",
     "delivered",
     "delivery_failed",
@@ -62,4 +68,5 @@ __all__ = [
     "situation",
     "study_facts",
     "text_sha256",
+    "with_addenda",
 ]

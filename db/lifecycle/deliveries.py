@@ -8,12 +8,13 @@ from sqlalchemy import Select, and_, exists, or_, select, tuple_, update
 from sqlalchemy.orm import aliased
 
 from config.errors import LifecycleError
-from config.results import DRAFT_TEXTS, MESSAGES, ResultKind
+from config.results import MESSAGES, ResultKind
 from db.lifecycle.moves import locked, move_delivery
+from db.lifecycle.standing import fallen
 from db.lifecycle.values import DeliveryJob, NewObject
-from db.models import Delivery, Reading, ResultObject
-from db.report_models import Draft, Report
-from db.types import CommitmentState, CountState, DeliveryState, ReportState, utcnow
+from db.models import Delivery, ResultObject
+from db.report_models import Draft
+from db.types import CommitmentState, CountState, DeliveryState, utcnow
 from db.uow import UnitOfWork
 
 _MAX_DELAY_S = 3600.0
@@ -45,12 +46,18 @@ def owe(
         session.flush()
     elif kept.sha256 != made.sha256 or kept.study_id != study_id:
         raise LifecycleError("a result object with this SOP Instance UID is kept with other bytes")
+    owe_also(uow, kept, made.destinations)
+    return kept.id
+
+
+def owe_also(uow: UnitOfWork, kept: ResultObject, destinations: Sequence[str]) -> None:
+    """Owe a kept object to those of ``destinations`` that have not got it."""
+    session = uow.session
     owed = set(session.scalars(select(Delivery.destination).where(Delivery.result_object_id == kept.id)))
-    for name in dict.fromkeys(made.destinations):
+    for name in dict.fromkeys(destinations):
         if name not in owed:
             session.add(Delivery(result_object_id=kept.id, destination=name))
     session.flush()
-    return kept.id
 
 
 def claim_delivery(uow: UnitOfWork, now: datetime, *, lease_s: float) -> DeliveryJob | None:
@@ -240,8 +247,8 @@ def resubmit(uow: UnitOfWork, delivery_id: UUID) -> None:
     move_delivery(uow, delivery, DeliveryState.PENDING, study_id=made.study_id, detail=detail)
 
 
-def withdraw_drafts(uow: UnitOfWork, draft_id: UUID, *, only_text: bool = False) -> int:
-    """Stop what is still owed of a draft: everything, or only its unverified text; return how many.
+def withdraw_drafts(uow: UnitOfWork, draft_id: UUID, *, only_fallen: bool = False) -> int:
+    """Stop what is still owed of a draft: everything, or only what no longer stands; return how many.
 
     What is being sent at this moment is decided when its sender reports.
     """
@@ -252,9 +259,9 @@ def withdraw_drafts(uow: UnitOfWork, draft_id: UUID, *, only_text: bool = False)
         .with_for_update(of=Delivery, key_share=True)
         .execution_options(populate_existing=True)
     )
-    if only_text:
-        query = query.where(ResultObject.kind.in_(DRAFT_TEXTS))
     rows = uow.session.scalars(query).all()
+    if only_fallen:
+        rows = [one for one in rows if fallen(uow.session, uow.session.get_one(ResultObject, one.result_object_id))]
     study_id = uow.session.scalars(select(Draft.study_id).where(Draft.id == draft_id)).one()
     for delivery in rows:
         move_delivery(uow, delivery, DeliveryState.WITHDRAWN, study_id=study_id)
@@ -267,16 +274,5 @@ def _delivery(uow: UnitOfWork, delivery_id: UUID) -> tuple[Delivery, ResultObjec
 
 
 def still_wanted(uow: UnitOfWork, made: ResultObject) -> bool:
-    """Return False for an object of a draft that no longer stands."""
-    if made.draft_id is None:
-        return True
-    superseded, state = uow.session.execute(
-        select(Reading.superseded, Report.state)
-        .join(Draft, Draft.reading_id == Reading.id)
-        .join(Report, Report.study_id == Draft.study_id)
-        .where(Draft.id == made.draft_id)
-    ).one()
-    signed = state in {ReportState.PRELIMINARY, ReportState.FINAL, ReportState.ADDENDED, ReportState.CORRECTED}
-    if signed:
-        return made.kind not in DRAFT_TEXTS
-    return not superseded and state is not ReportState.REJECTED
+    """Return False for an object of a draft that no longer stands (`db.lifecycle.standing.fallen`)."""
+    return fallen(uow.session, made) is None

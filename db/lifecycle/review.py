@@ -14,7 +14,7 @@ from db.lifecycle.deliveries import withdraw_drafts
 from db.lifecycle.moves import locked, move_report
 from db.lifecycle.revisions import add_revision
 from db.models import Reading
-from db.report_models import Draft, Finding, Report, UserAccount
+from db.report_models import Draft, DraftRejection, Finding, Report, UserAccount
 from db.types import Decision, ReportState, Role, utcnow
 from db.uow import UnitOfWork
 
@@ -128,9 +128,16 @@ def reject(uow: UnitOfWork, report_id: UUID, *, reason: str, seen_version: int) 
     for finding in undecided(uow, report):
         _decide(uow, report, finding, Decision.REJECTED, reader.id, "draft rejected")
     if report.draft_id is not None:
+        _refuse(uow, report.draft_id, reader.id, reason.strip())
         withdraw_drafts(uow, report.draft_id)
     move_report(uow, report, ReportState.REJECTED, reason=reason.strip())
     report.locked_by = report.locked_at = None
+
+
+def _refuse(uow: UnitOfWork, draft_id: UUID, reader_id: UUID, reason: str) -> None:
+    """Keep that this draft was refused; one that is read again and refused again was refused already."""
+    if uow.session.scalar(select(DraftRejection.id).where(DraftRejection.draft_id == draft_id)) is None:
+        uow.session.add(DraftRejection(draft_id=draft_id, rejected_by=reader_id, reason=reason))
 
 
 def radiologist(uow: UnitOfWork) -> UserAccount:

@@ -4,13 +4,19 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
+from sqlalchemy import select
+
+from config.destination import Destination
 from config.errors import LifecycleError, NotAuthorisedError, RefusedInputError
+from config.results import EVIDENCE, ResultKind, receivers
 from db.image_set import image_set_sha256
-from db.lifecycle.deliveries import owe, withdraw_drafts
+from db.lifecycle.deliveries import owe, owe_also, withdraw_drafts
 from db.lifecycle.moves import locked, move_report
 from db.lifecycle.review import radiologist, text_sha256, undecided
 from db.lifecycle.revisions import add_revision
+from db.lifecycle.standing import fallen
 from db.lifecycle.values import NewObject
+from db.models import ResultObject
 from db.report_models import Report, Signature, UserAccount
 from db.types import Presence, ReportState, utcnow
 from db.uow import UnitOfWork
@@ -31,11 +37,13 @@ def sign(  # noqa: PLR0913 keyword-only; each is part of what a signature is (21
     objects: Sequence[NewObject],
     signed_at: datetime,
     signature_id: UUID,
+    destinations: Sequence[Destination] = (),
 ) -> Signature:
     """Sign a Report: state, signature, revision, objects, deliveries and audit event in one transaction.
 
     The signature binds the account, its printed name, the meaning, the hash of the exact text, the draft
-    and the image set (21 CFR 11.50, 11.70, 11.200).
+    and the image set (21 CFR 11.50, 11.70, 11.200). A FINAL one also lets the draft's evidence go to those of
+    ``destinations`` that take it and have not got it, unless it shows a Finding that the reader rejected.
 
     Raises:
         NotAuthorisedError: no active radiologist, another printed name, or an authentication that is not fresh.
@@ -44,7 +52,7 @@ def sign(  # noqa: PLR0913 keyword-only; each is part of what a signature is (21
         RefusedInputError: no meaning, no text, no object, or a state that is no signature's.
     """
     reader = radiologist(uow)
-    _check_person(reader, printed_name, authenticated_at, signed_at)
+    check_person(reader, printed_name, authenticated_at, signed_at)
     _check_request(state, meaning, objects)
     report = locked(uow, Report, report_id)
     _check_report(uow, report, reader, seen_version)
@@ -61,29 +69,47 @@ def sign(  # noqa: PLR0913 keyword-only; each is part of what a signature is (21
         draft_id=report.draft_id,
         image_set_sha256=report.image_set_sha256,
     )
-    detail = {
-        "signature_id": str(signature_id),
-        "meaning": signature.meaning,
-        "text_sha256": signature.text_sha256,
-        "image_set_sha256": signature.image_set_sha256,
-        "authenticated_at": authenticated_at.isoformat(),
-        "objects": {o.sop_instance_uid: o.sha256 for o in objects},
-    }
+    detail = act_detail(signature, objects)
     uow.session.add(signature)
     uow.session.flush()  # first: the database itself refuses these states without a signature
     move_report(uow, report, state, detail=detail)
     add_revision(uow, report, author_id=reader.id)
-    if report.draft_id is not None:
-        withdraw_drafts(uow, report.draft_id, only_text=True)
     for made in objects:
         owe(uow, made, report.study_id, signature_id=signature_id)
+    if report.draft_id is not None:
+        withdraw_drafts(uow, report.draft_id, only_fallen=True)
+        if state is ReportState.FINAL:
+            _owe_evidence(uow, report.draft_id, destinations)
     report.locked_by = report.locked_at = None
     report.late_images = False
     uow.session.flush()
     return signature
 
 
-def _check_person(reader: UserAccount, printed_name: str, authenticated_at: datetime, signed_at: datetime) -> None:
+def act_detail(signature: Signature, objects: Sequence[NewObject]) -> dict[str, object]:
+    """Return what the audit event of a signature says."""
+    return {
+        "signature_id": str(signature.id),
+        "meaning": signature.meaning,
+        "text_sha256": signature.text_sha256,
+        "image_set_sha256": signature.image_set_sha256,
+        "authenticated_at": signature.authenticated_at.isoformat(),
+        "objects": {o.sop_instance_uid: o.sha256 for o in objects},
+    }
+
+
+def _owe_evidence(uow: UnitOfWork, draft_id: UUID, destinations: Sequence[Destination]) -> None:
+    for made in uow.session.scalars(select(ResultObject).where(ResultObject.draft_id == draft_id)).all():
+        if made.kind in EVIDENCE and fallen(uow.session, made) is None:
+            owe_also(uow, made, receivers(destinations, ResultKind(made.kind), is_signed=True))
+
+
+def check_person(reader: UserAccount, printed_name: str, authenticated_at: datetime, signed_at: datetime) -> None:
+    """Require the account's own name, a fresh authentication, and a moment between it and now.
+
+    Raises:
+        NotAuthorisedError: one of them is missing.
+    """
     now = utcnow()
     slack = timedelta(seconds=_CLOCK_SLACK_S)
     if printed_name != reader.printed_name:

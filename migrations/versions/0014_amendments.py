@@ -1,6 +1,6 @@
-"""Addenda and corrections; drafts that a reader refused.
+"""Addenda and corrections; drafts that a reader refused, and the notes that took them back.
 
-Safe while the previous release runs: both tables are new, and it makes neither ADDENDED nor CORRECTED reports, so
+Safe while the previous release runs: both tables are new, the column may be empty, and it makes neither ADDENDED nor CORRECTED reports, so
 it never meets the stricter guard.
 
 Revision: 0014, after 0013
@@ -57,6 +57,10 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_draft_rejection")),
         sa.UniqueConstraint("draft_id", name=op.f("uq_draft_rejection_draft_id")),
     )
+    with op.batch_alter_table("delivery") as delivery:
+        delivery.add_column(sa.Column("note_id", sa.Uuid(), nullable=True))
+        delivery.create_foreign_key(op.f("fk_delivery_note_id_result_object"), "result_object", ["note_id"], ["id"])
+        delivery.create_index(op.f("ix_delivery_note_id"), ["note_id"])
     for table in WRITTEN_ONCE:
         _write_once(table)
     _guard_report(_SIGNED)
@@ -64,6 +68,10 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     _guard_report(_UNAMENDED)
+    with op.batch_alter_table("delivery") as delivery:
+        delivery.drop_index(op.f("ix_delivery_note_id"))
+        delivery.drop_constraint(op.f("fk_delivery_note_id_result_object"), type_="foreignkey")
+        delivery.drop_column("note_id")
     for table in reversed(WRITTEN_ONCE):
         op.drop_table(table)  # its guards go with it
 

@@ -11,11 +11,11 @@ from alembic import command
 from alembic.script import ScriptDirectory
 from sqlalchemy.exc import DatabaseError, IntegrityError
 
-from db import models, report_models
+from db import lifecycle, models, report_models
 from db.engine import ROOT, alembic_config, make_engine, migrate
 from db.packages import accept_licence
 from db.uow import unit_of_work
-from tests.db_support import SENDER, decide_all, open_review, person, received, sign
+from tests.db_support import SENDER, addend, decide_all, open_review, person, received, sign
 
 WRITTEN_ONCE = [
     "amendment",
@@ -100,6 +100,11 @@ def signed(sessions):
     journey = received(sessions).queued().running().drafted()
     reader = person(sessions)
     sign(journey, reader, decide_all(journey, reader, open_review(journey, reader)))
+    addend(journey, reader)
+    refused = received(sessions, "1.2.826.0.2").queued().running().drafted()
+    version = open_review(refused, reader)
+    with unit_of_work(sessions, reader) as uow:
+        lifecycle.reject(uow, refused.report().id, reason="wrong", seen_version=version)
     return journey
 
 
@@ -111,8 +116,10 @@ def _count(engine: sa.Engine, table: str) -> int:
 
 def test_what_is_written_once_is_neither_changed_nor_removed(engine, signed):
     columns = {
+        "amendment": "text",
         "audit_event": "actor",
         "draft": "sections",
+        "draft_rejection": "reason",
         "licence_acceptance": "accepted_by",
         "report_revision": "sections",
         "signature": "meaning",
@@ -129,7 +136,7 @@ def test_what_is_written_once_is_neither_changed_nor_removed(engine, signed):
         assert _count(engine, table) == before
 
 
-@pytest.mark.parametrize("state", ["FINAL", "PRELIMINARY"])
+@pytest.mark.parametrize("state", ["FINAL", "PRELIMINARY", "ADDENDED", "CORRECTED"])
 def test_the_database_refuses_a_signed_state_without_a_signature(engine, sessions, state):
     journey = received(sessions).queued().running().drafted()
     open_review(journey, person(sessions))
