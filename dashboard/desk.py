@@ -33,6 +33,7 @@ _MARK_TITLES: Mapping[str, str] = {
     "trigger": "Model lapse",
     "unfounded": "Unfounded: no expert assessed it",
     "not_asked": "Seen by an expert, asked by nobody",
+    "result": "Not among what is sent",
     "resources": "Done with less",
 }
 

@@ -253,6 +253,8 @@ def _side_of(finding: FindingValue, codes: LabelCodes, segment: _Segment | None)
 
 def _segment_of(finding: FindingValue, segments: Mapping[str, _Segment]) -> _Segment | None:
     segment = segments.get(finding.tracking_uid)
+    if segment and segment.is_heat_map and finding.presence != "present":
+        segment = None  # where a model looked before it said no locates nothing
     if segment is None and finding.segment_number is not None:
         raise RefusedInputError(f"{finding.code_key}: no segment has the finding's Tracking UID")
     if segment and finding.segment_number not in (None, segment.number):

@@ -11,8 +11,9 @@ from typing import Literal
 
 Said = Literal["present", "absent", "nothing"]
 MarkKind = Literal[
-    "omission", "contradiction", "unfounded", "laterality", "number", "comparison", "trigger", "not_asked", "resources"
-]
+    "omission", "contradiction", "unfounded", "laterality", "number", "comparison", "trigger", "not_asked", "resources",
+    "result",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)

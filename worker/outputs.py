@@ -3,68 +3,45 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydicom import Dataset
 
-from config.destination import Destination
 from config.durable import write_durably
 from config.results import ResultKind
 from db.lifecycle import NewEvidence, NewFinding, NewObject
 from db.types import Presence
-from publishing.store import keep_object
+from publishing.draft import DraftParts, Place, attempt, publish_draft
+from publishing.facts import measured
 from reports.codes import code_table
+from reports.document import Code, ReportedFinding, SeriesFacts
 from reports.findings_sr import build_findings_sr
-from reports.narrative_sr import build_narrative_sr
 from reports.sr_common import Evidence
-from reports.values import (
-    DraftIdentity,
-    Equipment,
-    FindingValue,
-    InstanceReference,
-    MeasurementValue,
-    Section,
-)
+from reports.values import DraftIdentity, FindingValue, InstanceReference, MeasurementValue
+from worker.checks import Mark
 from worker.drafting import DraftContent, DraftFinding, measured_sentence
 from worker.experts.base import Classification, SegmentationResult
 from worker.intake import Intake
+from worker.key_pictures import key_pictures
 from worker.measuring import LesionMeasure, label_counts
 from worker.provenance import result_sha256
-from worker.segments import algorithm, build_segmentations
+from worker.segments import algorithm, build_heat_maps, build_segmentations, side_of
 from worker.vlm.backends import VlmCard
 
 
 @dataclass(frozen=True)
 class Made:
-    """Everything written for one draft: rows that wait for their transaction."""
+    """Everything written for one draft: rows that wait for their transaction, and marks about what is missing."""
 
     findings: list[NewFinding]
     evidence: list[NewEvidence]
     objects: list[NewObject]
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a draft's files go and what fixes their identity.
-
-    Attributes:
-        results_dir: the result store.
-        folder: folder of this Reading, relative to it.
-        identity: of the DICOM objects.
-        equipment: our product.
-        destinations: who may get results; those that want drafts get them now.
-    """
-
-    results_dir: Path
-    folder: str
-    identity: DraftIdentity
-    equipment: Equipment
-    destinations: Sequence[Destination] = ()
+    marks: list[Mark] = field(default_factory=list)
 
 
 def result_digest(content: DraftContent) -> str:
@@ -78,52 +55,77 @@ def result_digest(content: DraftContent) -> str:
 
 
 def write_outputs(content: DraftContent, intake: Intake, vlm: VlmCard, place: Place) -> Made:
-    """Build and write SEG, findings SR, draft SR and label maps, each flushed to disk before this returns.
+    """Build and write everything that leaves with a draft, and its label maps, flushed to disk before this returns.
+
+    SEG, findings SR and narrative SR always; further forms as destinations ask for them (`publishing.draft`). Findings
+    without a reviewed code are in no findings SR, and when that is all of them there is none: the draft stands, and a
+    mark says so.
 
     Raises:
         RefusedInputError: the source images do not allow a valid object.
         OutOfSpaceError: the result store is full.
     """
     tracking = {f.label: place.identity.other_uid("tracking", f.label) for f in content.findings}
+    what = (content, intake, tracking)
+    segmented = partial(build_segmentations, *what, identity=place.identity, equipment=place.equipment)
+    heated = partial(build_heat_maps, *what, identity=place.identity, equipment=place.equipment)
     evidence, index_of = _evidence(content, place)
-    segmentations = build_segmentations(content, intake, tracking, identity=place.identity, equipment=place.equipment)
-    references = [InstanceReference.of(ds) for headers in intake.headers.values() for ds in headers]
-    behind = Evidence(source=intake.first, references=references, segmentations=segmentations)
+    rows = [_finding_row(f, content, tracking, index_of) for f in content.findings]
+    notes: list[str] = []
+    segmentations = segmented()
+    heat_maps = attempt(notes, ResultKind.HEAT_MAP, heated)
+    located = [*segmentations, *(heat_maps or ())]
+    values = [v for f in content.findings if (v := _finding_value(f, content, tracking, located))]
+    uncoded = [f.label for f in content.findings if _code_key(f, content) is None]
+    series = _series(intake)
+    images = [image for one in series for image in one.instances]
     not_assessed = [item["what"] for item in content.not_assessed]
-    findings_sr = build_findings_sr(
-        [v for f in content.findings if (v := _finding_value(f, content, tracking, segmentations))],
-        behind,
-        identity=place.identity,
-        equipment=place.equipment,
+    parts = DraftParts(
+        source=intake.first,
+        series=series,
+        sections=content.sections,
+        findings=[_reported(f, row, content, images) for f, row in zip(content.findings, rows, strict=True)],
+        algorithms=[algorithm(vlm), *{r.card.name: algorithm(r.card) for r in content.results.values()}.values()],
         not_assessed=not_assessed,
+        segmentations=segmentations,
+        heat_maps=heat_maps or (),
+        findings_sr=build_findings_sr(
+            values,
+            Evidence(intake.first, images, located),
+            identity=place.identity,
+            equipment=place.equipment,
+            not_assessed=not_assessed,
+            not_coded=uncoded,
+        )
+        if values
+        else None,
+        coded=[value.tracking_uid for value in values],
+        label_maps=partial(segmented, form="labelmap"),
+        pictures=key_pictures(content, intake, tracking),
     )
-    algorithms = [algorithm(vlm), *{r.card.name: algorithm(r.card) for r in content.results.values()}.values()]
-    draft_sr = build_narrative_sr(
-        [Section(key=key, text=text) for key, text in content.sections.items()],  # type: ignore[arg-type]
-        Evidence(intake.first, [*references, *(InstanceReference.of(o) for o in (*segmentations, findings_sr))]),
-        identity=place.identity,
-        equipment=place.equipment,
-        algorithms=algorithms,
-        not_assessed=not_assessed,
-    )
-    made = [(f"seg_{n}", ResultKind.SEG, ds) for n, ds in enumerate(segmentations, 1)]
-    made += [("findings_sr", ResultKind.FINDINGS_SR, findings_sr), ("draft_sr", ResultKind.DRAFT_SR, draft_sr)]
-    return Made(
-        findings=[_finding_row(f, content, tracking, index_of) for f in content.findings],
-        evidence=evidence,
-        objects=[_keep(ds, kind, name, place) for name, kind, ds in made],
-    )
+    made = publish_draft(parts, place)
+    marks = [Mark("result", "", note) for note in [*notes, *made.notes]]
+    return Made(rows, evidence, made.objects, [*_without_code(uncoded), *marks])
 
 
-def _keep(ds: Dataset, kind: ResultKind, name: str, place: Place) -> NewObject:
-    shown = {str(item.TrackingUID) for item in ds.get("SegmentSequence", []) if "TrackingUID" in item}
-    return keep_object(
-        ds,
-        kind,
-        f"{place.folder}/{name}.dcm",
-        results_dir=place.results_dir,
-        destinations=place.destinations,
-        tracking_uids=sorted(shown),
+def _without_code(labels: Sequence[str]) -> list[Mark]:
+    text = "It has no reviewed code, so the findings that are sent coded do not contain it."
+    return [Mark("result", label, f"{label}: {text}") for label in labels]
+
+
+def _series(intake: Intake) -> list[SeriesFacts]:
+    return [_series_facts(uid, headers) for uid, headers in intake.headers.items()]
+
+
+def _series_facts(uid: str, headers: Sequence[Dataset]) -> SeriesFacts:
+    first, number = headers[0], str(headers[0].get("SeriesNumber", ""))
+    return SeriesFacts(
+        series_instance_uid=uid,
+        modality=str(first.get("Modality", "")),
+        number=int(number) if number.lstrip("-").isdigit() else None,
+        description=str(first.get("SeriesDescription", "")),
+        body_part=str(first.get("BodyPartExamined", "")),
+        instances=tuple(InstanceReference.of(ds) for ds in headers),
     )
 
 
@@ -199,30 +201,35 @@ def _finding_value(
     if code_key is None:
         return None
     result = content.results[finding.result_key]
-    measured = finding.measured
+    lesion = finding.measured
     has_segment = any(
         item.get("TrackingUID") == tracking[finding.label] for ds in segmentations for item in ds.SegmentSequence
     )
+    calibrated, parameters = None, []
+    if isinstance(result, Classification):
+        calibrated = result.calibrated.get(finding.label) if result.calibration else None
+        parameters = [f"threshold={result.threshold}"]
+        parameters += [f"calibration={result.calibration}"] if calibrated is not None else []
     return FindingValue(
         label=finding.label,
         code_key=code_key,
         presence="present" if finding.expert_positive else "absent",
         score=finding.score,
-        laterality=None,
-        algorithm=algorithm(
-            result.card, *([f"threshold={result.threshold}"] if isinstance(result, Classification) else [])
-        ),
+        laterality=side_of(finding, code_key) if lesion and has_segment else None,
+        algorithm=algorithm(result.card, *parameters),
         tracking_uid=tracking[finding.label],
         tracking_id=f"firstread:{code_key}",
-        measurements=_measurements(measured) if measured and has_segment else (),
+        measurements=_measurements(lesion) if lesion and has_segment else (),
         source_sop_instance_uids=() if has_segment else _source_uids(result),
+        calibrated=calibrated,
+        calibration=result.calibration if isinstance(result, Classification) and calibrated is not None else "",
     )
 
 
-def _measurements(measured: LesionMeasure) -> tuple[MeasurementValue, ...]:
+def _measurements(lesion: LesionMeasure) -> tuple[MeasurementValue, ...]:
     return (
-        MeasurementValue("volume", round(measured.volume_ml, 3), "cm3"),
-        MeasurementValue("long_axis", round(measured.diameter_mm, 1), "mm"),
+        MeasurementValue("volume", round(lesion.volume_ml, 3), "cm3"),
+        MeasurementValue("long_axis", round(lesion.diameter_mm, 1), "mm"),
     )
 
 
@@ -243,14 +250,14 @@ def _finding_row(
     code_key = _code_key(finding, content)
     concept = code_table().label(code_key).concept if code_key else None
     result = content.results[finding.result_key]
-    measured = finding.measured
+    lesion = finding.measured
     measurements = []
-    if measured:
+    if lesion:
         measurements = [
-            {"name": "volume", "value": round(measured.volume_ml, 2), "unit": "ml"},
-            {"name": "longest axial diameter", "value": round(measured.diameter_mm, 1), "unit": "mm"},
-            {"name": "extent along the slice normal", "value": round(measured.extent_mm, 1), "unit": "mm"},
-            {"name": "separate parts", "value": measured.count, "unit": ""},
+            {"name": "volume", "value": round(lesion.volume_ml, 2), "unit": "ml"},
+            {"name": "longest axial diameter", "value": round(lesion.diameter_mm, 1), "unit": "mm"},
+            {"name": "extent along the slice normal", "value": round(lesion.extent_mm, 1), "unit": "mm"},
+            {"name": "separate parts", "value": lesion.count, "unit": ""},
         ]
     return NewFinding(
         label=finding.label,
@@ -259,7 +266,7 @@ def _finding_row(
         code_value=concept.value if concept else "",
         code_scheme=concept.scheme if concept else "",
         code_meaning=concept.meaning if concept else "",
-        laterality=measured.laterality if measured else "",
+        laterality=lesion.laterality if lesion else "",
         score=finding.score,
         sentence=measured_sentence(finding),
         evidence_index=index_of[finding.result_key],
@@ -267,6 +274,25 @@ def _finding_row(
         measurements=measurements,
         key_slice=_key_slice(finding, result),
         tracking_uid=tracking[finding.label],
+    )
+
+
+def _reported(
+    finding: DraftFinding, row: NewFinding, content: DraftContent, images: Sequence[InstanceReference]
+) -> ReportedFinding:
+    """Return a finding as PDF and messages tell it: the draft's own statement, which nobody has judged."""
+    uid = row.key_slice.get("sop_instance_uid")
+    return ReportedFinding(
+        label=row.label,
+        concept=Code(row.code_value, row.code_scheme, row.code_meaning) if row.code_value else None,
+        presence=row.presence.value,
+        laterality=row.laterality,
+        score=row.score,
+        sentence=row.sentence,
+        measurements=measured(row.measurements),
+        tracking_uid=row.tracking_uid,
+        algorithm=algorithm(content.results[finding.result_key].card),
+        source=next((image for image in images if image.sop_instance_uid == uid), None),
     )
 
 

@@ -13,10 +13,11 @@ from config.errors import GpuBusyError, LifecycleError, OutsideIntendedUseError
 from config.settings import Settings
 from db import queries
 from db.lifecycle import Claim, NewDraft
-from db.models import Reading
+from db.models import ImagingOrder, Reading
 from db.queries import InstancePath
 from db.queries.priors import ComparedPrior, compared_prior
 from db.types import Priority, Use
+from publishing.draft import Place
 from reports.values import Equipment
 from worker.conversation import Bench
 from worker.drafting import DraftContent, draft_study
@@ -27,7 +28,7 @@ from worker.integrity import require_kept, require_unchanged
 from worker.intended_use import unsuited
 from worker.licensing import require_licence
 from worker.models_in_use import Models, ModelsInUse
-from worker.outputs import Place, identity, write_outputs
+from worker.outputs import identity, write_outputs
 from worker.profiles import Profile, profile
 from worker.provenance import PIPELINE_VERSION, job_record, objects_record, provenance_record
 from worker.vlm.backends import VisionLanguageModel, VlmCard
@@ -88,10 +89,11 @@ class StudyPipeline:
             held = queries.instance_paths(session, claim.study_id, claim.revision)
             detail = queries.reading_detail(session, claim.reading_id)
             prior = compared_prior(session, claim.study_id)
+            order = session.get(ImagingOrder, detail.study.order_id) if detail and detail.study.order_id else None
         if detail is None or detail.reading.completed_at is None:
             raise LifecycleError("the reading is not complete")
         run = self.run(held, profile(claim.profile), use=claim.use, prior=prior)
-        return self._new_draft(claim, run, detail.reading)
+        return self._new_draft(claim, run, detail.reading, order)
 
     def run(
         self,
@@ -167,7 +169,7 @@ class StudyPipeline:
         if named and not self._settings.models.allow_demonstration:
             raise OutsideIntendedUseError(f"demonstration models may not draft here: {', '.join(named)}")
 
-    def _new_draft(self, claim: Claim, run: Run, reading: Reading) -> NewDraft:
+    def _new_draft(self, claim: Claim, run: Run, reading: Reading, order: ImagingOrder | None) -> NewDraft:
         settings, content = self._settings, run.content
         assert reading.completed_at is not None
         study_uid = str(run.intake.first.StudyInstanceUID)
@@ -177,6 +179,8 @@ class StudyPipeline:
             identity=identity(study_uid, str(claim.reading_id), content, reading.completed_at),
             equipment=Equipment(institution=settings.organization),
             destinations=settings.destinations,
+            order=order,
+            hl7=settings.hl7,
         )
         made = write_outputs(content, run.intake, run.vlm.card, place)
         run.clock.lap("objects")
@@ -190,7 +194,7 @@ class StudyPipeline:
             evidence=made.evidence,
             objects=made.objects,
             not_assessed=content.not_assessed,
-            marks=[{"kind": m.kind, "finding": m.finding, "text": m.text} for m in content.marks],
+            marks=[{"kind": m.kind, "finding": m.finding, "text": m.text} for m in [*content.marks, *made.marks]],
             demonstration=any(card.demonstration for card in cards),
             provenance=content.provenance
             | {"job": job_record(claim, reading, run.clock.laps), "objects": objects_record(made.objects)},

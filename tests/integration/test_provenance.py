@@ -158,5 +158,5 @@ def test_the_human_side_joins_the_record(drafted):
     assert [d["decision"] for d in human["decisions"]] == ["pending"] * 2
     assert human["edits"] == []
     assert {o["kind"]: [d["destination"] for d in o["deliveries"]] for o in human["objects"]} == {
-        "FINDINGS_SR": ["pacs"], "DRAFT_SR": ["pacs"],
+        "FINDINGS_SR": ["pacs"], "KEY_IMAGES": ["pacs"], "DRAFT_SR": ["pacs"],
     }  # fmt: skip

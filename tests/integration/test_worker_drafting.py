@@ -156,7 +156,7 @@ def test_a_ct_lesion_is_measured_and_every_object_passes_the_validator(torso, tm
     assert lesion.measured.volume_ml == pytest.approx(120 * 175 / 1000, rel=1e-3)
     assert f"{120 * 175 / 1000:.1f} ml" in content.sections["findings"]
     made = write_outputs(content, intake, vlm.card, place(tmp_path, intake, content))
-    assert {o.kind for o in made.objects} == {"SEG", "FINDINGS_SR", "DRAFT_SR"}
+    assert {o.kind for o in made.objects} == {"SEG", "FINDINGS_SR", "KEY_IMAGES", "DRAFT_SR"}
     assert_valid(tmp_path, made)
     labels = np.load(tmp_path / made.evidence[0].label_map_path)["labels"]
     assert labels.shape == intake.study.volume.array.shape
@@ -189,7 +189,7 @@ def test_brain_tumour_regions_become_overlapping_segments(brain, tmp_path):
     assert_valid(tmp_path, made)
     seg = pydicom.dcmread(tmp_path / next(o.path for o in made.objects if o.kind == "SEG"))
     assert str(seg.SegmentSequence[0].SegmentLabel) == "whole tumor"
-    assert len(seg.SegmentSequence) == 4
+    assert len(seg.SegmentSequence) == 5  # two nested regions, three disjoint parts
 
 
 def test_the_same_result_is_the_same_instance(chest, tmp_path):
