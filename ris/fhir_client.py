@@ -64,9 +64,13 @@ def push_bundle(destination: Destination, settings: Settings, content: bytes) ->
         "X-Meta-Snapshot-Mode": "SECURITY_LABEL",
         **_authorization(destination),
     }
-    with _named(), _client(destination, settings) as client:
-        with client.stream("POST", destination.url.rstrip("/"), content=content, headers=headers) as response:
-            return _answer(response.status_code, _body(response), content)
+    url = destination.url.rstrip("/")
+    with (
+        _named(),
+        _client(destination, settings) as client,
+        client.stream("POST", url, content=content, headers=headers) as response,
+    ):
+        return _answer(response.status_code, _body(response), content)
 
 
 def _authorization(destination: Destination) -> dict[str, str]:
