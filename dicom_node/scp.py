@@ -24,6 +24,7 @@ from dicom_node.receivers import Receivers
 from dicom_node.tls import server_context
 from instances.inbox import Inbox, make_inbox
 from instances.reconcile import Reconciled, reconcile
+from ris.listener import RunningListener, start_listener
 
 log = structlog.get_logger()
 _NODE = Actor("node", "process")
@@ -41,6 +42,7 @@ class RunningNode:
     sessions: sessionmaker[Session]
     reconciled: Reconciled
     reception: Listener | Receivers
+    messages: RunningListener | None = None  # of the RIS; None without hl7.port
     _stopped: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
 
@@ -49,6 +51,8 @@ class RunningNode:
         if self._stopped.is_set():
             return
         self._stopped.set()
+        if self.messages is not None:
+            self.messages.stop()
         self.reception.stop(_GRACE_S)
         for thread in self._threads:
             thread.join()
@@ -89,6 +93,11 @@ def start_node(
     detail = {"port": node.port, "tls_port": node.tls_port, "ae_title": settings.dicom.ae_title, **vars(reconciled)}
     _audit(sessions, AuditTag.PROCESS_STARTED, detail)
     reception.start()
+    try:
+        node.messages = start_listener(settings, sessions, context_of=certificate)
+    except AppError:
+        node.stop()
+        raise
     if certificate is not None:
         node._threads.append(_watch(certificate, node._stopped))
     if deliver:

@@ -1,6 +1,6 @@
 """What the HL7 tests share: one report with every part filled, and a destination for it."""
 
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from config.destination import Destination
@@ -62,6 +62,17 @@ def document(state: str = "draft", **changes: Any) -> ReportDocument:
     return ReportDocument(state=state, **(facts | changes))  # type: ignore[arg-type]
 
 
-def now() -> datetime:
-    """The present instant."""
-    return datetime.now(UTC)
+def line(name: str, **fields: str) -> str:
+    """One segment as a RIS writes it: ``line("OBR", f4="CT^CT Chest", f18="A-1")``; MSH-1 is its separator."""
+    numbers = {int(key[1:]): value for key, value in fields.items()}
+    return "|".join([name, *(numbers.get(position, "") for position in range(1, max(numbers) + 1))])
+
+
+def msh(kind: str, control_id: str = "M1", charset: str = "UNICODE UTF-8") -> str:
+    """A header from RIS|HOSP."""
+    return f"MSH|^~\\&|RIS|HOSP|FIRSTREAD||20260304||{kind}|{control_id}|P|2.5.1||||||{charset}"
+
+
+def sent(*lines: str, codec: str = "utf-8") -> bytes:
+    """A message of these segments."""
+    return "".join(f"{one}\r" for one in lines).encode(codec)
