@@ -9,7 +9,6 @@ import ssl
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from pydantic import BaseModel
-from pydicom.uid import UID
 from pynetdicom import AllStoragePresentationContexts
 from pynetdicom.sop_class import (
     InstanceAvailabilityNotification,
@@ -23,10 +22,11 @@ from pynetdicom.sop_class import (
 
 from config.errors import ConfigurationError
 from config.settings import AeProfile, DicomSettings, Peer, Settings
-from dicom_node import attributes, commitment_scp, commitment_scu, delivery, library, policy, priors, services, tls
+from dicom_node import attributes, commitment_scp, commitment_scu, delivery, library, outcome, policy, priors, services, tls
 from dicom_node.connection import SLOW_GRACE_S
 from dicom_node.context import Rejection
 from dicom_node.handlers import FULL_STORAGE
+from dicom_node.sop_classes import name_of
 from dicom_node.transfer_syntaxes import ACCEPTED
 from instances.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from instances.storing import INTERNAL_ERROR, STATUS
@@ -34,18 +34,6 @@ from instances.storing import INTERNAL_ERROR, STATUS
 Route = tuple[str, str]
 """HTTP method and path of one DICOMweb transaction."""
 _BLOCK = re.compile(r"(<!-- begin ([a-z-]+) -->\n).*?(<!-- end \2 -->)", re.DOTALL)
-_NAMES = {  # PS3.6 names those newer than the library
-    "1.2.840.10008.1.2.4.110": "JPEG XL Lossless",
-    "1.2.840.10008.1.2.4.111": "JPEG XL JPEG Recompression",
-    "1.2.840.10008.1.2.4.112": "JPEG XL",
-    "1.2.840.10008.1.2.8.1": "Deflated Image Frame Compression",
-    "1.2.840.10008.1.2.4.53": "JPEG Spectral Selection, Non-Hierarchical (Process 6 and 8)",
-    "1.2.840.10008.1.2.4.55": "JPEG Full Progression, Non-Hierarchical (Process 10 and 12)",
-    "1.2.840.10008.5.1.4.1.1.66.7": "Label Map Segmentation Storage",
-    "1.2.840.10008.5.1.4.1.1.66.8": "Height Map Segmentation Storage",
-    "1.2.840.10008.5.1.4.1.1.9.100.1": "Waveform Presentation State Storage",
-    "1.2.840.10008.5.1.4.1.1.9.100.2": "Waveform Acquisition Presentation State Storage",
-}
 
 
 def tables(routes: Iterable[Route]) -> dict[str, str]:
@@ -93,7 +81,7 @@ def _rows(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def _name(uid: str) -> str:
-    return _NAMES.get(uid) or str(UID(uid).name)
+    return name_of(uid)
 
 
 def _dicomweb(routes: Iterable[Route]) -> str:
@@ -166,7 +154,7 @@ def _times() -> str:
             ),
             (
                 "Delivery: first retry, doubled each time, an hour at most",
-                f"{delivery.RETRY_BASE_S:.0f} s, {delivery.MAX_ATTEMPTS} attempts",
+                f"{delivery.RETRY_BASE_S:.0f} s, {outcome.MAX_ATTEMPTS} attempts; {outcome.DECLINED_ATTEMPTS} or {outcome.ONCE} where waiting cures nothing",
             ),
             (
                 "Storage commitment of what we delivered: asked again, doubled each time, a day at most",

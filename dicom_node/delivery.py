@@ -1,4 +1,4 @@
-"""Deliver what is owed: claim, send in order, record each answer."""
+"""Deliver what is owed, by whatever protocol its destination has: claim, send in order, record each answer."""
 
 import random
 import threading
@@ -9,32 +9,35 @@ from datetime import datetime
 from itertools import groupby
 
 import structlog
-from pydicom.uid import SegmentationStorage
 from sqlalchemy.orm import Session, sessionmaker
 
-from config.errors import AppError, LifecycleError, PeerUnavailableError, UnreadableDatasetError
+from config.errors import AppError, LifecycleError, PeerUnavailableError
+from config.results import SENDING_ORDER
 from config.settings import Destination, Settings
 from db import lifecycle
 from db.lifecycle import DeliveryJob, deliveries
 from db.types import utcnow
 from db.uow import Actor, unit_of_work
-from dicom_node import scu
-from instances.part10 import HEAD_BYTES, split_file
+from dicom_node.outcome import MAX_ATTEMPTS, ONCE, IsWanted, Outcome
+from dicom_node.sop_classes import suits
+from dicom_node.transports import TRANSPORTS
 
 log = structlog.get_logger()
 LEASE_S = 30.0  # renewed while the sender lives, so that what a killed one had claimed is soon sent by another
 RETRY_BASE_S = 15.0
-MAX_ATTEMPTS = 12  # with the hour lifecycle allows at most between two attempts: about five hours
 _BATCH = 64
 _DESTINATIONS_AT_ONCE = 8
 _SENDER = Actor("node", "process")
+_ORDER = {kind.value: rank for rank, kind in enumerate(SENDING_ORDER)}
 
 
 def deliver_due(sessions: sessionmaker[Session], settings: Settings, now: datetime) -> int:
     """Send every Delivery that is due; return how many were accepted by their destination.
 
-    One association per destination. Segmentations go before the reports that refer to them. A refusal or
-    an unreachable peer postpones with doubled delays and jitter, until the attempts are used up.
+    Destinations are served side by side, each by the transport of its protocol, its objects in the order of
+    ``SENDING_ORDER``: what is referred to goes before what refers to it. An object that is refused holds up no
+    other. A refusal or an unreachable peer postpones with doubled delays and jitter, until the attempts are used up;
+    those are one or two where waiting cures nothing (`dicom_node.outcome`).
 
     Raises:
         TransientError: the database cannot be used; claimed deliveries come back when their lease ends.
@@ -89,34 +92,40 @@ def _claim(sessions: sessionmaker[Session], now: datetime) -> list[DeliveryJob]:
     return jobs
 
 
-def _rank(job: DeliveryJob) -> tuple[str, str, bool, str]:
-    """Order by destination and Study, Segmentations first, so that no report points at nothing."""
-    return job.destination, str(job.study_id), job.sop_class_uid != SegmentationStorage, job.sop_instance_uid
+def _rank(job: DeliveryJob) -> tuple[str, str, int, str]:
+    """Order by destination and Study, and within a Study so that nothing points at what is not there."""
+    return job.destination, str(job.study_id), _ORDER.get(job.kind, len(_ORDER)), job.sop_instance_uid
 
 
 def _deliver(
     sessions: sessionmaker[Session], settings: Settings, destination: Destination, jobs: Sequence[DeliveryJob]
 ) -> int:
-    waiting = {}
-    for job in jobs:
-        try:
-            waiting[_outgoing(settings, job)] = job
-        except (OSError, UnreadableDatasetError) as exc:
-            _fail(sessions, job, f"the object's file cannot be read: {type(exc).__name__}")
+    waiting = {job.delivery_id: job for job in jobs}
 
-    def is_wanted(item: scu.Outgoing) -> bool:
-        wanted = _renew(sessions, waiting[item])
+    def is_wanted(job: DeliveryJob) -> bool:
+        wanted = _renew(sessions, job)
         if not wanted:
-            del waiting[item]
+            del waiting[job.delivery_id]
         return wanted
 
     accepted = 0
     try:
-        for sent in scu.store(scu.address_of(destination, settings), list(waiting), is_wanted=is_wanted):
-            accepted += _record(sessions, waiting.pop(sent.item), sent)
+        for outcome in _outcomes(settings, destination, jobs, is_wanted):
+            accepted += _record(sessions, waiting.pop(outcome.job.delivery_id), outcome, is_counted=destination.count)
     except PeerUnavailableError as exc:
         _fail_all(sessions, waiting.values(), str(exc))
     return accepted
+
+
+def _outcomes(
+    settings: Settings, destination: Destination, jobs: Sequence[DeliveryJob], is_wanted: IsWanted
+) -> Iterator[Outcome]:
+    fitting = [job for job in jobs if suits(destination, job.kind)]
+    for job in jobs:
+        if job not in fitting:  # the settings changed since it was owed
+            yield Outcome(job, False, f"{job.kind} is not sent by {destination.protocol}", ONCE)
+    if fitting:
+        yield from TRANSPORTS[destination.protocol](settings, destination, fitting, is_wanted)
 
 
 def _renew(sessions: sessionmaker[Session], job: DeliveryJob) -> bool:
@@ -129,20 +138,13 @@ def _renew(sessions: sessionmaker[Session], job: DeliveryJob) -> bool:
         return False
 
 
-def _outgoing(settings: Settings, job: DeliveryJob) -> scu.Outgoing:
-    path = settings.results_dir / job.path
-    with path.open("rb") as file:
-        meta, _ = split_file(file.read(HEAD_BYTES))
-    return scu.Outgoing(path, meta.sop_class_uid, meta.transfer_syntax_uid)
-
-
-def _record(sessions: sessionmaker[Session], job: DeliveryJob, sent: scu.Sent) -> bool:
-    if not sent.accepted:
-        _fail(sessions, job, sent.error)
+def _record(sessions: sessionmaker[Session], job: DeliveryJob, outcome: Outcome, *, is_counted: bool) -> bool:
+    if not outcome.accepted:
+        _fail(sessions, outcome)
         return False
     try:
         with unit_of_work(sessions, _SENDER) as uow:
-            lifecycle.delivered(uow, job.delivery_id)
+            lifecycle.delivered(uow, job.delivery_id, is_counted=is_counted)
     except LifecycleError:
         # its lease had run out and another sender took it; that one records the answer to the same object
         log.warning("delivery.overtaken", delivery_id=job.delivery_id)
@@ -153,15 +155,22 @@ def _record(sessions: sessionmaker[Session], job: DeliveryJob, sent: scu.Sent) -
 
 def _fail_all(sessions: sessionmaker[Session], jobs: Iterable[DeliveryJob], error: str) -> None:
     for job in jobs:
-        _fail(sessions, job, error)
+        _fail(sessions, Outcome(job, False, error))
 
 
-def _fail(sessions: sessionmaker[Session], job: DeliveryJob, error: str) -> None:
+def _fail(sessions: sessionmaker[Session], outcome: Outcome) -> None:
     base_s = RETRY_BASE_S * random.uniform(0.75, 1.25)  # so that many objects do not come back at one moment
+    job = outcome.job
     try:
         with unit_of_work(sessions, _SENDER) as uow:
             state = lifecycle.delivery_failed(
-                uow, job.delivery_id, error, base_s=base_s, max_attempts=MAX_ATTEMPTS, attempt=job.attempts
+                uow,
+                job.delivery_id,
+                outcome.error,
+                base_s=base_s,
+                max_attempts=min(outcome.attempts, MAX_ATTEMPTS),
+                attempt=job.attempts,
+                at_least_s=outcome.wait_s,
             )
     except AppError as exc:
         log.warning("delivery.not_recorded", delivery_id=job.delivery_id, error=exc)

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from config.settings import Settings
 from db.types import utcnow
-from dicom_node import commitment, delivery, expected, priors
+from dicom_node import commitment, counting, delivery, expected, priors, testing
 from instances import retention
 
 log = structlog.get_logger()
@@ -29,6 +29,8 @@ DUTIES = (
     Duty("deliver", delivery.deliver_due, 1.0),
     Duty("ask_commitment", commitment.ask_due, 2.0),
     Duty("report_commitment", commitment.report_due, 1.0),
+    Duty("count_delivered", counting.count_due, 5.0),
+    Duty("try_destinations", testing.try_due, 0.5),
     Duty("ask_counts", expected.ask_counts, 2.0),
     Duty("fetch_priors", priors.fetch_due, 1.0),
     Duty("delete_old", retention.delete_due, 60.0),

@@ -2,17 +2,11 @@
 
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from pydicom.uid import (
-    Comprehensive3DSRStorage,
-    EnhancedSRStorage,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    SegmentationStorage,
-)
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom.association import Association
 from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import StorageCommitmentPushModel, Verification
@@ -21,11 +15,10 @@ from config.errors import PeerUnavailableError
 from config.settings import Destination
 from dicom_node import scu, tls
 from dicom_node.library import CONNECT_TIMEOUT_S
+from dicom_node.sop_classes import SOP_CLASS, name_of, sent_to
 
 OURS = {
-    SegmentationStorage: "Segmentation Storage",
-    Comprehensive3DSRStorage: "Comprehensive 3D SR Storage",
-    EnhancedSRStorage: "Enhanced SR Storage",
+    **{uid: name_of(uid) for uid in SOP_CLASS.values()},
     StorageCommitmentPushModel: "Storage Commitment Push Model",
 }
 """What we may want of a peer beside Verification."""
@@ -44,11 +37,9 @@ class Step:
 
 def wanted_of(destination: Destination) -> frozenset[str]:
     """Return the SOP Classes a destination has to accept for all it is sent."""
-    wanted = {EnhancedSRStorage}
-    if destination.drafts:
-        wanted |= {SegmentationStorage, Comprehensive3DSRStorage}
+    wanted = {str(uid) for uid in sent_to(destination)}
     if destination.commitment:
-        wanted.add(StorageCommitmentPushModel)
+        wanted.add(str(StorageCommitmentPushModel))
     return frozenset(wanted)
 
 
@@ -59,15 +50,21 @@ def examine(peer: scu.Address, wanted: frozenset[str] = frozenset()) -> Iterator
         peer: whom to look at.
         wanted: SOP Classes whose refusal is a failure; that of the others of `OURS` is only told.
     """
+    if (yield from reach(peer)):
+        yield from _association(peer, wanted)
+
+
+def reach(peer: scu.Address) -> Generator[Step, None, bool]:
+    """Yield the steps up to a connection: name, TCP and, where it is used, TLS; return whether all were good."""
     for name, look in (("name", _name), ("TCP", _tcp), *((("TLS", _tls),) if peer.tls else ())):
         began = time.monotonic()
         try:
             note = look(peer)
         except PeerUnavailableError as exc:
             yield _step(name, began, str(exc), is_good=False)
-            return
+            return False
         yield _step(name, began, note)
-    yield from _association(peer, wanted)
+    return True
 
 
 def _name(peer: scu.Address) -> str:

@@ -20,6 +20,7 @@ from pynetdicom.sop_class import Verification
 from config.errors import PeerUnavailableError
 from config.settings import Destination, Peer, PriorSource, Settings, TlsSettings
 from dicom_node.library import MAX_CONTEXTS, make_ae
+from dicom_node.sop_classes import name_of
 from dicom_node.tls import ClientContext, client_context, in_words
 
 log = structlog.get_logger()
@@ -72,6 +73,7 @@ class Sent:
     status: int | None
     error: str = ""
     was_declined: bool = False  # the peer accepted no presentation context for it
+    comment: str = ""  # its Error Comment (0000,0902)
 
     @property
     def accepted(self) -> bool:
@@ -173,17 +175,17 @@ def _send(assoc: Association, item: Outgoing) -> Sent:
         return Sent(item, None, "no answer: the association was lost")
     comment = str(answer.get("ErrorComment", "") or "")
     failed = not Sent(item, status).accepted
-    return Sent(item, status, f"{_hex(status)} {comment}".strip() if failed else "")
+    return Sent(item, status, f"{_hex(status)} {comment}".strip() if failed else "", comment=comment)
 
 
 def _why_not(assoc: Association, item: Outgoing) -> str:
     for cx in assoc.rejected_contexts:
         if (str(cx.abstract_syntax), str(cx.transfer_syntax[0])) == item.syntax:
             if cx.result == 0x03:
-                return f"SOP Class not accepted by the peer: {UID(item.sop_class_uid).name}"
+                return f"SOP Class not accepted by the peer: {name_of(item.sop_class_uid)}"
             if cx.result == 0x04:
                 return f"transfer syntax not accepted by the peer: {UID(item.transfer_syntax_uid).name}"
-    return f"presentation context not accepted by the peer: {UID(item.sop_class_uid).name}"
+    return f"presentation context not accepted by the peer: {name_of(item.sop_class_uid)}"
 
 
 def associate(

@@ -44,7 +44,7 @@ def node_echo(
     name: Annotated[str, typer.Argument(help="Name of a destination, or AE title of a peer.")],
     data_dir: DataDir = None,
 ) -> None:
-    """Send a C-ECHO to a destination or peer."""
+    """Ask a destination of any protocol, or a peer by C-ECHO, whether it is there."""
     _echo(name, data_dir)
 
 
@@ -53,7 +53,7 @@ def peers_echo(
     name: Annotated[str, typer.Argument(help="Name of a destination, or AE title of a peer.")],
     data_dir: DataDir = None,
 ) -> None:
-    """Send a C-ECHO to a destination or peer."""
+    """Ask a destination of any protocol, or a peer by C-ECHO, whether it is there."""
     _echo(name, data_dir)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from config.errors import RefusedInputError
+from config.errors import PeerUnavailableError, RefusedInputError
 from config.settings import Destination, Peer, PriorSource, Settings
 from db import peers
 from db.engine import current_sessions
@@ -17,7 +17,8 @@ from dicom_node.context import Asking, Rejection
 from dicom_node.names import Names
 from dicom_node.peers import as_peer, find_peer, known_peers
 from dicom_node.policy import judge_caller
-from dicom_node.probe import Step, examine, wanted_of
+from dicom_node.probe import Step, examine
+from dicom_node.testing import examine_destination
 from firstread.people import actor
 
 COLUMNS = ("AE title", "host", "port", "certificate", "called AE", "at once", "TLS", "from")
@@ -111,13 +112,20 @@ def refused(settings: Settings) -> list[dict[str, Any]]:
 
 
 def echo(settings: Settings, name: str) -> str:
-    """Send a C-ECHO to a destination, prior source or peer; return what it is called.
+    """Ask a destination, prior source or peer whether it is there; return what it is called.
+
+    DICOM peers by C-ECHO, destinations of other protocols as `dicom_node.testing` tries them.
 
     Raises:
         RefusedInputError: nobody of that name is known.
         PeerUnavailableError: it does not answer.
     """
     found = find(settings, name)
+    if isinstance(found, Destination) and found.protocol != "c-store":
+        for step in examine_destination(settings, found):
+            if not step.is_good:
+                raise PeerUnavailableError(f"{step.name}: {step.note}")
+        return found.name
     scu.echo(scu.address_of(found, settings))
     return found.ae_title
 
@@ -130,8 +138,9 @@ def test(settings: Settings, name: str) -> Iterator[Step]:
         PeerUnavailableError: it is not known where it listens.
     """
     found = find(settings, name)
-    wanted = wanted_of(found) if isinstance(found, Destination) else frozenset()
-    return examine(scu.address_of(found, settings), wanted)
+    if isinstance(found, Destination):
+        return examine_destination(settings, found)
+    return examine(scu.address_of(found, settings))
 
 
 def find(settings: Settings, name: str) -> Destination | PriorSource | Peer:
