@@ -15,9 +15,13 @@ from dashboard.permissions import Permission
 from dashboard.presentation import EDITABLE_SECTIONS, SECTION_TITLES, status_pill
 from dashboard.slices import SliceServer
 from dashboard.viewing import Jump, Lightbox, ViewerPage
+from db.lifecycle import AMENDABLE
 from db.lifecycle.expectations import announcement
-from db.models import Reading, Study
-from db.queries import DeliveryRow, ReportDetail, StudyDetail, report_detail, study_detail
+from db.models import Reading, ResultObject, Study
+from db.queries import DeliveryRow, ReportDetail, StudyDetail, image_set_sha256, report_detail, study_detail
+from db.queries.amendments import SignedAmendment, amendments
+from db.queries.orders import RisSide, ris_side
+from db.queries.orders import RisSide, ris_side
 from db.report_models import Draft, Evidence, Finding, Report, Signature
 from db.types import Decision, Presence, ReportState
 from db.users import list_users
@@ -114,11 +118,15 @@ class DeskPage:
     revisions: Sequence[RevisionView]
     signatures: Sequence[Signature]
     delivered: Sequence[DeliveryRow]
+    made: Sequence[ResultObject]  # results of every kind, delivered or not
+    amended: Sequence[SignedAmendment]  # newest first
+    images_seen: str  # hash of the images that are here now
     images: StudyImages
     viewer: ViewerPage | None
     lock_holder: str
     can_edit: bool
     can_open: bool
+    ris: RisSide  # the order it answers, and whether its patient was corrected
 
     @property
     def series(self) -> Sequence[Any]:
@@ -129,6 +137,11 @@ class DeskPage:
     def is_signed(self) -> bool:
         """Whether a person stands behind the text now."""
         return self.report.state in SIGNED and bool(self.signatures)
+
+    @property
+    def can_amend(self) -> bool:
+        """Whether an addendum or a correction may follow."""
+        return self.report.state in AMENDABLE
 
     @property
     def pill(self) -> tuple[str, str]:
@@ -236,11 +249,15 @@ def load_desk(
         revisions=_revisions(detail, authors),
         signatures=sorted(detail.signatures, key=lambda one: one.signed_at, reverse=True),
         delivered=study.deliveries,
+        made=detail.objects,
+        amended=amendments(db, detail.report.id)[::-1],
+        images_seen=image_set_sha256(db, study_id),
         images=images,
         viewer=light.page(asked) if asked is not None else None,
         lock_holder=detail.locked_by.printed_name if detail.locked_by and not mine else "",
         can_edit=edits and mine and detail.report.state is ReportState.IN_REVIEW,
         can_open=edits and detail.report.state in OPENABLE and detail.locked_by is None,
+        ris=ris_side(db, detail.study),
     )
 
 

@@ -1,6 +1,7 @@
 """Signing and rejecting: one report, one person, one password each time. There is no bulk sign."""
 
 import re
+from collections.abc import Callable
 from uuid import UUID, uuid4
 
 from flask import Blueprint, Response, abort, flash, redirect, render_template, request, url_for
@@ -16,7 +17,8 @@ from db import lifecycle
 from db.queries import report_detail
 from db.types import Decision, ReportState, utcnow
 from db.users import find_user, is_locked_out
-from publishing.signed import Signing, write_signed_document
+from publishing.outgoing import Outgoing, outgoing
+from publishing.signed import Signing, discard, write_signed_documents
 
 bp = Blueprint("signoff", __name__, url_prefix="/studies/<uuid:study_id>")
 
@@ -53,20 +55,20 @@ def submit(study_id: UUID, state: str) -> ResponseReturnValue:
     if warnings_of(page) and request.form.get("checked") != "1":
         return Response(_sign_page(page, wanted, error="Confirm that you have checked the points above."), 400)
     if check_password(person().login, request.form.get("password", ""), again=True) is None:
-        return _refused(page, wanted)
+        return refused(lambda error: _sign_page(page, wanted, error=error))
     _sign(page, wanted)
     flash(f"Signed as {wanted.value.lower()}.", "ok")
     return redirect(url_for("reading.show", study_id=study_id), 303)
 
 
 def _sign(page: DeskPage, wanted: ReportState) -> None:
-    """Write the signed object, then commit state, signature, object and deliveries together.
+    """Write everything the signature makes, then commit state, signature, objects and deliveries together.
 
     Text and version come from one reading of the report, so what is written is what is signed; a report
     that moved on meanwhile loses at the commit.
     """
     authenticated_at = signed_at = utcnow()
-    signing = Signing(uuid4(), wanted, person().login, person().printed_name, signed_at)
+    signing = Signing(uuid4(), wanted, person().login, person().printed_name, signed_at, MEANINGS[wanted])
     settings = site()
     with sessions()() as db:
         detail = report_detail(db, page.report.id)
@@ -76,23 +78,24 @@ def _sign(page: DeskPage, wanted: ReportState) -> None:
         blocks = blocks_of(page)
         if blocks:
             raise LifecycleError("; ".join(blocks))
-        document = write_signed_document(db, detail, signing, settings)
+        made = write_signed_documents(db, detail, signing, settings)
     try:
         with work() as uow:
             lifecycle.sign(
                 uow,
                 page.report.id,
                 state=wanted,
-                meaning=MEANINGS[wanted],
+                meaning=signing.meaning,
                 printed_name=signing.printed_name,
                 authenticated_at=authenticated_at,
                 seen_version=seen_version(),
-                objects=[document],
+                objects=made,
                 signed_at=signed_at,
                 signature_id=signing.signature_id,
+                destinations=settings.destinations,
             )
     except AppError:
-        (settings.results_dir / document.path).unlink(missing_ok=True)
+        discard(made, settings)
         raise
 
 
@@ -131,12 +134,13 @@ def _asserts(sentence: str, label: str) -> bool:
     return label.lower() in said and not re.search(r"\b(no|not|without|absent|negative)\b", said)
 
 
-def _refused(page: DeskPage, wanted: ReportState) -> ResponseReturnValue:
+def refused(page: Callable[[str], str]) -> ResponseReturnValue:
+    """Answer a wrong password: the same page with what was typed, or the end of a session that tried too often."""
     with sessions()() as db:
         account = find_user(db, person().login)
         locked = account is None or is_locked_out(account)
     if not locked:
-        return Response(_sign_page(page, wanted, error="Not signed: the password is wrong."), 403)
+        return Response(page("Not signed: the password is wrong."), 403)
     end_session()
     flash("Too many wrong passwords: the account is locked for a while, and nothing was signed.", "bad")
     return redirect(url_for("auth.login"), 303)
@@ -148,11 +152,17 @@ def _sign_page(page: DeskPage, wanted: ReportState, *, error: str = "") -> str:
         p=page,
         state=wanted.value,
         meaning=MEANINGS[wanted],
-        destinations=site().destinations,
+        destinations=destinations_of(page, wanted),
         blocks=blocks_of(page),
         warnings=warnings_of(page),
         error=error,
     )
+
+
+def destinations_of(page: DeskPage, state: ReportState) -> list[Outgoing]:
+    """Return what each destination gets when the report is signed as ``state``."""
+    own = [one for one in page.made if one.draft_id == page.report.draft_id]
+    return outgoing(site().destinations, state, {one.kind for one in own})
 
 
 def _state(name: str) -> ReportState:

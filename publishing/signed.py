@@ -1,166 +1,176 @@
-"""The signed report as a DICOM object: built by ``reports``, written durably before the signature is committed."""
+"""What a signature makes: every form of the signed report that some destination takes, durable before it is committed.
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any, cast
-from uuid import UUID
+All of it is made or nothing: a form that cannot be built refuses the signature, with the reason.
+"""
 
-from pydicom import Dataset, dcmread
-from pydicom.errors import InvalidDicomError
+import json
+from collections.abc import Sequence
+
+from pydicom import Dataset
 from sqlalchemy.orm import Session
 
+from config.destination import Destination
 from config.errors import RefusedInputError
-from config.results import ResultKind
+from config.results import ResultKind, receivers, wants
 from config.settings import Settings
-from db.lifecycle import NewObject, text_sha256
-from db.queries import InstancePath, ReportDetail, instance_paths
-from db.report_models import Signature
+from db.lifecycle import NewObject
+from db.queries import ReportDetail
 from db.types import ReportState
-from publishing.store import keep_object
-from reports.narrative_sr import build_narrative_sr
-from reports.sr_common import Evidence
-from reports.values import (
-    AlgorithmIdentity,
-    DraftIdentity,
-    Equipment,
-    InstanceReference,
-    Predecessor,
-    Section,
-    SectionKey,
-    Signer,
-    SignOff,
-    weights_digest,
-)
+from publishing.act import BASIC_TEXTS, NARRATIVES, PDFS, Ground, Signing
+from publishing.signed_findings import build_signed_findings
+from publishing.store import keep_message, keep_object
+from reports.document import ReportDocument
+from reports.fhir import build_bundle
+from reports.hl7 import build_oru
+from reports.narrative_sr import basic_text, build_narrative_sr
+from reports.pdf import build_pdf
+from reports.values import InstanceReference
+
+__all__ = ["Signing", "discard", "write_signed_documents"]
+
+K = ResultKind
+_UNBUILDABLE = (ValueError, TypeError, AttributeError, KeyError, IndexError, RuntimeError, ArithmeticError)
 
 
-@dataclass(frozen=True)
-class Signing:
-    """One act of signing, before it is committed.
+def write_signed_documents(db: Session, detail: ReportDetail, signing: Signing, settings: Settings) -> list[NewObject]:
+    """Build what the signature makes and write it under the result store; return the rows, the Enhanced SR first.
 
-    Attributes:
-        signature_id: of the Signature to be made.
-        state: PRELIMINARY or FINAL.
-        login, printed_name: of the signer; the login is the staff number of this site.
-        signed_at: the moment, with time zone.
-    """
-
-    signature_id: UUID
-    state: ReportState
-    login: str
-    printed_name: str
-    signed_at: datetime
-
-
-def write_signed_document(db: Session, detail: ReportDetail, signing: Signing, settings: Settings) -> NewObject:
-    """Build the signed Enhanced SR and write it under the result store; return its row.
-
-    The file name holds the signature's id, so an act that fails later leaves a file nobody refers to, and
-    never replaces another.
+    The file names hold the signature's id, so an act that fails later leaves files nobody refers to (see
+    `discard`), and never replaces another.
 
     Raises:
-        RefusedInputError: no text, no readable image, or no valid object.
+        RefusedInputError: no text, no readable image, or a form that cannot be built.
         OutOfSpaceError: the result store is full.
     """
-    return keep_object(
-        build_document(db, detail, signing, settings),
-        ResultKind.SIGNED_SR if signing.state is ReportState.FINAL else ResultKind.PRELIMINARY_SR,
-        f"{detail.study.id}/signed/{signing.signature_id}.dcm",
-        results_dir=settings.results_dir,
-        destinations=settings.destinations,
-        is_signed=True,
-    )
+    forms = _Forms(Ground(db, detail, signing, settings), f"{detail.study.id}/signed/{signing.signature_id}")
+    try:
+        forms.write()
+    except BaseException as exc:
+        discard(forms.made, settings)
+        if not isinstance(exc, _UNBUILDABLE):
+            raise
+        raise RefusedInputError(f"not signed: {forms.doing} cannot be made ({type(exc).__name__})") from exc
+    return forms.made
 
 
-def build_document(db: Session, detail: ReportDetail, signing: Signing, settings: Settings) -> Dataset:
-    """Return the signed Enhanced SR of a report as it stands.
-
-    Raises:
-        RefusedInputError: no text, no readable image, or no valid object.
-    """
-    used = _instances_used(detail, instance_paths(db, detail.study.id))
-    source = _first_readable(settings.instances_dir / one.path for one in used)
-    study_uid = detail.study.study_instance_uid
-    references = [
-        InstanceReference(study_uid, one.series_instance_uid, one.sop_class_uid, one.sop_instance_uid) for one in used
-    ]
-    earlier = _written_before(detail, settings.results_dir)
-    behind = [InstanceReference.of(ds) for kind, ds in earlier if kind in {"SEG", "FINDINGS_SR"}]
-    documents = [
-        Predecessor(InstanceReference.of(ds)) for kind, ds in earlier if kind.endswith("_SR") and kind in _TEXT
-    ]
-    return build_narrative_sr(
-        [Section(key=cast("SectionKey", key), text=str(text)) for key, text in detail.report.sections.items() if text],
-        Evidence(source, [*references, *behind]),
-        identity=DraftIdentity(
-            study_uid, str(signing.signature_id), text_sha256(detail.report.sections), signing.signed_at
-        ),
-        equipment=Equipment(software_versions=(version("firstread"),), institution=settings.organization),
-        algorithms=algorithms_of(detail.draft.provenance.get("models", []) if detail.draft else []),
-        sign_off=SignOff(
-            signer=_signer(signing.printed_name, signing.login, settings.organization, signing.signed_at),
-            predecessors=tuple(documents),
-            preliminary=signing.state is ReportState.PRELIMINARY,
-            attested_author=_attested(detail.signatures, signing, settings.organization),
-        ),
-    )
+def discard(made: Sequence[NewObject], settings: Settings) -> None:
+    """Remove the files of an act of signing that did not come to pass."""
+    for one in made:
+        (settings.results_dir / one.path).unlink(missing_ok=True)
 
 
-_UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, InvalidDicomError)
-_TEXT = frozenset({"DRAFT_SR", "PRELIMINARY_SR"})
+class _Forms:
+    """The forms of one act; ``made`` grows, and ``doing`` says in words what is being made."""
 
+    def __init__(self, ground: Ground, path: str) -> None:
+        self.made: list[NewObject] = []
+        self.doing = "the report"
+        self._ground = ground
+        self._path = path
+        self._destinations = ground.settings.destinations
 
-def algorithms_of(models: Sequence[Mapping[str, Any]]) -> list[AlgorithmIdentity]:
-    """Return the models of a draft's provenance record as they are named in DICOM."""
-    return [
-        AlgorithmIdentity(
-            name=str(one.get("name", "")),
-            version=str(one.get("version", "")),
-            manufacturer="Firstread" if one.get("demonstration") else "see model licence",
-            weights_sha256=weights_digest(one.get("weights_sha256") or {}),
-            demonstration=bool(one.get("demonstration")),
-            research_only=bool(one.get("research_only")),
+    def write(self) -> None:
+        """Make everything, what is referred to before what refers to it."""
+        ground = self._ground
+        findings = self._signed_findings()
+        narrative = self._narrative(findings)
+        preliminary = ground.signing.state is ReportState.PRELIMINARY
+        self._keep(narrative, K.PRELIMINARY_SR if preliminary else K.SIGNED_SR, "")
+        if findings is not None:
+            self._keep(findings, K.SIGNED_FINDINGS_SR, "_findings")
+        if self._wanted(K.REPORT_TEXT_SR):
+            self.doing = "the Basic Text SR"
+            follows = ground.predecessors(BASIC_TEXTS)
+            self._keep(basic_text(narrative, identity=ground.identity, predecessors=follows), K.REPORT_TEXT_SR, "_text")
+        self.doing = "the report's document"
+        document = ground.document([InstanceReference.of(ds) for ds in (narrative, findings) if ds is not None])
+        pdf = self._pdf(document)
+        for one in self._destinations:
+            if not one.takes_objects:
+                self._message(document, one, pdf if one.pdf else None)
+
+    def _signed_findings(self) -> Dataset | None:
+        """Return the VERIFIED findings SR of a final report; None when nobody takes it, or nothing was accepted."""
+        ground = self._ground
+        drafted = ground.draft_findings
+        if ground.signing.state is not ReportState.FINAL or drafted is None or not self._wanted(K.SIGNED_FINDINGS_SR):
+            return None
+        self.doing = "the coded findings"
+        return build_signed_findings(
+            drafted,
+            ground.decisions,
+            ground.standing,
+            identity=ground.identity,
+            equipment=ground.equipment,
+            sign_off=ground.sign_off(),
         )
-        for one in models
-    ]
 
+    def _narrative(self, findings: Dataset | None) -> Dataset:
+        self.doing = "the structured report"
+        ground = self._ground
+        return build_narrative_sr(
+            ground.sections,
+            ground.evidence(findings),
+            identity=ground.identity,
+            equipment=ground.equipment,
+            algorithms=ground.algorithms,
+            sign_off=ground.sign_off(ground.predecessors(NARRATIVES)),
+            addenda=ground.addenda,
+        )
 
-def _instances_used(detail: ReportDetail, held: Sequence[InstancePath]) -> list[InstancePath]:
-    """Return the images the draft was made from; all of the study when there is none."""
-    record: Mapping[str, Sequence[str]] = detail.draft.provenance.get("instances_used", {}) if detail.draft else {}
-    used = {uid for uids in record.values() for uid in uids}
-    return [one for one in held if one.sop_instance_uid in used] or list(held)
+    def _pdf(self, document: ReportDocument) -> bytes | None:
+        """Return the report as PDF if anybody takes it, and keep it as an object for archives that do."""
+        if not any(one.pdf for one in self._destinations):
+            return None
+        self.doing = "the PDF"
+        ground = self._ground
+        pdf = build_pdf(document)
+        if self._wanted(K.REPORT_PDF):
+            from reports.encapsulated_pdf import build_encapsulated_pdf
 
+            encapsulated = build_encapsulated_pdf(
+                pdf,
+                ground.source,
+                identity=ground.identity,
+                equipment=ground.equipment,
+                algorithms=ground.algorithms,
+                sign_off=ground.sign_off(ground.predecessors(PDFS)),
+            )
+            self._keep(encapsulated, K.REPORT_PDF, "_pdf")
+        return pdf
 
-def _first_readable(paths: Iterable[Path]) -> Dataset:
-    for path in paths:
-        try:
-            return dcmread(path, stop_before_pixels=True, force=True)
-        except _UNREADABLE:
-            continue
-    raise RefusedInputError("no image of this study can be read, so no report can name it")
+    def _message(self, document: ReportDocument, one: Destination, pdf: bytes | None) -> None:
+        ground = self._ground
+        hl7 = ground.settings.hl7
+        kind = K.REPORT_ORU if wants(one, K.REPORT_ORU) else K.REPORT_FHIR
+        uid = ground.identity.other_uid(kind, one.name)
+        if kind is K.REPORT_ORU:
+            self.doing = f"the HL7 message for {one.name}"
+            content = build_oru(document, one, hl7, uid=uid, pdf=pdf)
+        else:
+            self.doing = f"the FHIR bundle for {one.name}"
+            bundle = build_bundle(document, uid=uid, authority=hl7.authority, pdf=pdf, retract=one.drafts)
+            content = json.dumps(bundle, ensure_ascii=False, separators=(",", ":")).encode()
+        ending = "hl7" if kind is K.REPORT_ORU else "json"
+        self.made.append(
+            keep_message(
+                content,
+                kind,
+                f"{self._path}_{one.name}.{ending}",
+                results_dir=ground.settings.results_dir,
+                uid=uid,
+                destinations=[one.name],
+            )
+        )
 
+    def _wanted(self, kind: ResultKind) -> bool:
+        return bool(receivers(self._destinations, kind, is_signed=True))
 
-def _written_before(detail: ReportDetail, results_dir: Path) -> list[tuple[str, Dataset]]:
-    """Return what was made of this report's draft and signatures, headers only."""
-    draft_id = detail.report.draft_id
-    ours = [one for one in detail.objects if one.signature_id is not None or one.draft_id == draft_id]
-    return [(one.kind, dcmread(results_dir / one.path, stop_before_pixels=True)) for one in ours]
-
-
-def _signer(printed_name: str, login: str, organization: str, signed_at: datetime) -> Signer:
-    given, _, family = printed_name.rpartition(" ")
-    return Signer(printed_name, family, given, login, organization, signed_at)
-
-
-def _attested(signatures: Sequence[Signature], signing: Signing, organization: str) -> Signer | None:
-    """Return who signed the preliminary report that another person now makes final."""
-    if signing.state is not ReportState.FINAL:
-        return None
-    earlier = [one for one in signatures if one.state is ReportState.PRELIMINARY]
-    if not earlier or earlier[-1].printed_name == signing.printed_name:
-        return None
-    last = earlier[-1]
-    return _signer(last.printed_name, str(last.user_id), organization, last.signed_at)
+    def _keep(self, ds: Dataset, kind: ResultKind, ending: str) -> None:
+        settings = self._ground.settings
+        path = f"{self._path}{ending}.dcm"
+        self.made.append(
+            keep_object(
+                ds, kind, path, results_dir=settings.results_dir, destinations=self._destinations, is_signed=True
+            )
+        )
