@@ -21,7 +21,6 @@ from db.models import Reading, ResultObject, Study
 from db.queries import DeliveryRow, ReportDetail, StudyDetail, image_set_sha256, report_detail, study_detail
 from db.queries.amendments import SignedAmendment, amendments
 from db.queries.orders import RisSide, ris_side
-from db.queries.orders import RisSide, ris_side
 from db.report_models import Draft, Evidence, Finding, Report, Signature
 from db.types import Decision, Presence, ReportState
 from db.users import list_users

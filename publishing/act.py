@@ -22,6 +22,7 @@ from db.report_models import Signature, UserAccount
 from db.types import Decision, ReportState
 from publishing.documents import Act, report_document
 from publishing.facts import UNREADABLE, algorithms_of, first_readable, reference, signer, standing
+from publishing.identity import corrected_patient, restate_patient
 from reports.document import Addendum, ReportDocument
 from reports.sr_common import Evidence
 from reports.values import (
@@ -135,7 +136,9 @@ class Ground:
         earlier = (
             self.settings.results_dir / one.path for kind, one, _ in reversed(self._earlier) if kind in NARRATIVES
         )
-        return first_readable([*images, *earlier])
+        header = first_readable([*images, *earlier])
+        restate_patient([header], corrected_patient(self._db, self._detail.study))
+        return header
 
     def evidence(self, findings: Dataset | None) -> Evidence:
         """Return the images, the pictures of findings that stand, and the coded findings."""

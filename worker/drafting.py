@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from config.errors import ExpertError, GenerationBudgetError, ModelOutputError, OutsideIntendedUseError
+from db.models import ImagingOrder
 from db.queries.priors import ComparedPrior
 from reports.codes import code_table
 from worker import checks
@@ -218,7 +219,7 @@ def any_yes(answers: Sequence[Answer]) -> tuple[bool, float]:
 
 
 def _sections(intake: Intake, profile: Profile, content: DraftContent) -> dict[str, str]:
-    """Compose the sections; history is not ours to write, technique states known facts only."""
+    """Compose the sections; history is the order's to say, technique states known facts only."""
     answers = [FindingAnswer(f.label, f.is_present) for f in content.findings]
     composition = compose(answers)
     findings = [composition.findings_text]
@@ -230,6 +231,15 @@ def _sections(intake: Intake, profile: Profile, content: DraftContent) -> dict[s
         "findings": "\n".join(findings),
         "impression": composition.impression_text,
     }
+
+
+def history_section(order: ImagingOrder | None) -> dict[str, str]:
+    """Return the history, which only an order may say: text of the images' headers is nobody's statement to us.
+
+    No model reads it.
+    """
+    said = order.indication.strip() if order is not None and not order.cancelled else ""
+    return {"history": f"Indication (from the order): {said}"} if said else {}
 
 
 def measured_sentence(finding: DraftFinding) -> str:

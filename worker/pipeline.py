@@ -18,9 +18,10 @@ from db.queries import InstancePath
 from db.queries.priors import ComparedPrior, compared_prior
 from db.types import Priority, Use
 from publishing.draft import Place
+from publishing.identity import corrected_patient, restate_patient
 from reports.values import Equipment
 from worker.conversation import Bench
-from worker.drafting import DraftContent, draft_study
+from worker.drafting import DraftContent, draft_study, history_section
 from worker.experts.base import ModelCard
 from worker.experts.registry import ExpertRegistry
 from worker.intake import Intake, gate
@@ -90,9 +91,13 @@ class StudyPipeline:
             detail = queries.reading_detail(session, claim.reading_id)
             prior = compared_prior(session, claim.study_id)
             order = session.get(ImagingOrder, detail.study.order_id) if detail and detail.study.order_id else None
+            patient = corrected_patient(session, detail.study) if detail else None
         if detail is None or detail.reading.completed_at is None:
             raise LifecycleError("the reading is not complete")
         run = self.run(held, profile(claim.profile), use=claim.use, prior=prior)
+        # after the models: they read neither the order nor who the patient is
+        run.content.sections = history_section(order) | run.content.sections
+        restate_patient((ds for used in run.intake.headers.values() for ds in used), patient)
         return self._new_draft(claim, run, detail.reading, order)
 
     def run(
