@@ -22,7 +22,18 @@ from pynetdicom.sop_class import (
 
 from config.errors import ConfigurationError
 from config.settings import AeProfile, DicomSettings, Peer, Settings
-from dicom_node import attributes, commitment_scp, commitment_scu, delivery, library, outcome, policy, priors, services, tls
+from dicom_node import (
+    attributes,
+    commitment_scp,
+    commitment_scu,
+    delivery,
+    library,
+    outcome,
+    policy,
+    priors,
+    services,
+    tls,
+)
 from dicom_node.connection import SLOW_GRACE_S
 from dicom_node.context import Rejection
 from dicom_node.handlers import FULL_STORAGE
@@ -154,7 +165,8 @@ def _times() -> str:
             ),
             (
                 "Delivery: first retry, doubled each time, an hour at most",
-                f"{delivery.RETRY_BASE_S:.0f} s, {outcome.MAX_ATTEMPTS} attempts; {outcome.DECLINED_ATTEMPTS} or {outcome.ONCE} where waiting cures nothing",
+                f"{delivery.RETRY_BASE_S:.0f} s, {outcome.MAX_ATTEMPTS} attempts; "
+                f"{outcome.DECLINED_ATTEMPTS} or {outcome.ONCE} where waiting cures nothing",
             ),
             (
                 "Storage commitment of what we delivered: asked again, doubled each time, a day at most",

@@ -124,7 +124,7 @@ Items = Mapping[str, list[dict[str, str]]]
 def _from_json(body: bytes) -> Items:
     try:
         module = json.loads(body)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise UnreadableDatasetError("no JSON") from exc
     if isinstance(module, list) and module:  # as some servers answer
         module = module[0]

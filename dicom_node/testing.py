@@ -111,7 +111,7 @@ def _capabilities(client: httpx2.Client) -> str:
         raise PeerUnavailableError(web_client.in_words(status))
     try:
         statement = json.loads(body)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise PeerUnavailableError("what it answered is no FHIR") from exc
     if not isinstance(statement, dict) or statement.get("resourceType") != "CapabilityStatement":
         raise PeerUnavailableError("what it answered is no FHIR")

@@ -1,7 +1,9 @@
 """One HTTP client for destinations that are reached by URL: TLS that is verified, a bearer token, short answers."""
 
 import json
+import re
 import ssl
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
@@ -12,10 +14,13 @@ import httpx2
 from config.errors import PeerUnavailableError
 from config.settings import Destination, Settings
 from db.types import utcnow
+from ris.tls import client_context
 
 CONNECT_S, ANSWER_S = 10.0, 120.0
 _MAX_ANSWER_BYTES = 4 * 1024**2
 _LONGEST_WAIT_S = 3600.0
+_WHOLE_ANSWER_S = 180.0
+_TOKEN = re.compile(r"[!-~]+")
 WORDS = {
     401: "it does not accept our bearer token",
     403: "our bearer token may not do this",
@@ -36,7 +41,8 @@ def opened(destination: Destination, settings: Settings) -> Iterator[httpx2.Clie
     """Open a client whose addresses are relative to the destination's URL.
 
     Its certificate has to be of an authority in ``dicom.tls.authorities`` where that is set, else of one the system
-    trusts. Proxies and password files of the environment are not used; redirects are not followed.
+    trusts; with ``tls`` our own is shown too. Proxies and password files of the environment are not used; redirects
+    are not followed.
 
     Raises:
         PeerUnavailableError: the token or the authorities cannot be read.
@@ -47,12 +53,14 @@ def opened(destination: Destination, settings: Settings) -> Iterator[httpx2.Clie
             token = destination.token_file.read_text(encoding="ascii").strip()
         except (OSError, ValueError) as exc:
             raise PeerUnavailableError(f"the token file of {destination.name} cannot be read") from exc
+        if not _TOKEN.fullmatch(token):
+            raise PeerUnavailableError(f"the token file of {destination.name} holds no bearer token")
         headers["Authorization"] = f"Bearer {token}"
     with named():
         client = httpx2.Client(
             base_url=destination.url.rstrip("/") + "/",
             headers=headers,
-            verify=_trusted(settings),
+            verify=_trusted(destination, settings),
             trust_env=False,
             timeout=httpx2.Timeout(ANSWER_S, connect=CONNECT_S),
         )
@@ -60,7 +68,9 @@ def opened(destination: Destination, settings: Settings) -> Iterator[httpx2.Clie
         yield client
 
 
-def _trusted(settings: Settings) -> ssl.SSLContext:
+def _trusted(destination: Destination, settings: Settings) -> ssl.SSLContext:
+    if destination.tls:
+        return client_context(settings.dicom.tls)
     try:
         context = ssl.create_default_context(cafile=settings.dicom.tls.authorities)
     except OSError as exc:
@@ -102,12 +112,18 @@ def _tls_words(exc: BaseException) -> str:
 
 
 def body_of(response: httpx2.Response) -> bytes:
-    """Return the body of a streamed answer; only the first 4 MiB are read."""
-    content = b""
+    """Return the body of a streamed answer; only the first 4 MiB are read.
+
+    Raises:
+        PeerUnavailableError: it comes drop by drop.
+    """
+    deadline, content = time.monotonic() + _WHOLE_ANSWER_S, b""
     for piece in response.iter_raw():
         content += piece
         if len(content) > _MAX_ANSWER_BYTES:
             break
+        if time.monotonic() > deadline:
+            raise PeerUnavailableError("its answer has no end")
     return content
 
 
@@ -136,7 +152,7 @@ def dicom_json(body: bytes) -> list[dict[str, Any]]:
     """
     try:
         found = json.loads(body) if body.strip() else []
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise PeerUnavailableError("what it answered is no DICOMweb") from exc
     if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
         raise PeerUnavailableError("what it answered is no DICOMweb")

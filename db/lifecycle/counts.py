@@ -113,7 +113,7 @@ def _is_busy(destination: str, now: datetime) -> ColumnElement[bool]:
 
 def _rows(
     uow: UnitOfWork, destination: str, study_id: UUID, which: ColumnElement[bool]
-) -> Sequence[Row[tuple[Delivery, ResultObject]]]:
+) -> Sequence[Row[Delivery, ResultObject]]:
     query = (
         select(Delivery, ResultObject)
         .join(ResultObject, ResultObject.id == Delivery.result_object_id)
@@ -126,7 +126,7 @@ def _rows(
     return uow.session.execute(query).all()
 
 
-def _asked(uow: UnitOfWork, asked: CountWanted) -> Sequence[Row[tuple[Delivery, ResultObject]]]:
+def _asked(uow: UnitOfWork, asked: CountWanted) -> Sequence[Row[Delivery, ResultObject]]:
     which = Delivery.id.in_([one.delivery_id for one in asked.objects])
     return _rows(uow, asked.destination, asked.study_id, which)
 

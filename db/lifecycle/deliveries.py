@@ -103,7 +103,7 @@ def claim_delivery(uow: UnitOfWork, now: datetime, *, lease_s: float) -> Deliver
     )
 
 
-def _earlier(*states: DeliveryState, later: bool = False) -> Select[tuple[UUID]]:
+def _earlier(*states: DeliveryState, later: bool = False) -> Select[UUID]:
     """Select the Deliveries of earlier (or ``later``) messages of the same Study to the same destination."""
     other, text = aliased(Delivery), aliased(ResultObject)
     this = tuple_(ResultObject.created_at, ResultObject.id)
@@ -122,7 +122,7 @@ def _earlier(*states: DeliveryState, later: bool = False) -> Select[tuple[UUID]]
     )
 
 
-def _has(uow: UnitOfWork, delivery: Delivery, others: Select[tuple[UUID]]) -> bool:
+def _has(uow: UnitOfWork, delivery: Delivery, others: Select[UUID]) -> bool:
     """Return whether there are such ``others`` beside this Delivery."""
     query = select(Delivery.id).join(ResultObject, ResultObject.id == Delivery.result_object_id)
     return uow.session.scalar(query.where(Delivery.id == delivery.id, exists(others))) is not None
