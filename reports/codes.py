@@ -47,6 +47,7 @@ class LabelCodes:
         category: ``"finding"`` for classifier labels, which have no Segmented Property Category.
         site: Finding Site and Anatomic Region; for ``"anatomy"`` rows the concept itself when not given.
         side: the side that the label itself fixes (``"left kidney"``), never one guessed for a finding.
+        description: what the code alone does not tell, for Segment Description; ``""`` when it tells everything.
     """
 
     key: str
@@ -57,6 +58,7 @@ class LabelCodes:
     category: Category
     site: Concept | None
     side: Laterality | None
+    description: str = ""
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,7 @@ def _label(key: str, row: Mapping[str, Any], concepts: Mapping[str, Concept]) ->
         category=category,
         site=concept if site is None and category == "anatomy" else site,
         side=row.get("side"),
+        description=row.get("description", ""),
     )
 
 

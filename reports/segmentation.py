@@ -60,8 +60,8 @@ def build_segmentation(
         instance_number: 1, 2, … for several Segmentations of one run, which share a Series.
         frame_numbers: 1-based frame of each slice of ``labels`` within its Instance, as `worker.volume.Volume` has
             them; needed for a multi-frame ``source``, 1 throughout (or None) for a classic Series.
-        form: ``"binary"``, one frame per segment and slice, or ``"labelmap"`` (PS3.3 C.8.20.2.3), one frame per slice; masks
-            that overlap have no label map.
+        form: ``"binary"``, one frame per segment and slice, or ``"labelmap"`` (PS3.3 C.8.20.2.3), one frame per slice;
+            masks that overlap have no label map.
 
     Returns:
         A Segmentation Storage or Label Map Segmentation Storage Instance with file meta information, ready to write.
@@ -164,6 +164,8 @@ def describe_segment(number: int, spec: SegmentSpec) -> hd.seg.SegmentDescriptio
         tracking_id=one_line(spec.tracking_id),
         anatomic_regions=[codes.site.coded()] if codes.site and codes.site != codes.concept else None,
     )
+    if codes.description:
+        description.SegmentDescription = codes.description
     side = effective_side(codes, spec.laterality)
     if side:
         _add_side(description, table.concept(side))

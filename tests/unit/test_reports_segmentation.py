@@ -106,6 +106,13 @@ def test_a_structure_has_its_side_on_the_type_and_a_lesion_on_its_region():
     assert tumour.SegmentedPropertyCategoryCodeSequence[0].CodeValue == "49755003"
 
 
+def test_what_the_code_alone_does_not_tell_stands_in_the_segment_description():
+    seg = segmentation(cross_sections(modality="MR"), spec(1, "mr.edema"), spec(2, "ct.liver"))
+    edema, liver = seg.SegmentSequence
+    assert edema.SegmentDescription.startswith("Peritumoral edema and infiltrating tumor together")
+    assert "SegmentDescription" not in liver
+
+
 def test_the_algorithm_stands_in_segment_and_contributing_equipment():
     seg = segmentation(cross_sections(), spec(1, "ct.liver"))
     segment = seg.SegmentSequence[0]
