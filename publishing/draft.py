@@ -24,10 +24,12 @@ from db.models import ImagingOrder
 from publishing.documents import draft_document
 from publishing.store import keep_message, keep_object
 from reports.document import ReportDocument, ReportedFinding, SeriesFacts
+from reports.encapsulated_pdf import build_encapsulated_pdf
 from reports.fhir import build_bundle
 from reports.hl7 import build_oru
 from reports.key_images import build_key_images
 from reports.narrative_sr import basic_text, build_narrative_sr
+from reports.pdf import build_pdf
 from reports.pictures import KeyPicture
 from reports.presentation_state import build_presentation_state
 from reports.secondary_capture import build_secondary_capture
@@ -222,13 +224,11 @@ class _Press:
             text = self._attempt(K.DRAFT_TEXT_SR, partial(basic_text, narrative, identity=self._place.identity))
             self._keep(text, K.DRAFT_TEXT_SR, "draft_text_sr")
         if self._now(K.DRAFT_PDF):
-            self._keep(self._attempt(K.DRAFT_PDF, lambda: self._encapsulated(document)), K.DRAFT_PDF, "draft_pdf")
+            self._keep(self._attempt(K.DRAFT_PDF, partial(self._encapsulated, document)), K.DRAFT_PDF, "draft_pdf")
 
     def _encapsulated(self, document: ReportDocument) -> Dataset:
-        from reports.encapsulated_pdf import build_encapsulated_pdf
-
         return build_encapsulated_pdf(
-            self._pdf(document),
+            build_pdf(document),
             self._parts.source,
             identity=self._place.identity,
             equipment=self._place.equipment,
@@ -236,17 +236,12 @@ class _Press:
             sign_off=None,
         )
 
-    def _pdf(self, document: ReportDocument) -> bytes:
-        from reports.pdf import build_pdf
-
-        return build_pdf(document)
-
     def messages(self, document: ReportDocument) -> None:
         """One ORU for each RIS that wants drafts, one bundle for each server; with the PDF where it is asked for."""
         whom = [one for one in self._place.destinations if one.drafts and not one.takes_objects]
         pdf = None
         if any(one.pdf for one in whom):
-            pdf = self._attempt(K.DRAFT_PDF, lambda: self._pdf(document))
+            pdf = self._attempt(K.DRAFT_PDF, partial(build_pdf, document))
         for one in whom:
             kind = K.DRAFT_ORU if wants(one, K.DRAFT_ORU) else K.DRAFT_FHIR
             uid = self._place.identity.other_uid(kind, one.name)

@@ -189,7 +189,7 @@ def test_brain_tumour_regions_become_overlapping_segments(brain, tmp_path):
     assert_valid(tmp_path, made)
     seg = pydicom.dcmread(tmp_path / next(o.path for o in made.objects if o.kind == "SEG"))
     assert str(seg.SegmentSequence[0].SegmentLabel) == "whole tumor"
-    assert len(seg.SegmentSequence) == 5  # two nested regions, three disjoint parts
+    assert len(seg.SegmentSequence) == 5  # three nested regions, two more disjoint parts
 
 
 def test_the_same_result_is_the_same_instance(chest, tmp_path):
