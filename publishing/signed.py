@@ -20,6 +20,7 @@ from publishing.act import BASIC_TEXTS, NARRATIVES, PDFS, Ground, Signing
 from publishing.signed_findings import build_signed_findings
 from publishing.store import keep_message, keep_object
 from reports.document import ReportDocument
+from reports.encapsulated_pdf import build_encapsulated_pdf
 from reports.fhir import build_bundle
 from reports.hl7 import build_oru
 from reports.narrative_sr import basic_text, build_narrative_sr
@@ -126,8 +127,6 @@ class _Forms:
         ground = self._ground
         pdf = build_pdf(document)
         if self._wanted(K.REPORT_PDF):
-            from reports.encapsulated_pdf import build_encapsulated_pdf
-
             encapsulated = build_encapsulated_pdf(
                 pdf,
                 ground.source,
