@@ -37,6 +37,7 @@ from dashboard.workitems.routes import serve_workitems
 _MENU = (
     ("worklist.show", "Worklist", Permission.WORKLIST),
     ("problems.show", "Problems", Permission.PROBLEMS),
+    ("destinations.show", "Destinations", Permission.DESTINATIONS),
     ("trace.index", "Trace", Permission.TRACE),
     ("audit.index", "Audit", Permission.AUDIT),
     ("admin.users", "Users", Permission.USERS),

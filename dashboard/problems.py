@@ -13,6 +13,7 @@ from db import lifecycle
 from db.audit import AuditTag
 from db.models import Reading
 from db.queries import problems
+from db.queries.destinations import count_alarms
 from db.types import Use
 from db.uow import UnitOfWork
 
@@ -25,13 +26,14 @@ def show() -> ResponseReturnValue:
     """Show everything that needs a person; recorded, for it names patients."""
     with sessions()() as db:
         found = problems(db)
+        not_held = count_alarms(db)
     with work() as uow:
         audit_view(uow, AuditTag.WORKLIST_VIEWED, detail={"tab": "problems"})
     groups = [
         ("Failed", "The pipeline gave up; the reason says at what.", found.failed),
         ("Held", "Not read until a person decides.", found.held),
     ]
-    return render_template("problems.html", groups=groups, problems=found)
+    return render_template("problems.html", groups=groups, problems=found, not_held=not_held)
 
 
 @bp.post("/readings/<uuid:reading_id>/again")
@@ -52,7 +54,7 @@ def process_again(reading_id: UUID) -> ResponseReturnValue:
 @bp.post("/deliveries/<uuid:delivery_id>/again")
 @requires(Permission.PROCESS_AGAIN)
 def deliver_again(delivery_id: UUID) -> ResponseReturnValue:
-    """Owe a delivery once more that failed, or that its destination would not commit to."""
+    """Owe a delivery once more that failed, or that its destination would not commit to or did not hold."""
     with work() as uow:
         lifecycle.resubmit(uow, delivery_id)
     flash("Waiting to be sent again.", "ok")
