@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-Face = Literal["NotoSans", "NotoSansArabic", "NotoSansHebrew"]
+Face = Literal["NotoSans", "NotoSansArabic", "NotoSansHebrew", "DejaVuSansSymbols"]
 Weight = Literal["Regular", "Bold"]
 
 _FOLDER = Path(__file__).with_name("fonts")
@@ -13,7 +13,7 @@ _EAST_ASIAN = ("noto_cjk_sans_jp_regular", "NotoSansCJKjp-Regular.otf")
 
 
 def typeface(face: Face = "NotoSans", weight: Weight = "Regular") -> Path:
-    """Return the file of a font that ships with this package (licence: ``fonts/OFL.txt``)."""
+    """Return the file of a font that ships with this package (licences: ``fonts/*.txt``)."""
     return _FOLDER / f"{face}-{weight}.ttf"
 
 
