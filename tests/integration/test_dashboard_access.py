@@ -70,6 +70,9 @@ ALLOWED: dict[tuple[str, str], set[Role | None]] = {
                      "rendered", "thumbnail")
     },
     ("POST", "dicomweb.store"): {R},
+    **{("GET", f"fhir.{view}"): {R, O} for view in ("metadata", "search", "read", "unknown")},
+    **{(method, "fhir.unknown"): {R, O} for method in ("POST", "PUT", "PATCH", "DELETE")},
+    **{("GET", f"fhir.{view}"): {O} for view in ("search_audit", "read_audit")},
 }  # fmt: skip
 
 
@@ -110,6 +113,10 @@ def test_each_role_passes_exactly_the_doors_of_its_work(site: Site, role: Role |
         "numbers": "1",
         "number": "1",
         "name": "7FE00010",
+        "kind": "Patient",
+        "key": str(uuid4()),
+        "seq": 1,
+        "rest": "Medication",
     }
     browser = site.client(role.value if role else "")
     token = browser.token("/account/password")
