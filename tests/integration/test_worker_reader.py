@@ -1,6 +1,7 @@
 """A Reading ends in a state a person can see, once, whatever happens to the worker."""
 
 import re
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -10,7 +11,7 @@ from config.errors import ExpertError, GeometryError, OutOfSpaceError, OutsideIn
 from config.routing import RuleBook, load_rules
 from config.settings import ROOT, Destination, DicomSettings, Settings, WorkerSettings
 from db import lifecycle, queries
-from db.models import AuditEvent, Delivery, OutboxMessage, Reading
+from db.models import AuditEvent, Delivery, ImagingOrder, OutboxMessage, Reading, ResultObject, Study
 from db.report_models import Draft
 from db.types import Priority, ReadingState, ReportState, utcnow
 from db.uow import Actor, unit_of_work
@@ -108,6 +109,37 @@ def test_a_received_radiograph_becomes_a_draft_with_its_objects_and_deliveries(i
     assert {o.kind for o in detail.objects} == {"FINDINGS_SR", "KEY_IMAGES", "DRAFT_SR"}
     assert all((settings.results_dir / o.path).stat().st_size > 1000 for o in detail.objects)
     assert sorted(d.destination for d in deliveries) == ["pacs"] * 3
+
+
+def test_a_draft_for_a_ris_names_the_order_and_its_mark_reaches_the_reader(installation):
+    settings, sessions, reading_id = installation
+    ris = Destination(name="ris", protocol="mllp", host="127.0.0.1", drafts=True)
+    settings = settings.model_copy(update={"destinations": (*settings.destinations, ris)})
+    with unit_of_work(sessions, SWEEPER) as uow:
+        order = ImagingOrder(placer_order_number="P-4711", accession_number="A-9", priority=Priority.STAT)
+        uow.session.add(order)
+        uow.session.flush()
+        uow.session.get_one(Study, uow.session.get_one(Reading, reading_id).study_id).order_id = order.id
+
+    class Unreviewed(ScriptedPipeline):
+        def models(self):
+            expert = FixedClassifier({"Effusion": 0.8})
+            expert.card = replace(expert.card, code_family="")
+            return ScriptedVlm(TRIGGER, reads_feedback), OneExpert(expert)
+
+    Reader(sessions, settings, Unreviewed(sessions, settings)).read(reading_id)
+    with sessions() as session:
+        detail = queries.reading_detail(session, reading_id)
+        owed = {made.kind: delivery.destination for delivery, made in session.execute(
+            select(Delivery, ResultObject).join(ResultObject, ResultObject.id == Delivery.result_object_id)
+        )}  # fmt: skip
+    assert detail.reading.state is ReadingState.DRAFTED
+    assert owed["DRAFT_ORU"] == "ris"
+    (oru,) = [one for one in detail.objects if one.kind == "DRAFT_ORU"]
+    assert b"|P-4711" in (settings.results_dir / oru.path).read_bytes()
+    assert [(mark["kind"], mark["finding"]) for mark in detail.draft.marks if mark["kind"] == "result"] == [
+        ("result", "Effusion")
+    ]
 
 
 def test_a_message_that_comes_twice_drafts_once(installation):
