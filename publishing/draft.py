@@ -181,8 +181,10 @@ class _Press:
             self._keep(parts.findings_sr, K.FINDINGS_SR, "findings_sr", parts.coded, is_own=True)
         self._key_images()
         if self._somebody_takes(K.SEG_LABELMAP):
+            # the parts of a brain tumour are no findings, and show the one of the whole that is not among them
+            shown = sorted({uid for seg in parts.segmentations for uid in self._shown_by(seg)})
             for number, seg in enumerate(self._attempt(K.SEG_LABELMAP, parts.label_maps) or (), 1):
-                self._keep(seg, K.SEG_LABELMAP, f"seg_labelmap_{number}", self._shown_by(seg))
+                self._keep(seg, K.SEG_LABELMAP, f"seg_labelmap_{number}", shown)
         outlined = [one for one in parts.pictures if one.picture.outlines]
         for number, shown in enumerate(outlined, 1):
             self._fallbacks(number, shown)

@@ -67,8 +67,9 @@ def test_equal_uids_have_equal_placeholders_and_an_absent_one_stays_absent():
         (ExpertInput, {"radiograph", "volume", "brain_mr"}),
         (Radiograph, {"pixels", *wire.RadiographMessage.model_fields}),
         (Volume, {"array", *wire.VolumeMessage.model_fields}),
-        (Classification, {"card", *(set(wire.ResultMessage.model_fields) - {"kind", "version", "weights_sha256",
-                                                                            "names", "role"})}),
+        # heat maps are drawn where the network is, and stay there
+        (Classification, {"card", "heat_maps", *(set(wire.ResultMessage.model_fields)
+                                                 - {"kind", "version", "weights_sha256", "names", "role"})}),
         (SegmentationResult, {"card", "argument", "seconds", "labels", "names", "volume", "notes", "details"}),
     ],
 )  # fmt: skip
