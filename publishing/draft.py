@@ -186,8 +186,8 @@ class _Press:
             for number, seg in enumerate(self._attempt(K.SEG_LABELMAP, parts.label_maps) or (), 1):
                 self._keep(seg, K.SEG_LABELMAP, f"seg_labelmap_{number}", shown)
         outlined = [one for one in parts.pictures if one.picture.outlines]
-        for number, shown in enumerate(outlined, 1):
-            self._fallbacks(number, shown)
+        for number, picture in enumerate(outlined, 1):
+            self._fallbacks(number, picture)
 
     def narrative(self) -> Dataset:
         """The draft's text as Enhanced SR."""
