@@ -10,6 +10,7 @@ from typing import cast
 
 import uharfbuzz  # type: ignore[import-untyped]
 from fpdf import FPDF
+from fpdf.fonts import TTFFont
 from fpdf.prefs import ViewerPreferences
 
 from reports.text import one_line, text_block
@@ -106,7 +107,7 @@ class Sheet(FPDF):
         width of text, or readers that extract text would take the number of the glyph for a character.
         """
         for font in self.fonts.values():
-            for glyph in dict(font.subset.items()):
+            for glyph in dict(font.subset.items()) if isinstance(font, TTFFont) else ():
                 if glyph is not None and not glyph.unicode:
                     glyph.unicode = (_NO_TEXT,)
         return bytes(self.output())

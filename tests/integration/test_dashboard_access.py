@@ -41,6 +41,8 @@ ALLOWED: dict[tuple[str, str], set[Role | None]] = {
     ("GET", "reading.show"): {R, O},
     ("GET", "reading.viewer"): {R, O},
     ("GET", "reading.report"): {R, O},
+    ("GET", "report_file.report_pdf"): {R, O},
+    ("GET", "report_file.assessment_json"): {R, O},
     ("GET", "images.slice_png"): {R, O},
     ("GET", "images.thumbnail"): {R, O},
     ("GET", "priors.paper"): {R, O},
