@@ -1,4 +1,4 @@
-"""The tables of docs/conformance.md, written from the code they speak of, and the statement of one installation.
+"""The tables of docs/conformance.md, written from the code they speak of.
 
 A table that is typed by hand promises what the node did once. Here each row is read from what the node negotiates,
 answers or judges by; a test compares the page with them.
@@ -7,6 +7,9 @@ answers or judges by; a test compares the page with them.
 import re
 import ssl
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import cast
+from uuid import UUID
 
 from pydantic import BaseModel
 from pynetdicom import AllStoragePresentationContexts
@@ -21,7 +24,9 @@ from pynetdicom.sop_class import (
 )
 
 from config.errors import ConfigurationError
-from config.settings import AeProfile, DicomSettings, Peer, Settings
+from config.results import ResultKind
+from config.settings import AeProfile, DicomSettings, Peer
+from db.lifecycle import DeliveryJob
 from dicom_node import (
     attributes,
     commitment_scp,
@@ -37,11 +42,19 @@ from dicom_node import (
 from dicom_node.connection import SLOW_GRACE_S
 from dicom_node.context import Rejection
 from dicom_node.handlers import FULL_STORAGE
-from dicom_node.sop_classes import name_of
+from dicom_node.sop_classes import OPTION, SOP_CLASS, name_of
 from dicom_node.transfer_syntaxes import ACCEPTED
 from instances.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from instances.storing import INTERNAL_ERROR, STATUS
+from reports.values import SERIES_NUMBERS, ObjectKind
 
+_STATUSES = (0x0110, 0x0111, 0x0117, 0x0119, 0x0122, 0x0124, 0xA700, 0xA900, 0xC000)
+_SERIES: Mapping[ResultKind, ObjectKind] = {  # those whose object kind has another name
+    ResultKind.DRAFT_TEXT_SR: "text_sr",
+    ResultKind.REPORT_TEXT_SR: "text_sr",
+    ResultKind.DRAFT_PDF: "pdf",
+    ResultKind.REPORT_PDF: "pdf",
+}
 Route = tuple[str, str]
 """HTTP method and path of one DICOMweb transaction."""
 _BLOCK = re.compile(r"(<!-- begin ([a-z-]+) -->\n).*?(<!-- end \2 -->)", re.DOTALL)
@@ -60,6 +73,8 @@ def tables(routes: Iterable[Route]) -> dict[str, str]:
         "transfer-syntaxes": _transfer_syntaxes,
         "store-statuses": _store_statuses,
         "normalised-statuses": _normalised_statuses,
+        "results": _results,
+        "refusals": _refusals,
         "storage-classes": _storage_classes,
         "tls": _tls,
         "dicomweb": lambda: _dicomweb(routes),
@@ -80,15 +95,17 @@ def fill(page: str, generated: Mapping[str, str]) -> str:
     return _BLOCK.sub(lambda match: f"{match[1]}{generated[match[2]]}\n{match[3]}", page)
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a table in Markdown; a bar in a cell is escaped."""
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     # an AE title may hold a bar, which would end the cell
     lines += [f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
     return "\n".join(lines)
 
 
-def _rows(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    return _table(head, rows) if rows else "None."
+def table_or_none(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return a table in Markdown, or a sentence when it would be empty."""
+    return markdown_table(head, rows) if rows else "None."
 
 
 def _name(uid: str) -> str:
@@ -97,7 +114,7 @@ def _name(uid: str) -> str:
 
 def _dicomweb(routes: Iterable[Route]) -> str:
     rows = sorted(routes, key=lambda route: (route[1].count("/"), route[1], route[0]))
-    return _table(("Method", "Resource"), [(method, f"`{path}`") for method, path in rows])
+    return markdown_table(("Method", "Resource"), [(method, f"`{path}`") for method, path in rows])
 
 
 def _services() -> str:
@@ -118,18 +135,19 @@ def _services() -> str:
         StudyRootQueryRetrieveInformationModelMove,
         StudyRootQueryRetrieveInformationModelGet,
     )
-    rows = [[_name(uid), f"`{uid}`", _yes(uid in asks), _yes(uid in answers)] for uid in listed]
+    rows = [[_name(uid), f"`{uid}`", yes_or_no(uid in asks), yes_or_no(uid in answers)] for uid in listed]
     stored = [f"Storage: {len(AllStoragePresentationContexts)} classes by name (appendix A)", "", "yes", "yes"]
-    return _table(("Service", "SOP Class UID", "User (SCU)", "Provider (SCP)"), [rows[0], stored, *rows[1:]])
+    return markdown_table(("Service", "SOP Class UID", "User (SCU)", "Provider (SCP)"), [rows[0], stored, *rows[1:]])
 
 
-def _yes(claim: bool) -> str:
+def yes_or_no(claim: bool) -> str:
+    """Return a claim as a word."""
     return "yes" if claim else "no"
 
 
 def _implementation() -> str:
     dicom = DicomSettings()
-    return _table(
+    return markdown_table(
         ("", ""),
         [
             ("Implementation Class UID", f"`{IMPLEMENTATION_CLASS_UID}`"),
@@ -149,7 +167,7 @@ def _implementation() -> str:
 
 def _times() -> str:
     dicom = DicomSettings()
-    return _table(
+    return markdown_table(
         ("What", "After"),
         [
             ("ARTIM, and the answer to an association request", f"{library.ACSE_TIMEOUT_S:.0f} s"),
@@ -190,19 +208,21 @@ def rejections() -> list[Rejection]:
 
 
 def _rejections() -> str:
-    return _table(
+    return markdown_table(
         ("Result", "Source", "Diagnostic", "When"),
         [(one.result, one.source, one.diagnostic, one.reason) for one in rejections()],
     )
 
 
 def _fields(model: type[BaseModel]) -> str:
-    return _table(("Key", "Meaning"), [(f"`{name}`", field.description) for name, field in model.model_fields.items()])
+    return markdown_table(
+        ("Key", "Meaning"), [(f"`{name}`", field.description) for name, field in model.model_fields.items()]
+    )
 
 
 def _extended_negotiation() -> str:
     level, _, signatures, _, coercion, _ = FULL_STORAGE
-    return _table(
+    return markdown_table(
         ("Byte of Service-class-application-information", "Value", "Means"),
         [
             (1, level, "Level of support: 2, every attribute is kept"),
@@ -213,7 +233,7 @@ def _extended_negotiation() -> str:
 
 
 def _transfer_syntaxes() -> str:
-    return _table(
+    return markdown_table(
         ("Rank", "Transfer syntax", "UID"),
         [(rank, _name(str(uid)), f"`{uid}`") for rank, uid in enumerate(ACCEPTED, 1)],
     )
@@ -227,7 +247,7 @@ def _store_statuses() -> str:
         rows.append((f"`{status:04X}`", comment, f"`{kind.__name__}`", kept))
     status, comment = INTERNAL_ERROR
     rows.append((f"`{status:04X}`", comment, "any other", "in the quarantine"))
-    return _table(("Status", "Error comment", "Error class", "Bytes kept"), rows)
+    return markdown_table(("Status", "Error comment", "Error class", "Bytes kept"), rows)
 
 
 def _normalised_statuses() -> str:
@@ -236,7 +256,7 @@ def _normalised_statuses() -> str:
         for name, value in vars(attributes).items()
         if name.isupper() and name[0] != "_" and type(value) is int
     }
-    return _table(
+    return markdown_table(
         ("Status", "PS3.7 annex C"),
         [
             (f"`{value:04X}`", name.replace("_", " ").capitalize())
@@ -245,18 +265,43 @@ def _normalised_statuses() -> str:
     )
 
 
+def _results() -> str:
+    rows = [
+        (
+            kind.replace("_", " ").capitalize().replace(" sr", " SR").replace("pdf", "PDF"),
+            name_of(uid),
+            f"`{uid}`",
+            SERIES_NUMBERS[_SERIES.get(kind, cast("ObjectKind", kind.lower()))],
+            f"`{OPTION[kind]}`",
+        )
+        for kind, uid in SOP_CLASS.items()
+    ]
+    return markdown_table(("Result", "SOP Class", "UID", "Series Number", "Sent where"), rows)
+
+
+def _refusals() -> str:
+    job = DeliveryJob(UUID(int=0), "", "", "", "", "", UUID(int=0), 1, datetime(2026, 1, 1, tzinfo=UTC))
+    rows = []
+    for status in _STATUSES:
+        found = outcome.refused(job, status)
+        words = found.error.partition("0x")[2][5:] or "it holds this object already"
+        last = "delivered" if found.accepted else f"{found.attempts} attempt{'s' if found.attempts > 1 else ''}"
+        rows.append((f"`{status:04X}`{'…' if status & 0xFF == 0 and status != 0xC000 else ''}", words, last))
+    return markdown_table(("Status or Failure Reason", "Means", "Consequence"), rows)
+
+
 def _storage_classes() -> str:
     rows = sorted(
         (_name(str(one.abstract_syntax)), f"`{one.abstract_syntax}`") for one in AllStoragePresentationContexts
     )
-    return _table(("SOP Class", "UID"), rows)
+    return markdown_table(("SOP Class", "UID"), rows)
 
 
 def _tls() -> str:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.set_ciphers(tls.CIPHERS)
     suites = sorted(one["name"] for one in context.get_ciphers() if one["protocol"] == "TLSv1.2")
-    return _table(
+    return markdown_table(
         ("", ""),
         [
             ("Versions", "TLS 1.3 and TLS 1.2; nothing older"),
@@ -266,92 +311,4 @@ def _tls() -> str:
             ("Port", f"{DicomSettings().tls.port} (`dicom.tls.port`)"),
             ("Renegotiation, compression, session tickets", "off"),
         ],
-    )
-
-
-def site_statement(settings: Settings, peers: Sequence[Peer]) -> str:
-    """Return what this installation answers to, whom it lets in and whom it calls; no secret is in it."""
-    dicom = settings.dicom
-    parts = ["# DICOM conformance of this installation", "", _table(("", ""), _listening(settings))]
-    names = [(dicom.ae_title, "", "every storage class", f"{dicom.quiet_s:g} s")]
-    names += [
-        (
-            one.ae_title,
-            one.routing.name if one.routing else "",
-            f"storage classes listed: {len(one.sop_classes)}" if one.sop_classes else "every storage class",
-            f"{one.quiet_s or dicom.quiet_s:g} s",
-        )
-        for one in dicom.profiles
-    ]
-    parts += ["", "## AE titles we answer to", "", _table(("AE title", "Routing", "Accepts", "Quiet time"), names)]
-    parts += ["", "## Who may call", ""]
-    parts.append(_table(_PEER_COLUMNS, [_peer(one, dicom) for one in peers]) if peers else _NOBODY)
-    parts += ["", "## Where results go", ""]
-    parts.append(
-        _rows(
-            ("Name", "AE title", "Address", "TLS", "Drafts", "Commitment asked"),
-            [
-                (d.name, d.ae_title, f"{d.host}:{d.port}", _yes(d.tls), _yes(d.drafts), _yes(d.commitment))
-                for d in settings.destinations
-            ],
-        )
-    )
-    parts += ["", "## Archives asked for earlier studies", ""]
-    parts.append(
-        _rows(
-            ("Name", "Method", "AE title", "Address", "TLS"),
-            [
-                (s.name, s.method, s.ae_title, s.url or f"{s.host}:{s.port}", _yes(s.tls or s.url.startswith("https:")))
-                for s in settings.priors.sources
-            ],
-        )
-    )
-    keep = settings.retention
-    parts += [
-        "",
-        "## Retention",
-        "",
-        _table(
-            ("", ""),
-            [
-                (
-                    "Pixel data of delivered Studies go after",
-                    f"{keep.keep_days:g} days" if keep.keep_days else "never by age",
-                ),
-                (
-                    "They go when less is free than",
-                    f"{keep.wanted_free_bytes} bytes" if keep.wanted_free_bytes else "never",
-                ),
-                ("Studies never reported go too", _yes(keep.unreported)),
-                ("Associations that store are refused below", f"{keep.refuse_free_bytes} bytes"),
-                ("C-STORE is refused below", f"{dicom.min_free_bytes} bytes"),
-            ],
-        ),
-    ]
-    return "\n".join(parts) + "\n"
-
-
-_NOBODY = "No peer is configured: only callers on this machine, and any of them."
-_PEER_COLUMNS = ("Calling AE title", "From", "Certificate subject", "May call", "User identity", "Associations")
-
-
-def _listening(settings: Settings) -> list[tuple[str, str]]:
-    dicom = settings.dicom
-    secure = f"{dicom.tls.host}:{dicom.tls.port}, both sides with certificate" if dicom.tls.certificate else "off"
-    return [
-        ("Without TLS", f"{dicom.host}:{dicom.port}"),
-        ("With TLS", secure),
-        ("Associations at once", str(dicom.max_associations)),
-        ("DICOMweb", f"port {settings.web.port}, below /dicomweb" if settings.web.dicomweb else "off"),
-    ]
-
-
-def _peer(peer: Peer, dicom: DicomSettings) -> tuple[str, ...]:
-    return (
-        peer.ae_title,
-        peer.host or "any address",
-        peer.certificate_subject or "any",
-        ", ".join(peer.called_ae) or "all of ours",
-        "required" if peer.user else "not asked",
-        str(peer.max_associations or dicom.max_associations_per_peer),
     )

@@ -69,6 +69,25 @@ _ADVICE: Mapping[ResultKind, str] = {
     _K.REPORT_PDF: "pdf: false",
     _K.REJECTION_NOTE: "rejection_notes: false",
 }
+OPTION: Mapping[ResultKind, str] = {
+    _K.SEG: "segmentation: binary",
+    _K.SEG_LABELMAP: "segmentation: labelmap",
+    _K.HEAT_MAP: "heat_maps: true",
+    _K.FINDINGS_SR: "findings: true",
+    _K.SIGNED_FINDINGS_SR: "findings: true",
+    _K.KEY_IMAGES: "key_images: true",
+    _K.PRESENTATION_STATE: "presentation_states: true",
+    _K.SECONDARY_CAPTURE: "secondary_captures: true",
+    _K.DRAFT_SR: "report: enhanced",
+    _K.PRELIMINARY_SR: "report: enhanced",
+    _K.SIGNED_SR: "report: enhanced",
+    _K.DRAFT_TEXT_SR: "report: basic-text",
+    _K.REPORT_TEXT_SR: "report: basic-text",
+    _K.DRAFT_PDF: "pdf: true",
+    _K.REPORT_PDF: "pdf: true",
+    _K.REJECTION_NOTE: "rejection_notes: true",
+}
+"""With which option a destination takes it; drafts only where ``drafts`` is true as well."""
 _DRAFTS_ONLY = frozenset({_K.DRAFT_SR, _K.DRAFT_TEXT_SR, _K.DRAFT_PDF, _K.FINDINGS_SR})
 
 

@@ -70,8 +70,8 @@ def dicomweb_routes() -> list[tuple[str, str]]:
 
 def _site(settings: Settings) -> str:
     from db.engine import current_sessions
-    from dicom_node.conformance import site_statement
     from dicom_node.peers import known_peers
+    from dicom_node.site_statement import site_statement
 
     with current_sessions(settings.database)() as session:
         return site_statement(settings, known_peers(session, settings))

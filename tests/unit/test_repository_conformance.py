@@ -9,11 +9,13 @@ from pynetdicom import AllStoragePresentationContexts
 from typer.testing import CliRunner
 
 from config.errors import ConfigurationError
+from config.results import MESSAGES, ResultKind
 from config.settings import AeProfile, Destination, DicomSettings, Peer, PriorSource, Settings, TlsSettings
 from dicom_node import policy, query, retrieve, services
-from dicom_node.conformance import fill, rejections, site_statement
+from dicom_node.conformance import fill, rejections
 from dicom_node.library import ACSE_TIMEOUT_S, DIMSE_TIMEOUT_S
-from dicom_node.transfer_syntaxes import ACCEPTED
+from dicom_node.site_statement import site_statement
+from dicom_node.transfer_syntaxes import ACCEPTED, supported_contexts
 from firstread.cli import app
 from firstread.conformance import dicomweb_routes, generated
 from instances.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -110,9 +112,29 @@ def test_implementation_timeouts_and_series_numbers_are_the_ones_in_force() -> N
     assert f"| {ACSE_TIMEOUT_S:.0f} s |" in block("times")
     assert f"| {DIMSE_TIMEOUT_S:.0f} s |" in block("times")
     assert f"| {DicomSettings().max_associations} (" in block("implementation")
-    row = re.search(r"^\| Series Number \|(.+)\|$", PAGE, re.MULTILINE)
-    assert row is not None
-    assert [int(n) for n in re.findall(r"\d+", row[1])] == list(SERIES_NUMBERS.values())
+    numbers = re.findall(r"^\| [^|]+ \| [^|]+ \| `[0-9.]+` \| (\d+) \|", block("results"), re.MULTILINE)
+    assert {int(number) for number in numbers} == set(SERIES_NUMBERS.values())
+
+
+def test_every_object_we_make_is_listed_with_a_class_the_node_itself_takes() -> None:
+    listed = re.findall(r"^\| [^|]+ \| ([^|]+) \| `([0-9.]+)` \|", block("results"), re.MULTILINE)
+    classes = {str(one.abstract_syntax) for one in supported_contexts([uid for _, uid in listed])}
+    assert {uid for _, uid in listed} <= classes
+    assert len(listed) == len(set(ResultKind) - MESSAGES)
+    for row in (  # PS3.6 table A-1
+        ("Label Map Segmentation Storage", "1.2.840.10008.5.1.4.1.1.66.7"),
+        ("Basic Text SR Storage", "1.2.840.10008.5.1.4.1.1.88.11"),
+        ("Key Object Selection Document Storage", "1.2.840.10008.5.1.4.1.1.88.59"),
+        ("Grayscale Softcopy Presentation State Storage", "1.2.840.10008.5.1.4.1.1.11.1"),
+        ("Secondary Capture Image Storage", "1.2.840.10008.5.1.4.1.1.7"),
+        ("Encapsulated PDF Storage", "1.2.840.10008.5.1.4.1.1.104.1"),
+    ):
+        assert row in listed
+
+
+def test_what_a_refusal_means_is_listed() -> None:
+    assert "| `0122` | SOP Class not supported | 1 attempt |" in block("refusals")
+    assert "| `A700`… | out of resources | 12 attempts |" in block("refusals")
 
 
 def test_dicomweb_transactions_are_listed() -> None:
@@ -148,6 +170,8 @@ def test_the_statement_of_a_site_says_who_may_call_and_who_is_called() -> None:
     settings = Settings(
         destinations=(
             Destination(name="pacs", ae_title="PACS", host="pacs.example", port=104, commitment=True, tls=True),
+            Destination(name="web", protocol="stow-rs", url="https://u:secret@web.example/rs", count=True),
+            Destination(name="ris", protocol="mllp", host="ris.example", port=2575, drafts=True),
         ),
         dicom=DicomSettings(
             ae_title="FR1",
@@ -164,7 +188,9 @@ def test_the_statement_of_a_site_says_who_may_call_and_who_is_called() -> None:
     said = site_statement(settings, peers)
     assert "| FR_MR |  | storage classes listed: 1 | 30 s |" in said
     assert "| CT1 | 192.0.2.0/24 | any | FR_MR | required | 10 |" in said
-    assert "| pacs | PACS | pacs.example:104 | yes | no | yes |" in said
+    assert "| pacs | c-store | PACS | pacs.example:104 | yes | no | yes | no |" in said
+    assert "| web | stow-rs |  | https://web.example/rs | yes | no | no | yes |" in said
+    assert "| ris | mllp |  | ris.example:2575 | no | yes | no | no |" in said
     assert "| vna | c-get | VNA | vna.example:104 | no |" in said
     assert "| Pixel data of delivered Studies go after | 30 days |" in said
     assert "| Without TLS | 127.0.0.1:11119 |" in said
