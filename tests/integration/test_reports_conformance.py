@@ -17,6 +17,7 @@ from phantoms.ct import make_ct
 from phantoms.dicom import write_ct
 from phantoms.patients import make_patient
 from reports.codes import code_table
+from reports.findings_signed import Kept, build_findings_signed
 from reports.findings_sr import build_findings_sr
 from reports.narrative_sr import build_narrative_sr
 from reports.segmentation import build_segmentation, tumour_regions
@@ -32,6 +33,7 @@ from tests.reports_sources import (
     dciodvfy,
     dsrdump,
     identity_of,
+    items,
     radiograph,
     segmentation,
     spec,
@@ -240,7 +242,10 @@ def test_hostile_text_anywhere_still_gives_conformant_objects(tmp_path):
         sign_off=SignOff(signer),
         **common,
     )
-    for ds in (seg, findings, narrative):
+    signed = build_findings_signed(
+        findings, Kept((), edited={segment.tracking_uid}), sign_off=SignOff(signer), **common
+    )
+    for ds in (seg, findings, signed, narrative):
         assert_conformant(ds, tmp_path)
         again = pydicom.dcmread(tmp_path / "object.dcm")
         assert (again.PatientID, str(again.PatientName)) == ("P-1", "Name ^Bad")
@@ -256,6 +261,8 @@ def test_hostile_text_anywhere_still_gives_conformant_objects(tmp_path):
         ("ISO_IR 144", "Иванов^Пётр"),
         (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎"),
         ("GB18030", "Wang^XiaoDong=王^小东"),
+        ("ISO_IR 127", "قباني^لنزار"),
+        ("ISO_IR 192", "Müller-Lüdenscheidt^Weiß"),
     ],
 )
 def test_names_survive_whatever_character_set_the_sender_used(tmp_path, charset, name):
@@ -266,10 +273,14 @@ def test_names_survive_whatever_character_set_the_sender_used(tmp_path, charset,
     source.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
     path.write_bytes(written(source))
     received = pydicom.dcmread(path)
-    document = every_report([received])["draft"]
-    assert_conformant(document, tmp_path)
-    again = pydicom.dcmread(tmp_path / "object.dcm")
-    assert (again.SpecificCharacterSet, str(again.PatientName)) == ("ISO_IR 192", name)
+    common = {"identity": identity_of(received), "equipment": EQUIPMENT}
+    findings = build_findings_sr(classifier_findings(received, "present"), evidence_of([received]), **common)
+    accepted = {str(item.UID) for item in items(findings, "Tracking Unique Identifier")}
+    signed = build_findings_signed(findings, Kept(accepted), sign_off=SignOff(SIGNER), **common)
+    for document in (every_report([received])["draft"], findings, signed):
+        assert_conformant(document, tmp_path)
+        again = pydicom.dcmread(tmp_path / "object.dcm")
+        assert (again.SpecificCharacterSet, str(again.PatientName)) == ("ISO_IR 192", name)
 
 
 # --- phantoms and real data --------------------------------------------------------------------------------
