@@ -1,6 +1,7 @@
 """What is done with one message that came in: kept, applied, recorded in one transaction, and only then answered."""
 
 import hashlib
+import threading
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,7 +11,7 @@ import structlog
 from sqlalchemy.orm import Session, sessionmaker
 
 from config.durable import write_durably
-from config.errors import AppError, RefusedInputError
+from config.errors import AppError, LifecycleError, RefusedInputError
 from config.exchange_settings import Hl7Settings
 from config.settings import Settings
 from db.lifecycle.messages import NewMessage, keep_message, taken_before
@@ -34,6 +35,8 @@ from ris.patients import read_merges, read_update
 
 log = structlog.get_logger()
 Apply = Callable[[UnitOfWork, UUID], None]
+_ATTEMPTS = 5
+_KEEPING = threading.Lock()
 _KINDS = ("ORM^O01", "OMI^O23", "ADT^A08", "ADT^A40")
 _MEANINGS = {
     "101": "Required field missing",
@@ -72,12 +75,9 @@ def _take(content: bytes, header: Header, settings: Settings, sessions: sessionm
     path = Path("hl7") / digest[:2] / f"{digest}.hl7"
     new = NewMessage(header.sender, header.control_id, header.kind, digest, str(path))
     sender = Actor(f"HL7 {header.application}".strip(), "peer")
-    write_durably(settings.data_dir.resolve() / path, content)
+    _keep(settings.data_dir.resolve() / path, content)
     try:
-        apply = _read(content, header, settings.hl7)
-        with unit_of_work(sessions, sender) as uow:
-            if not taken_before(uow, new):
-                apply(uow, keep_message(uow, new, "AA"))
+        _apply(new, _read(content, header, settings.hl7), sessions, sender)
     except RefusedInputError as exc:
         code = exc.code if isinstance(exc, RefusedMessageError) else NOT_UNDERSTOOD
         log.info("message.refused", status=code)
@@ -85,6 +85,27 @@ def _take(content: bytes, header: Header, settings: Settings, sessions: sessionm
             keep_message(uow, new, "AR", f"{code}: {exc}")
         return "AR", code
     return "AA", ""
+
+
+def _keep(file: Path, content: bytes) -> None:
+    """Write a message's bytes once, whoever else writes the same at this moment."""
+    with _KEEPING:
+        if not file.exists():
+            write_durably(file, content)
+
+
+def _apply(new: NewMessage, apply: Apply, sessions: sessionmaker[Session], sender: Actor) -> None:
+    """Keep and apply a message in one transaction; once more when somebody changed the same rows first."""
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            with unit_of_work(sessions, sender) as uow:
+                if not taken_before(uow, new):
+                    apply(uow, keep_message(uow, new, "AA"))
+        except LifecycleError:
+            if attempt == _ATTEMPTS:
+                raise
+        else:
+            return
 
 
 def _read(content: bytes, header: Header, settings: Hl7Settings) -> Apply:
