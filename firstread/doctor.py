@@ -26,6 +26,7 @@ def examine(settings: Settings) -> Iterator[tuple[str, bool, str]]:
         ("node port", lambda s: _port(s.dicom.host, s.dicom.port)),
         ("node certificate", _certificate),
         ("peers", _peers),
+        ("destinations", _destinations),
         ("dashboard port", lambda s: _port(s.web.host, s.web.port)),
     ]
     for name, check in checks:
@@ -128,6 +129,27 @@ def _peers(settings: Settings) -> str:
     unbound = sorted({peer.ae_title for peer in peers if not peer.host and not peer.certificate_subject})
     note = f"; bound to nothing but a name: {', '.join(unbound)}" if unbound else ""
     return f"{len(peers)} may call{note}"
+
+
+def _destinations(settings: Settings) -> str:
+    """Look at what the settings say; whether each answers is ``firstread node echo NAME``."""
+    from urllib.parse import urlsplit
+
+    from dicom_node.policy import is_loopback
+
+    for one in settings.destinations:
+        parts = urlsplit(one.url)
+        host = parts.hostname or ""
+        if parts.username or parts.password:
+            raise ValueError(f"{one.name}: the URL holds a user or password; use token_file")
+        if one.token_file:
+            if not one.token_file.read_text(encoding="ascii").strip():
+                raise ValueError(f"{one.name}: {one.token_file} is empty")
+            if parts.scheme == "http" and host != "localhost" and not is_loopback(host):
+                raise ValueError(f"{one.name}: the bearer token and patients' results would go unencrypted: use https")
+    if not settings.destinations:
+        return "none: results stay here"
+    return ", ".join(f"{one.name} ({one.protocol})" for one in settings.destinations)
 
 
 def _may_call(peers: Sequence[Peer], ae_title: str, host: str) -> bool:

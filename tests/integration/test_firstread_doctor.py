@@ -51,3 +51,23 @@ def test_a_database_that_was_not_migrated_is_said(tmp_path):
         False,
         "the database cannot say who may call: run firstread migrate",
     )
+
+
+@pytest.mark.parametrize(
+    ("destination", "ok", "note"),
+    [
+        ({"protocol": "mllp", "host": "ris.example"}, True, "one (mllp)"),
+        ({"protocol": "fhir", "url": "https://u:p@ehr.example/fhir"}, False, "one: the URL holds a user or password"),
+        ({"protocol": "stow-rs", "url": "http://pacs.example/rs", "token": "t"}, False, "would go unencrypted"),
+        ({"protocol": "stow-rs", "url": "http://127.0.0.1:8042/rs", "token": "t"}, True, "one (stow-rs)"),
+        ({"protocol": "stow-rs", "url": "https://pacs.example/rs", "token": "\n"}, False, "is empty"),
+    ],
+)
+def test_destinations_keep_secrets(tmp_path, destination, ok, note):
+    token = destination.pop("token", None)
+    if token is not None:
+        (tmp_path / "token").write_text(token, encoding="ascii")
+        destination = {**destination, "token_file": tmp_path / "token"}
+    verdict, said = told(node_settings(tmp_path, destinations=[{"name": "one", **destination}]), "destinations")
+    assert verdict is ok
+    assert note in said
