@@ -15,10 +15,20 @@ from config.results import MESSAGES
 from db.models import ImagingOrder
 from db.types import Priority
 from publishing.draft import attempt
-from tests.draft_support import ct_draft, cxr_draft, of_kind, publish, read
+from tests.draft_support import LESIONS, bench, ct_draft, cxr_draft, of_kind, publish, read
 from tests.fakes import FixedClassifier, card
+from tests.integration.test_intake_draft import (
+    LesionAtAPlace,
+    enhanced_scan,
+    oblique_scan,
+    sagittal_scan,
+    tilted_scan,
+)
 from tests.reports_sources import dciodvfy, dsrdump, items
+from worker.drafting import draft_study
+from worker.intake import gate
 from worker.key_pictures import key_pictures
+from worker.profiles import CT_TORSO
 
 EVERYTHING = (
     Destination(name="archive", ae_title="PACS", host="127.0.0.1", drafts=True, report="basic-text", pdf=True,
@@ -282,3 +292,29 @@ def test_a_disk_that_is_full_is_no_form_that_cannot_be_made():
     with pytest.raises(OSError, match="no space"):
         attempt(notes, "DRAFT_PDF", full)
     assert notes == []
+
+
+@pytest.mark.parametrize("scan", [sagittal_scan, oblique_scan, tilted_scan, enhanced_scan])
+def test_key_pictures_lie_on_their_own_slice_or_frame_however_it_was_scanned(tmp_path, scan):
+    paths = scan(tmp_path / "scan")
+    intake = gate(paths, CT_TORSO)
+    expert = LesionAtAPlace(card("VISTA3D", "CT", arguments=(*LESIONS, "organs")))
+    content = draft_study(intake, CT_TORSO, bench(intake, "CT", expert))
+    (shown,) = key_pictures(content, intake, {finding.label: "2.25.1" for finding in content.findings})
+    picture = shown.picture
+    source = pydicom.dcmread(picture.source.filename)
+    stored = source.pixel_array if picture.frame_number is None else source.pixel_array[picture.frame_number - 1]
+    assert picture.grey.shape == stored.shape
+    # brighter pixels of the source are brighter in the picture, pixel by pixel
+    order = np.argsort(stored, axis=None, kind="stable")
+    assert (np.diff(picture.grey.ravel()[order].astype(int)) >= 0).all()
+    made = publish((content, intake), tmp_path, EVERYTHING[:1])
+    assert [mark for mark in made.marks if mark.kind == "result"] == []
+    (row,) = [row for row in made.findings if row.label == "hepatic tumor"]
+    selection = read(made, tmp_path, "KEY_IMAGES")
+    (named,) = [ref for item in selection.ContentSequence for ref in item.get("ReferencedSOPSequence", [])]
+    assert named.ReferencedSOPInstanceUID == row.key_slice["sop_instance_uid"]
+    frames = int(named.get("ReferencedFrameNumber") or 1)
+    assert frames == (row.key_slice["frame_number"] if picture.frame_number else 1)
+    for kind in ("KEY_IMAGES", "SECONDARY_CAPTURE"):
+        assert dciodvfy(read(made, tmp_path, kind), tmp_path) == []
