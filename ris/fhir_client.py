@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx2
+from pydantic import ValidationError
 
 from config.destination import Destination
 from config.errors import PeerUnavailableError
@@ -50,7 +51,7 @@ def push_bundle(destination: Destination, settings: Settings, content: bytes) ->
     Args:
         destination: with protocol ``fhir``; ``url`` is the base. With ``tls`` our own certificate is shown.
         settings: for certificate and authorities (``dicom.tls``).
-        content: the bundle as JSON.
+        content: the bundle as JSON. One that is no valid R4 does not leave: servers differ in what they let through.
 
     Raises:
         PeerUnavailableError: no connection, no answer in time, 502, 503 or 504, or the token cannot be read. Whether
@@ -64,6 +65,9 @@ def push_bundle(destination: Destination, settings: Settings, content: bytes) ->
         "X-Meta-Snapshot-Mode": "SECURITY_LABEL",
         **_authorization(destination),
     }
+    fault = _fault(content)
+    if fault:
+        return _refused(f"the bundle was not sent: it is no valid FHIR at {fault}", is_final=True)
     url = destination.url.rstrip("/")
     with (
         _named(),
@@ -71,6 +75,22 @@ def push_bundle(destination: Destination, settings: Settings, content: bytes) ->
         client.stream("POST", url, content=content, headers=headers) as response,
     ):
         return _answer(response.status_code, _body(response), content)
+
+
+def _fault(content: bytes) -> str:
+    """Return where a bundle is no valid R4, in words without values; ``""`` for a valid one.
+
+    The models are those of R4B, which has every resource of ours as R4 has it. They are loaded by the first push:
+    a fifth of a second and 22 MB, then milliseconds a bundle.
+    """
+    from fhir.resources.R4B.bundle import Bundle
+
+    try:
+        Bundle.model_validate_json(content)
+    except ValidationError as exc:
+        first = exc.errors(include_url=False, include_context=False, include_input=False)[0]
+        return ".".join(str(one) for one in first["loc"]) or "its root"
+    return ""
 
 
 def _authorization(destination: Destination) -> dict[str, str]:

@@ -44,6 +44,8 @@ def check_known(args: "MultiDict[str, str]", known: Sequence[str]) -> None:
     Raises:
         RefusedInputError: there is one.
     """
+    if any("\0" in value for _, value in args.items(multi=True)):
+        raise RefusedInputError("a search parameter has a character that no text has")
     unknown = sorted(set(args) - set(known) - _SHOWN)
     if unknown:
         raise RefusedInputError(f"search parameters are {', '.join(sorted(known))}; one of yours is none of them")
@@ -126,7 +128,8 @@ def wanted_reports(args: "MultiDict[str, str]", db: Session, settings: Settings)
         if value.startswith("urn:oid:") and system in {None, URI_SYSTEM}:
             report_ids = _both(report_ids, _with_uid(db, value.removeprefix("urn:oid:")))
         elif system in {None, local_system("accession", clean(settings.organization))}:
-            accession = value if accession in {None, value} else "\0"  # two numbers at once: none has both
+            # two numbers at once: no report has both
+            report_ids, accession = (report_ids, value) if accession in {None, value} else ([], None)
         else:
             report_ids = []
     patient = one["patient.identifier"] or one["subject.identifier"]

@@ -15,10 +15,13 @@ from werkzeug.wrappers import Response
 from config.destination import Destination
 from config.errors import PeerUnavailableError
 from config.settings import Settings, TlsSettings
+from db.types import utcnow
+from dicom_node.delivery import deliver_due
 from reports.document import ReportDocument
 from reports.fhir import build_bundle
 from ris.answers import Answer
 from ris.fhir_client import push_bundle
+from tests.dashboard_support import PASSWORD, ct_study, make_site
 from tests.fhir_server import FhirServer, fhir_server
 from tests.fhir_support import document, effusion, tumor
 from tests.tls_support import Authority
@@ -198,6 +201,24 @@ def test_what_is_sent_is_fhir_json_and_asks_for_little_in_return(server: FhirSer
     assert "Authorization" not in headers
 
 
+@pytest.mark.parametrize(
+    ("kind", "change", "where"),
+    [("Observation", {"status": ["final"]}, "status"), ("DiagnosticReport", {"issued": "Halvorsen"}, "issued"),
+     ("Patient", {"birthDate": "Halvorsen"}, "birthDate")],
+)  # fmt: skip
+def test_what_is_no_valid_fhir_does_not_leave(
+    server: FhirServer, kind: str, change: dict[str, Any], where: str
+) -> None:
+    bundle = build_bundle(document(), uid="2.25.9")
+    for entry in bundle["entry"]:
+        if entry["resource"]["resourceType"] == kind:
+            entry["resource"].update(change)
+    answer = push_bundle(to(server), Settings(), json.dumps(bundle).encode())
+    assert (answer.accepted, answer.is_final) == (False, True)
+    assert answer.error.endswith(f".resource.{where}")
+    assert server.requests == []
+
+
 def test_nobody_there_is_nobody_there() -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
@@ -254,3 +275,24 @@ def test_with_tls_our_own_certificate_is_shown(tmp_path: Path) -> None:
         assert push_bundle(to(mutual, tls=True), Settings(dicom={"tls": tls}), made).accepted
         with pytest.raises(PeerUnavailableError):
             push_bundle(to(mutual), Settings(dicom={"tls": tls}), made)
+
+
+def test_a_signed_report_gets_from_the_reading_room_to_the_server(
+    server: FhirServer, tmp_path: Path, sqlite_url: str
+) -> None:
+    site = make_site(tmp_path, sqlite_url, destinations=(to(server),))
+    browser, study_id = site.client("radiologist"), site.drafted(ct_study(3))
+    assert browser.submit(f"/studies/{study_id}/review").status_code == 303
+    path = f"/studies/{study_id}/findings/{site.findings(study_id)[0].id}"
+    assert browser.submit(path, version=site.report(study_id).version, decision="accepted").status_code == 303
+    given = {"version": site.report(study_id).version, "password": PASSWORD, "checked": "1"}
+    assert browser.submit(f"/studies/{study_id}/sign/FINAL", **given).status_code == 303
+    assert deliver_due(site.sessions, site.settings, utcnow()) == 1
+    assert site.tags(tag="delivery:delivered") == ["delivery:delivered"]
+    report = server.the("DiagnosticReport")
+    assert (report["status"], report["conclusion"]) == ("final", "Lung tumor on the right.")
+    # what is pushed is what is served: the same resource, but for ids
+    auditor = site.client("auditor")
+    served = json.loads(auditor.get(f"/fhir/DiagnosticReport/{site.report(study_id).id}").data)
+    for one in ("identifier", "status", "code", "issued", "conclusion", "presentedForm"):
+        assert served[one] == report[one]

@@ -26,6 +26,12 @@ def site(tmp_path: Path, sqlite_url: str) -> Site:
     return make_site(tmp_path, sqlite_url, web={"dicomweb": False})
 
 
+@pytest.fixture
+def any_site(tmp_path: Path, database_url: str) -> Site:
+    """The same on each database."""
+    return make_site(tmp_path, database_url, web={"dicomweb": False})
+
+
 def signed(site: Site, state: str = "FINAL", **changes: Any) -> UUID:
     """A study whose draft a radiologist accepted and signed."""
     browser, study_id = site.client("radiologist"), site.drafted(ct_study(3, **changes))
@@ -66,7 +72,8 @@ def matches(bundle: Any) -> list[Any]:
     return [one["resource"] for one in bundle.get("entry", ()) if one["search"]["mode"] == "match"]
 
 
-def test_a_signed_report_is_read_with_everything_it_refers_to(site: Site) -> None:
+def test_a_signed_report_is_read_with_everything_it_refers_to(any_site: Site) -> None:
+    site = any_site
     study_id, reader = signed(site), Reader(site)
     report_id = site.report(study_id).id
     report = reader.get(f"/DiagnosticReport/{report_id}")
@@ -113,7 +120,8 @@ def test_a_preliminary_report_says_that_it_is_one(site: Site) -> None:
     assert report["meta"]["security"][0]["code"] == "AIAST"
 
 
-def test_reports_are_found_by_number_patient_and_time(site: Site) -> None:
+def test_reports_are_found_by_number_patient_and_time(any_site: Site) -> None:
+    site = any_site
     first = signed(site, AccessionNumber="A-1", PatientID="P-1")
     second = signed(site, AccessionNumber="A-2", PatientID="P-2")
     reader = Reader(site)
@@ -178,7 +186,7 @@ def test_a_search_brings_along_what_is_asked_for(site: Site) -> None:
     "query",
     ["name=Halvorsen", "status=final", "_lastUpdated=yesterday", "_lastUpdated=ge2026-13-01", "_count=-1", "_count=x",
      "identifier=", "identifier=a|b|c", "identifier=a,b", "identifier=A&identifier=B", "_include=Patient:link",
-     "_revinclude=Observation:subject", "_lastUpdated=9999-12-31", "_lastUpdated=2026-11-22T99:00"],
+     "_revinclude=Observation:subject", "_lastUpdated=9999-12-31", "_lastUpdated=2026-11-22T99:00", "accession=A%00"],
 )  # fmt: skip
 def test_a_search_that_is_not_understood_is_refused_and_tells_nothing(site: Site, query: str) -> None:
     signed(site)
@@ -266,7 +274,8 @@ def test_one_patient_is_one_patient_in_all_their_reports(site: Site) -> None:
 # --- the audit log -------------------------------------------------------------------------------------------
 
 
-def test_an_auditor_reads_the_log_as_audit_events(site: Site) -> None:
+def test_an_auditor_reads_the_log_as_audit_events(any_site: Site) -> None:
+    site = any_site
     study_id = signed(site)
     report_id = site.report(study_id).id
     browser = site.client("auditor")
