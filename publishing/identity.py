@@ -27,6 +27,8 @@ def restate_patient(headers: Iterable[Dataset], patient: PatientFacts | None) ->
     if patient is None:
         return
     for ds in headers:
+        if str(ds.get("PatientBirthDate") or "") != patient.birth_date and "PatientAge" in ds:
+            del ds.PatientAge  # it was that of the old date
         ds.PatientID = patient.patient_id
         ds.PatientName = patient.name
         ds.PatientBirthDate = patient.birth_date

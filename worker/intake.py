@@ -108,12 +108,19 @@ def _check_patient(images: Sequence[Dataset], profile: Profile) -> list[str]:
     """Refuse two patients in one Study and patients outside the age range; return what is unknown."""
     if len({str(ds.get("PatientID", "")) for ds in images}) > 1:
         raise OutsideIntendedUseError("the images of the study carry different Patient IDs")
-    age = age_years(images[0])
-    if age is None:
-        return ["the patient's age is unknown"]
-    if age < profile.minimum_age_years:
+    require_age(images[0], profile)
+    return ["the patient's age is unknown"] if age_years(images[0]) is None else []
+
+
+def require_age(ds: Dataset, profile: Profile) -> None:
+    """Refuse a patient outside the age range; an unknown age is let through.
+
+    Raises:
+        OutsideIntendedUseError: too young.
+    """
+    age = age_years(ds)
+    if age is not None and age < profile.minimum_age_years:
         raise OutsideIntendedUseError(f"patients under {profile.minimum_age_years} are outside the intended use")
-    return []
 
 
 def age_years(ds: Dataset) -> float | None:

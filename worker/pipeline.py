@@ -24,7 +24,7 @@ from worker.conversation import Bench
 from worker.drafting import DraftContent, draft_study, history_section
 from worker.experts.base import ModelCard
 from worker.experts.registry import ExpertRegistry
-from worker.intake import Intake, gate
+from worker.intake import Intake, gate, require_age
 from worker.integrity import require_kept, require_unchanged
 from worker.intended_use import unsuited
 from worker.licensing import require_licence
@@ -98,6 +98,7 @@ class StudyPipeline:
         # after the models: they read neither the order nor who the patient is
         run.content.sections = history_section(order) | run.content.sections
         restate_patient((ds for used in run.intake.headers.values() for ds in used), patient)
+        require_age(run.intake.first, profile(claim.profile))  # the birth date may be another one
         return self._new_draft(claim, run, detail.reading, order)
 
     def run(

@@ -12,7 +12,7 @@ from config.routing import load_rules
 from config.settings import ROOT, Settings
 from db import lifecycle
 from db.message_models import IdentityCorrection
-from db.models import AuditEvent, Delivery, ImagingOrder, Instance, ResultObject, Study
+from db.models import AuditEvent, Delivery, ImagingOrder, Instance, Reading, ResultObject, Study
 from db.report_models import Draft
 from db.types import DeliveryState, ReadingState, ReportState, Role, utcnow
 from db.uow import unit_of_work
@@ -328,6 +328,20 @@ def test_after_a_correction_every_object_of_the_next_draft_names_the_patient_ane
     assert not {one.sop_instance_uid for one in made} & {one.sop_instance_uid for one in old}
     # the bytes stay as received
     assert pydicom.dcmread(settings.instances_dir / image).PatientID == study.patient_id
+
+
+def test_a_birth_date_that_makes_the_patient_a_child_ends_the_draft(installation):  # noqa: F811
+    settings, sessions, reading_id = installation
+    with sessions() as session:
+        study = session.scalars(select(Study)).one()
+    pid = line("PID", f3=study.patient_id, f7=f"{int(study.study_date[:4]) - 5}0101")
+    assert b"MSA|AA" in answer(sent(msh("ADT^A08"), pid), settings, sessions)
+    _, draft = read_once(installation)
+    assert draft is None
+    with sessions() as session:
+        reading = session.get_one(Reading, reading_id)
+    assert reading.state is ReadingState.NO_DRAFT
+    assert "outside the intended use" in reading.reason
 
 
 # --- what people see ---------------------------------------------------------------------------------------
