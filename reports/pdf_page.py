@@ -66,7 +66,8 @@ class Sheet(FPDF):
         self.set_auto_page_break(auto=True, margin=_BOTTOM)
         self.unseen = 0
         self._covered = self._load_fonts({ord(one) for text in [MISSING, *characters] for one in text})
-        self.set_text_shaping(use_shaping_engine=True)
+        # without ligatures: some readers cannot split "fi" again, and a search for "verified" must find it
+        self.set_text_shaping(use_shaping_engine=True, features={"liga": False})
         self.set_draw_color(*RULE)
         self._head: Head | None = None
 

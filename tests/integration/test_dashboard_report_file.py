@@ -83,11 +83,11 @@ def test_the_assessment_of_findings_leaves_as_json_on_the_record(site: Site) -> 
     answer = browser.get(f"{address}/assessment.json")
     assert (answer.status_code, answer.mimetype) == (200, "application/json")
     assert answer.headers["Cache-Control"] == "no-store"
-    by_label = {one["finding"]["label"]: one["assessment"] for one in answer.json["assessments"]}
+    by_label = {one["finding"]["label"]: one["assessment"] for one in answer.get_json()["assessments"]}
     assert "accepted" in by_label.values()
     event = site.one(AuditEvent, tag="assessment:exported")
     assert event.actor == "radiologist"
-    assert event.detail["findings"] == len(answer.json["assessments"])
+    assert event.detail["findings"] == len(answer.get_json()["assessments"])
 
 
 def test_a_study_that_is_not_here_or_says_nothing_yet_gives_no_file(site: Site) -> None:
