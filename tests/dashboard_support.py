@@ -284,8 +284,9 @@ def _header(ds: Dataset) -> InstanceHeader:
 
 
 def _draft(claim: lifecycle.Claim, datasets: list[Dataset], changes: dict[str, Any]) -> NewDraft:
-    names = changes.pop("destinations", [])
-    changes["objects"] = [replace(one, destinations=names) for one in changes.get("objects", [])]
+    names = changes.pop("destinations", None)
+    if names is not None:
+        changes["objects"] = [replace(one, destinations=names) for one in changes.get("objects", [])]
     first, key = datasets[0], datasets[min(round(len(datasets) * 0.6), len(datasets) - 1)]
     values: dict[str, Any] = {
         "sections": SECTIONS,

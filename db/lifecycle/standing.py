@@ -26,10 +26,11 @@ def fallen(session: Session, made: ResultObject) -> Fallen | None:
     =================  ===============  ====================================  =================================
     object             draft refused    images arrived later                  signed
     =================  ===============  ====================================  =================================
-    unverified text    ``REFUSED``      ``SUPERSEDED``                        ``REPLACED``
-    findings SR        ``REFUSED``      ``SUPERSEDED``, unless the draft is   FINAL: ``REPLACED`` by a signed one, or
-                                        the one a report was signed from      ``FINDING`` when it shows a rejected one
-    other evidence     ``REFUSED``      as the findings SR                    FINAL: ``FINDING`` when it shows one
+    unverified text    ``REFUSED``      ``SUPERSEDED``, unless the draft is   ``REPLACED``
+                                        the one a report was signed from
+    findings SR        ``REFUSED``      as the text                           FINAL: ``REPLACED`` by a signed one, or
+                                                                              ``FINDING`` when it shows a rejected one
+    other evidence     ``REFUSED``      as the text                           FINAL: ``FINDING`` when it shows one
     =================  ===============  ====================================  =================================
     """
     if made.draft_id is None:
@@ -44,10 +45,10 @@ def fallen(session: Session, made: ResultObject) -> Fallen | None:
     ).one()
     signed = set(session.scalars(select(Signature.state).where(Signature.report_id == report.id)))
     own = report.draft_id == made.draft_id
-    if signed and made.kind in DRAFT_TEXTS:
-        return Fallen.REPLACED
     if superseded and not (signed and own):
         return Fallen.SUPERSEDED
+    if signed and made.kind in DRAFT_TEXTS:
+        return Fallen.REPLACED
     return _after_final(session, made) if own and ReportState.FINAL in signed else None
 
 
