@@ -1,15 +1,18 @@
 """What the ``node peers`` verbs do: who may call, who was refused, and whether somebody answers."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
 from pydantic import ValidationError
+from sqlalchemy.exc import SQLAlchemyError
 
-from config.errors import PeerUnavailableError, RefusedInputError
+from config.errors import AppError, PeerUnavailableError, RefusedInputError
 from config.settings import Destination, Peer, PriorSource, Settings
 from db import peers
 from db.engine import current_sessions
+from db.lifecycle.destination_tests import StepSeen, record_test
 from db.types import utcnow
 from db.uow import unit_of_work
 from dicom_node import scu
@@ -17,7 +20,7 @@ from dicom_node.context import Asking, Rejection
 from dicom_node.names import Names
 from dicom_node.peers import as_peer, find_peer, known_peers
 from dicom_node.policy import judge_caller
-from dicom_node.probe import Step, examine
+from dicom_node.probe import OURS, Step, examine
 from dicom_node.testing import examine_destination
 from firstread.people import actor
 
@@ -114,20 +117,22 @@ def refused(settings: Settings) -> list[dict[str, Any]]:
 def echo(settings: Settings, name: str) -> str:
     """Ask a destination, prior source or peer whether it is there; return what it is called.
 
-    DICOM peers by C-ECHO, destinations of other protocols as `dicom_node.testing` tries them.
+    Peers by C-ECHO, destinations step by step as the dashboard's test does (`dicom_node.testing`); which SOP Classes
+    one accepts is told by :func:`test`.
 
     Raises:
         RefusedInputError: nobody of that name is known.
-        PeerUnavailableError: it does not answer.
+        PeerUnavailableError: it does not answer, or not as it should.
     """
     found = find(settings, name)
-    if isinstance(found, Destination) and found.protocol != "c-store":
-        for step in examine_destination(settings, found):
-            if not step.is_good:
-                raise PeerUnavailableError(f"{step.name}: {step.note}")
-        return found.name
-    scu.echo(scu.address_of(found, settings))
-    return found.ae_title
+    if not isinstance(found, Destination):
+        scu.echo(scu.address_of(found, settings))
+        return found.ae_title
+    steps = [step for step in _tried(settings, found) if step.name not in OURS.values()]
+    bad = next((step for step in steps if not step.is_good), None)
+    if bad is not None:
+        raise PeerUnavailableError(f"{bad.name}: {bad.note}")
+    return found.ae_title or found.name
 
 
 def test(settings: Settings, name: str) -> Iterator[Step]:
@@ -139,8 +144,19 @@ def test(settings: Settings, name: str) -> Iterator[Step]:
     """
     found = find(settings, name)
     if isinstance(found, Destination):
-        return examine_destination(settings, found)
+        return _tried(settings, found)
     return examine(scu.address_of(found, settings))
+
+
+def _tried(settings: Settings, destination: Destination) -> Iterator[Step]:
+    """Yield what is seen of a destination, and record it where there is a database to do so."""
+    seen = []
+    for step in examine_destination(settings, destination):
+        seen.append(StepSeen(**vars(step)))
+        yield step
+    # a destination is looked at also when the database is the trouble
+    with suppress(AppError, SQLAlchemyError), unit_of_work(current_sessions(settings.database), actor()) as uow:
+        record_test(uow, destination.name, seen, asked_by=uow.actor.name)
 
 
 def find(settings: Settings, name: str) -> Destination | PriorSource | Peer:
