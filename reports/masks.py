@@ -94,6 +94,15 @@ def disjoint(masks: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return labels
 
 
+def relabel(array: NDArray[np.uint8], table: bytes) -> NDArray[np.uint8]:
+    """Return a label map whose values went through ``table``: 256 bytes, the new value of each old one."""
+    # a look-up by numpy would first turn every value into a 64 bit index
+    result = np.empty(array.shape, np.uint8)
+    for plane, made in zip(array, result, strict=True):
+        made[...] = np.frombuffer(plane.tobytes().translate(table), np.uint8).reshape(plane.shape)
+    return result
+
+
 def _presence(array: NDArray[np.uint8], segments: Sequence[SegmentSpec]) -> NDArray[np.bool_]:
     """Return ``(slices, segments)``: which segment has a voxel on which slice."""
     numbers = [spec.number for spec in segments]
@@ -128,7 +137,7 @@ def _taken(array: NDArray[np.uint8], kept: Sequence[SegmentSpec]) -> NDArray[np.
     table = bytearray(256)
     for new, spec in enumerate(kept, 1):
         table[spec.number] = new
-    return _translated(array, bytes(table))
+    return relabel(array, bytes(table))
 
 
 def _part(array: NDArray[np.uint8], group: Sequence[SegmentSpec], frames: int) -> Mask:
@@ -137,12 +146,4 @@ def _part(array: NDArray[np.uint8], group: Sequence[SegmentSpec], frames: int) -
         from_one = tuple(replace(spec, number=new) for new, spec in enumerate(group, 1))
         return Mask(_taken(array, group), from_one, frames)
     wanted = {spec.number for spec in group}
-    return Mask(_translated(array, bytes(v if v in wanted else 0 for v in range(256))), tuple(group), frames)
-
-
-def _translated(array: NDArray[np.uint8], table: bytes) -> NDArray[np.uint8]:
-    # a look-up by numpy would first turn every value into a 64 bit index
-    result = np.empty(array.shape, np.uint8)
-    for plane, made in zip(array, result, strict=True):
-        made[...] = np.frombuffer(plane.tobytes().translate(table), np.uint8).reshape(plane.shape)
-    return result
+    return Mask(relabel(array, bytes(v if v in wanted else 0 for v in range(256))), tuple(group), frames)

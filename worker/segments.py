@@ -8,13 +8,14 @@ from pydicom import Dataset
 
 from reports.codes import Laterality, code_table
 from reports.heat_map import HeatMap, build_heat_map
-from reports.masks import split
+from reports.masks import relabel, split
 from reports.segmentation import Form, build_segmentation, tumour_regions
 from reports.values import AlgorithmIdentity, DraftIdentity, Equipment, SegmentSpec, weights_digest
 from worker.conversation import Key
 from worker.drafting import DraftContent, DraftFinding
 from worker.experts.base import Classification, ModelCard, SegmentationResult
 from worker.intake import Intake
+from worker.measuring import label_counts
 from worker.vlm.backends import VlmCard
 
 _NESTED = ("mr.whole_tumor", "mr.tumor_core", "mr.enhancing_tumor")  # the channels of tumour_regions
@@ -165,32 +166,49 @@ def _stack(
     if tumour is not None:
         return _tumour_masks(tumour, identity, tracking, form)
     owner = {value: f for f in content.findings if len(f.segments) == 1 for value in f.segments}
-    coded = [
-        (code_table().label(code_key).category != "anatomy", value, code_key, result)
-        for key, result in runs.items()
-        for value in result.names
-        if (code_key := code_table().key_for_index(result.card.code_family, value))
-        and (value not in owner or owner[value].result_key == key)
-    ]
+    drawn: list[tuple[bool, SegmentationResult, dict[int, str]]] = []
+    for key, result in runs.items():
+        counts = label_counts(result.labels)
+        coded = {
+            value: code_key
+            for value in result.names
+            if counts[value]
+            and (code_key := code_table().key_for_index(result.card.code_family, value))
+            and (value not in owner or owner[value].result_key == key)
+        }
+        for is_lesion in (False, True):
+            chosen = {v: k for v, k in coded.items() if (code_table().label(k).category != "anatomy") == is_lesion}
+            drawn.append((is_lesion, result, chosen))
     merged = np.zeros_like(next(iter(runs.values())).labels)
     specs: dict[int, SegmentSpec] = {}
     # anatomy first, lesions over it: where both claim a voxel the lesion is what matters
-    for _, value, code_key, result in sorted(coded, key=lambda row: row[0]):
-        mask = result.labels == value
-        if not mask.any():
-            continue
-        merged[mask] = value
-        specs[value] = SegmentSpec(
-            number=value,
-            label=result.names[value],
-            code_key=code_key,
-            laterality=side_of(owner[value], code_key) if value in owner else None,
-            algorithm=algorithm(result.card, f"argument={result.argument}"),
-            tracking_uid=tracking[owner[value].label] if value in owner else identity.other_uid("tracking", code_key),
-            tracking_id=f"firstread:{code_key}",
-        )
-    present = set(np.unique(merged).tolist())
-    return merged, [spec for value, spec in sorted(specs.items()) if value in present]
+    for _, result, chosen in sorted(drawn, key=lambda row: row[0]):
+        part = relabel(result.labels, bytes(value if value in chosen else 0 for value in range(256)))
+        np.copyto(merged, part, where=part > 0)
+        specs |= {
+            value: _spec(value, code_key, result, owner, identity, tracking) for value, code_key in chosen.items()
+        }
+    counts = label_counts(merged)
+    return merged, [spec for value, spec in sorted(specs.items()) if counts[value]]
+
+
+def _spec(
+    value: int,
+    code_key: str,
+    result: SegmentationResult,
+    owner: Mapping[int, DraftFinding],
+    identity: DraftIdentity,
+    tracking: Mapping[str, str],
+) -> SegmentSpec:
+    return SegmentSpec(
+        number=value,
+        label=result.names[value],
+        code_key=code_key,
+        laterality=side_of(owner[value], code_key) if value in owner else None,
+        algorithm=algorithm(result.card, f"argument={result.argument}"),
+        tracking_uid=tracking[owner[value].label] if value in owner else identity.other_uid("tracking", code_key),
+        tracking_id=f"firstread:{code_key}",
+    )
 
 
 def _tumour_masks(

@@ -153,6 +153,24 @@ def test_a_lesion_in_a_paired_organ_lies_on_the_side_its_mask_lies_on(label, val
     assert sides == ([expected] if expected else [])
 
 
+def test_a_lesion_is_drawn_by_its_own_run_and_lies_over_the_organ():
+    source = cross_sections(*SHAPE)
+    organs, lesion = np.zeros(SHAPE, np.uint8), np.zeros(SHAPE, np.uint8)
+    organs[1:3, 2:6, 2:6] = 1  # 32 voxels of liver
+    organs[4, 0, 0:5] = 26  # the organs' run has an opinion about the tumour too
+    lesion[2, 3, 3:6] = 26
+    runs = {
+        ("VISTA3D", "hepatic tumor"): drawn(source, {26: "hepatic tumor"}, lesion, "hepatic tumor"),
+        ("VISTA3D", "organs"): drawn(source, {1: "liver", 26: "hepatic tumor"}, organs),
+    }
+    key = ("VISTA3D", "hepatic tumor")
+    finding = DraftFinding("hepatic tumor", True, True, None, 1.0, key, frozenset({26}), measure("right"))
+    (seg,) = made(source, runs, [finding])
+    assert voxels(seg) == {"liver": 29, "hepatic tumor": 3}
+    identification = segments(seg)["hepatic tumor"].SegmentationAlgorithmIdentificationSequence[0]
+    assert "argument=hepatic tumor" in identification.AlgorithmParameters
+
+
 # --- heat maps ---------------------------------------------------------------------------------------------
 
 
