@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import importlib
+import json
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -23,11 +24,13 @@ from reports.document import (
     SignatureFacts,
     StudyFacts,
 )
+from reports.fhir import build_bundle
 from reports.values import AlgorithmIdentity, InstanceReference, MeasurementValue, Section, Signer
 
 STATES: tuple[DocumentState, ...] = ("draft", "preliminary", "final", "addended", "corrected")
 AT = datetime(2026, 11, 22, 9, 30, tzinfo=UTC)
 STUDY = "1.2.826.0.1.3680043.8.498.1"
+BUNDLE_UID = "2.25.99"
 XHTML = "{http://www.w3.org/1999/xhtml}"
 MODEL = AlgorithmIdentity("VISTA3D", "0.5.0", "MONAI", "a" * 64, ("threshold=0.5",), research_only=True)
 
@@ -216,3 +219,30 @@ def _check_no_empty(value: Any) -> None:
         for inner in value:
             assert inner not in ("", None, [], {})
             _check_no_empty(inner)
+
+
+# --- what a bundle holds ------------------------------------------------------------------------------------
+
+
+def bundle(made: ReportDocument, **more: Any) -> dict[str, Any]:
+    """A bundle that both judges let through, as it is on the wire."""
+    built: dict[str, Any] = json.loads(json.dumps(build_bundle(made, uid=BUNDLE_UID, **more), allow_nan=False))
+    judged_bundle(built)
+    return built
+
+
+def resources(built: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
+    """The resources of one type."""
+    return [one["resource"] for one in built["entry"] if one["resource"]["resourceType"] == kind]
+
+
+def the(built: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """The only resource of a type."""
+    (found,) = resources(built, kind)
+    return found
+
+
+def target(built: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[str, Any]:
+    """What a reference leads to."""
+    (found,) = [one["resource"] for one in built["entry"] if one["fullUrl"] == reference["reference"]]
+    return dict(found)
