@@ -368,6 +368,7 @@ def test_the_reading_page_shows_order_and_correction(site):
     page = browser.get(f"/studies/{study_id}").text
     assert "Cough &lt;b&gt;bold&lt;/b&gt;" in page
     assert "ORDER, Olga · STAT" in page
+    assert "The indication came, or changed, after this draft was made." in page
     a08 = sent(msh("ADT^A08", "M2"), line("PID", f3=study.patient_id, f5="Neu^Nora"))
     assert b"MSA|AA" in answer(a08, site.settings, site.sessions)
     cancel = sent(msh("ORM^O01", "M3"), lines[0], "ORC|CA|PL-1")
