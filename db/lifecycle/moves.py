@@ -59,13 +59,13 @@ def move_reading(
     notes = {"from": reading.state.value, "to": to.value, "revision": reading.revision, **(detail or {})}
     if reason:
         notes["reason"] = reason
-    before = reading.state
+    left, said = reading.state, reading.reason
     reading.state = to
     reading.reason = reason
     uow.audit(tag, study_id=reading.study_id, reading_id=reading.id, detail=notes)
     if to is ReadingState.QUEUED:
         uow.enqueue(TaskName.READ_STUDY, reading_id=str(reading.id))
-    reading_moved(uow, reading, before)
+    reading_moved(uow, reading, left, said)
 
 
 def move_report(

@@ -6,7 +6,7 @@ from sqlalchemy import delete, select
 
 from db.audit import AuditTag
 from db.lifecycle.workitem_events import tell_one
-from db.lifecycle.workitems import NoWorkitemError, StepStateError, find_workitem
+from db.lifecycle.workitems import EndedRunError, NoWorkitemError, find_workitem
 from db.models import Reading
 from db.queries.workitems import find, search
 from db.types import utcnow
@@ -49,8 +49,8 @@ def subscribe(uow: UnitOfWork, ae_title: str, uid: str, *, deletion_lock: bool, 
 def _require(uow: UnitOfWork, uid: str) -> None:
     try:
         find_workitem(uow, uid)  # locked: what moves it now is told to the new subscriber too
-    except StepStateError:
-        return  # a run of a Reading that ended: it can be watched, though nothing will happen
+    except EndedRunError:
+        return  # it can be watched, though nothing will happen
 
 
 def _join(uow: UnitOfWork, ae_title: str, wanted: Sequence[Wanted], *, deletion_lock: bool, each: bool) -> None:

@@ -43,8 +43,8 @@ def reading_created(uow: UnitOfWork, reading: Reading) -> None:
     _tell_of_reading(uow, reading, run_uid(reading.id), [_state(present_step(reading))], None)
 
 
-def reading_moved(uow: UnitOfWork, reading: Reading, left: ReadingState) -> None:
-    """Let workitems follow a Reading that just ``left`` a state, and tell who subscribed.
+def reading_moved(uow: UnitOfWork, reading: Reading, left: ReadingState, said: str) -> None:
+    """Let workitems follow a Reading that just ``left`` a state, whose reason was ``said``, and tell who subscribed.
 
     Called by ``moves.move_reading`` alone; it costs three small queries when nobody uses the worklist.
     """
@@ -53,7 +53,7 @@ def reading_moved(uow: UnitOfWork, reading: Reading, left: ReadingState) -> None
     before = step_of(left, attempts=attempts, superseded=reading.superseded)
     with uow.session.no_autoflush:
         if before.state is StepState.CANCELED and now.state is not StepState.CANCELED:
-            run: ReadingRun | None = _next_run(uow, reading)
+            run: ReadingRun | None = _next_run(uow, reading, said)
             steps = [now]
         else:
             run = None
@@ -197,14 +197,14 @@ def _present_run(session: Session, reading_id: UUID) -> ReadingRun | None:
     return session.scalar(select(ReadingRun).where(ReadingRun.reading_id == reading_id, ReadingRun.ended_at.is_(None)))
 
 
-def _next_run(uow: UnitOfWork, reading: Reading) -> ReadingRun:
+def _next_run(uow: UnitOfWork, reading: Reading, reason: str) -> ReadingRun:
     """Close the run that ended without a draft, and open the next under a UID of its own."""
     session, now = uow.session, utcnow()
     last = _present_run(session, reading.id)
     if last is None:
         last = ReadingRun(reading_id=reading.id, number=1, uid=run_uid(reading.id), started_at=reading.created_at)
         session.add(last)
-    last.ended_at = now
+    last.reason, last.ended_at = reason, now
     told = session.scalar(select(func.max(ReadingRun.number)).where(ReadingRun.reading_id == reading.id)) or 1
     number = max(told, last.number) + 1
     run = ReadingRun(reading_id=reading.id, number=number, uid=run_uid(reading.id, number), started_at=now)

@@ -45,6 +45,18 @@ class StepStateError(LifecycleError):
     """The workitem is in a state that does not allow it (statuses C300, C302, C303, C304, C310 to C313)."""
 
 
+class NotClaimedError(StepStateError):
+    """It is not IN PROGRESS (status C310)."""
+
+
+class EndedError(StepStateError):
+    """It has ended: it may no longer be updated (status C300)."""
+
+
+class EndedRunError(EndedError):
+    """It was a run of a Reading that ended canceled, and another followed."""
+
+
 @dataclass(frozen=True)
 class NewWorkitem:
     """What a client creates: its Data Set, and from it what is asked for."""
@@ -82,6 +94,7 @@ def find_workitem(uow: UnitOfWork, uid: str) -> Workitem | Reading:
     Raises:
         NoWorkitemError: neither.
         DeletedWorkitemError: it was deleted.
+        EndedRunError: it was canceled, and its Reading is another workitem now.
     """
     found = uow.session.scalar(
         select(Workitem)
@@ -98,7 +111,7 @@ def find_workitem(uow: UnitOfWork, uid: str) -> Workitem | Reading:
     if reading_id is None or uow.session.get(Reading, reading_id) is None:
         raise NoWorkitemError("there is no workitem of this UID")
     if run is not None and run.ended_at is not None:
-        raise StepStateError("this workitem was canceled; the study was given another one")
+        raise EndedRunError("this workitem was canceled; the study was given another one")
     return locked(uow, Reading, reading_id)
 
 
@@ -177,9 +190,12 @@ def claim_workitem(uow: UnitOfWork, uid: str, transaction_uid: str) -> None:
 
     Raises:
         NoWorkitemError, DeletedWorkitemError: there is none.
+        TransactionUidError: there is no Transaction UID.
         StepStateError: it is somebody's already, has ended, or is performed by us.
     """
-    workitem = _of_client(uow, uid)
+    workitem = _of_client(uow, uid, claiming=True)
+    if not transaction_uid:
+        raise TransactionUidError("the Transaction UID is missing")
     if workitem.state is not StepState.SCHEDULED:
         raise StepStateError(f"the workitem is {workitem.state.value} already")
     if workitem.is_ours:
@@ -199,8 +215,10 @@ def end_workitem(
         StepStateError: it is not IN PROGRESS, or ``lacking`` names attributes that its final state needs.
     """
     workitem = _of_client(uow, uid)
+    if not transaction_uid:
+        raise TransactionUidError("the Transaction UID is missing")
     if workitem.state is StepState.SCHEDULED:
-        raise StepStateError("the workitem is not IN PROGRESS yet")
+        raise NotClaimedError("the workitem is not IN PROGRESS yet")
     if workitem.is_ours or transaction_uid != workitem.transaction_uid:
         raise TransactionUidError("the Transaction UID is incorrect")
     if workitem.state is to:
@@ -223,9 +241,9 @@ def update_workitem(uow: UnitOfWork, uid: str, transaction_uid: str, changes: Ch
     """
     workitem = _of_client(uow, uid)
     if workitem.state in FINAL:
-        raise StepStateError(f"the workitem is {workitem.state.value}: it may no longer be updated")
+        raise EndedError(f"the workitem is {workitem.state.value}: it may no longer be updated")
     if workitem.state is StepState.SCHEDULED and transaction_uid:
-        raise StepStateError("the workitem is not IN PROGRESS yet")
+        raise NotClaimedError("the workitem is not IN PROGRESS yet")
     if workitem.state is StepState.IN_PROGRESS and (workitem.is_ours or transaction_uid != workitem.transaction_uid):
         raise TransactionUidError("the Transaction UID is missing" if not transaction_uid else "it is incorrect")
     workitem.attributes = {**workitem.attributes, **changes.elements}
@@ -242,14 +260,16 @@ def update_workitem(uow: UnitOfWork, uid: str, transaction_uid: str, changes: Ch
     uow.session.flush()
 
 
-def _of_client(uow: UnitOfWork, uid: str) -> Workitem:
+def _of_client(uow: UnitOfWork, uid: str, *, claiming: bool = False) -> Workitem:
     found = find_workitem(uow, uid)
-    if isinstance(found, Reading):
-        step = present_step(found)
-        if step.state is StepState.IN_PROGRESS:
-            raise TransactionUidError("this workitem is performed by us; nobody else holds its Transaction UID")
+    if isinstance(found, Workitem):
+        return found
+    state = present_step(found).state
+    if claiming or state is StepState.SCHEDULED:
         raise StepStateError("this workitem is performed by us")
-    return found
+    if state in FINAL:
+        raise EndedError(f"this workitem was performed by us, and is {state.value}")
+    raise TransactionUidError("the Transaction UID is incorrect: this workitem is performed by us")
 
 
 def request_cancel(uow: UnitOfWork, uid: str, ae_title: str, told: Mapping[str, Any], *, reason: str) -> bool:
@@ -259,8 +279,12 @@ def request_cancel(uow: UnitOfWork, uid: str, ae_title: str, told: Mapping[str, 
 
     Raises:
         NoWorkitemError, DeletedWorkitemError: there is none.
+        StepStateError: it is COMPLETED.
     """
-    found = find_workitem(uow, uid)
+    try:
+        found = find_workitem(uow, uid)
+    except EndedRunError:
+        return False
     step = Step(found.state, found.readiness) if isinstance(found, Workitem) else present_step(found)
     if step.state is StepState.CANCELED:
         return False

@@ -90,13 +90,8 @@ def _reading_items(session: Session, ids: Sequence[UUID]) -> dict[UUID, ReadingI
             select(ReadingRun).where(ReadingRun.reading_id.in_(ids), ReadingRun.ended_at.is_(None))
         )
     }
-    told = dict(
-        session.execute(
-            select(AuditEvent.reading_id, func.max(AuditEvent.occurred_at))
-            .where(AuditEvent.reading_id.in_(ids))
-            .group_by(AuditEvent.reading_id)
-        ).tuples()
-    )
+    last = select(AuditEvent.reading_id, func.max(AuditEvent.occurred_at)).where(AuditEvent.reading_id.in_(ids))
+    told = {row[0]: row[1] for row in session.execute(last.group_by(AuditEvent.reading_id))}
     rows = session.execute(
         select(Reading, Study, ImagingOrder)
         .join(Study, Study.id == Reading.study_id)

@@ -72,6 +72,17 @@ ALLOWED: dict[tuple[str, str], set[Role | None]] = {
                      "rendered", "thumbnail")
     },
     ("POST", "dicomweb.store"): {R},
+    **{
+        ("GET", f"workitems.{view}"): {R, O}
+        for view in ("search_workitems", "retrieve", "open_channel", "not_a_channel")
+    },
+    ("POST", "workitems.subscribe"): {R, O},
+    ("DELETE", "workitems.unsubscribe"): {R, O},
+    ("POST", "workitems.suspend"): {R, O},
+    ("POST", "workitems.create"): {R},
+    ("POST", "workitems.update"): {R},
+    ("PUT", "workitems.change_state"): {R},
+    ("POST", "workitems.cancel_request"): {R},
     **{("GET", f"fhir.{view}"): {R, O} for view in ("metadata", "search", "read", "unknown")},
     **{(method, "fhir.unknown"): {R, O} for method in ("POST", "PUT", "PATCH", "DELETE")},
     **{("GET", f"fhir.{view}"): {O} for view in ("search_audit", "read_audit")},
@@ -119,6 +130,8 @@ def test_each_role_passes_exactly_the_doors_of_its_work(site: Site, role: Role |
         "key": str(uuid4()),
         "seq": 1,
         "rest": "Medication",
+        "uid": "1.2.6",
+        "ae_title": role.value if role else "ANYBODY",
     }
     browser = site.client(role.value if role else "")
     token = browser.token("/account/password")
@@ -127,7 +140,9 @@ def test_each_role_passes_exactly_the_doors_of_its_work(site: Site, role: Role |
         rule = next(r for r in site.app.url_map.iter_rules() if r.endpoint == endpoint)
         with site.app.test_request_context():
             path = site.app.url_for(endpoint, **{name: values[name] for name in rule.arguments})
-        answer = browser.get(path) if method == "GET" else browser.post(path, data={"csrf_token": token})
+        form = {} if method == "GET" else {"data": {"csrf_token": token}}
+        upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Origin": "http://localhost"}
+        answer = browser.open(path, method=method, headers=upgrade if rule.websocket else {}, **form)
         to_login = answer.status_code == 303 and answer.headers["Location"].startswith("/login")
         passed = answer.status_code != 403 and not to_login and "WWW-Authenticate" not in answer.headers
         if endpoint == "auth.logout":
