@@ -50,6 +50,8 @@ def test_a_study_is_asked_about_once_by_one_asker_and_again_when_that_one_died(s
     assert order(sessions, destination="other") is None
     with ThreadPoolExecutor(4) as pool:
         asked = [one for one in pool.map(lambda _: order(sessions), range(4)) if one is not None]
+    while one := order(sessions):  # on PostgreSQL all four may have wanted the same Study
+        asked.append(one)
     assert sorted(one.study_instance_uid for one in asked) == ["1.2.826.0.1", "1.2.826.0.2"]
     assert [len(one.objects) for one in asked] == [2, 2]
     again = order(sessions, timedelta(minutes=1, seconds=101))
