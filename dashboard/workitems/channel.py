@@ -153,11 +153,17 @@ class _Channel:
             self._socket.receive(timeout=LOOK_S)  # what clients say means nothing here; a close raises
 
     def _is_answered(self) -> bool:
-        """Ping, and return whether a Pong came: all that was sent before has arrived too."""
+        """Ping, and return whether a Pong came: all that was sent before has arrived too.
+
+        Asked again each second: a client that got frames together with its handshake may look at them only when
+        more comes.
+        """
         self._socket.pong_received = False
-        self._socket.sock.send(self._socket.ws.send(Ping()))
-        end = time.monotonic() + _PATIENCE_S
+        end, again = time.monotonic() + _PATIENCE_S, 0.0
         while self._socket.connected and time.monotonic() < end:
+            if time.monotonic() >= again:
+                self._socket.sock.send(self._socket.ws.send(Ping()))
+                again = time.monotonic() + LOOK_S
             if self._socket.pong_received:
                 return True
             time.sleep(0.01)

@@ -1,6 +1,7 @@
 """Who subscribes hears what happens: by WebSocket from the server that people run, again after a lost connection."""
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -354,13 +355,46 @@ def test_what_a_dead_connection_swallowed_is_sent_again(served: Served) -> None:
 
 
 def _until_nothing_waits(site: Site, ae_title: str) -> None:
-    import time
-
     for _ in range(600):
         if not waiting(site, ae_title):
             return
         time.sleep(0.05)
     raise AssertionError("it was never confirmed")
+
+
+class Late(simple_websocket.Client):
+    """A client that reads the end of the handshake, the first event report and the first Ping in one piece."""
+
+    def handshake(self) -> None:
+        self.sock = Slow(self.sock)
+        super().handshake()
+
+
+class Slow:
+    """A connection whose first answer is read a moment late."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self._is_first = True
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def recv(self, size: int) -> bytes:
+        if self._is_first:
+            self._is_first = False
+            time.sleep(1.0)
+        found: bytes = self._connection.recv(size)
+        return found
+
+
+def test_a_client_that_reads_everything_in_one_piece_confirms_all_the_same(served: Served) -> None:
+    client = orchestrator(served.site, "LATE")
+    workitem = client.create(ups())
+    subscribe(client, workitem)
+    with channel(served, client, Late) as socket:
+        assert of(heard(socket, 1)) == [(workitem, 1, "SCHEDULED")]
+        _until_nothing_waits(served.site, "LATE")
 
 
 def test_a_second_connection_of_a_subscriber_takes_the_place_of_the_first(served: Served) -> None:
