@@ -20,6 +20,16 @@ OUTLINE_COLOURS: Sequence[tuple[int, int, int]] = (
 )
 """RGB, taken in turn: bright on grey and told apart by readers with colour vision deficiency (after Okabe and Ito)."""
 
+# Body Part Examined that takes no side (PS3.16 Annex L, and what dicom3tools judges by).
+_UNPAIRED = frozenset((
+    "ABDOMEN", "ABDOMENPELVIS", "AORTA", "BACK", "BLADDER", "BRAIN", "CEREBELLUM", "CERVIX", "CHEST", "CHESTABDOMEN",
+    "CHESTABDPELVIS", "COCCYX", "COLON", "CSPINE", "CTSPINE", "DUODENUM", "ESOPHAGUS", "FACE", "GALLBLADDER", "HEAD",
+    "HEADNECK", "HEART", "ILEUM", "ILIUM", "JAW", "JEJUNUM", "LARYNX", "LIVER", "LSPINE", "LSSPINE", "MAXILLA",
+    "MEDIASTINUM", "MOUTH", "NECK", "NECKCHEST", "NECKCHESTABDOMEN", "NECKCHESTABDPELV", "NOSE", "PANCREAS",
+    "PELVIS", "PENIS", "PHARYNX", "PROSTATE", "RECTUM", "SCALP", "SKULL", "SPINE", "SPLEEN", "SSPINE", "STERNUM",
+    "STOMACH", "THYMUS", "THYROID", "TLSPINE", "TONGUE", "TRACHEA", "TSPINE", "URETER", "URETHRA", "UTERUS",
+    "VAGINA", "VULVA", "WHOLEBODY",
+))  # fmt: skip
 _STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))  # right, down, left, up as (column, row): turning right is + 1
 
 
@@ -59,25 +69,31 @@ def require_drawable(picture: KeyPicture) -> None:
     Raises:
         GeometryError: a mask or the grey picture has other rows and columns than the image, or no such frame.
     """
-    grid = (int(picture.source.get("Rows") or 0), int(picture.source.get("Columns") or 0))
+    try:
+        rows, columns, frames = (int(picture.source.get(name) or 0) for name in ("Rows", "Columns", "NumberOfFrames"))
+    except (ValueError, TypeError) as exc:
+        raise GeometryError("the image of a picture has no readable number of rows, columns or frames") from exc
+    grid = (rows, columns)
     shapes = {outline.mask.shape for outline in picture.outlines}
     if picture.grey is not None:
         shapes.add(picture.grey.shape)
     if shapes - {grid}:
         raise GeometryError(f"a picture's grids are {sorted(shapes)}, its image is {grid}")
-    frames = int(picture.source.get("NumberOfFrames") or 1)
-    if not 1 <= (picture.frame_number or 1) <= frames:
-        raise GeometryError(f"frame {picture.frame_number} of an image with {frames} frames")
+    if not 1 <= (picture.frame_number or 1) <= max(frames, 1):
+        raise GeometryError(f"frame {picture.frame_number} of an image with {max(frames, 1)} frames")
 
 
 def copy_picture_context(ds: Dataset, header: Dataset) -> None:
     """Copy what the image says of body part and side to an object made from a picture; unknown is written as unknown.
 
-    Laterality is type 2C: without a body part nobody can tell that none is needed.
+    Laterality (type 2C) stands for Image Laterality, which such objects have not: empty when neither says a side,
+    absent for a body part that comes once.
     """
     copy_image_context(ds, header)
-    if "BodyPartExamined" not in ds and "Laterality" not in ds:
-        ds.Laterality = None
+    ds.pop("Laterality", None)
+    if str(ds.get("BodyPartExamined") or "") not in _UNPAIRED:
+        sides = (str(header.get(keyword) or "") for keyword in ("Laterality", "ImageLaterality"))
+        ds.Laterality = next((side for side in sides if side in {"L", "R"}), None)
 
 
 def closed_outlines(mask: NDArray[np.bool_]) -> list[NDArray[np.float64]]:

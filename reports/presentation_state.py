@@ -112,7 +112,7 @@ def _one_frame(header: Dataset, frame_number: int | None) -> Dataset:
         shared = Dataset()
         shared.update({name: [group] for name, group in groups.items() if group is not header})
         image.SharedFunctionalGroupsSequence, image.NumberOfFrames = [shared], 1
-        image.pop("PerFrameFunctionalGroupsSequence", None)
+        image.PerFrameFunctionalGroupsSequence = [Dataset()]
     spacing = functional_group(header, index, "PixelMeasuresSequence").get("PixelSpacing")
     if spacing:
         image.PixelSpacing = spacing

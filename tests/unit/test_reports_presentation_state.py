@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pydicom
 import pytest
+from pydicom.dataset import Dataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation
 
 from config.errors import GeometryError, RefusedInputError
@@ -107,6 +108,30 @@ def test_a_film_whose_low_values_are_bright_is_shown_as_acquired(tmp_path, photo
     assert state.PresentationLUTShape == shape
     assert list(state.DisplayedAreaSelectionSequence[0].PresentationPixelSpacing) == [0.2, 0.3]
     assert dciodvfy(state, tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("body_part", "side", "expected"),
+    [("HAND", "L", "L"), ("HAND", "U", ""), ("THORAX", None, ""), (None, "R", "R"), ("CHEST", "L", "absent")],
+)
+def test_the_side_is_kept_left_open_or_left_out_as_the_body_part_has_it(tmp_path, body_part, side, expected):
+    source = x_ray()
+    source.BodyPartExamined, source.ImageLaterality, source.Laterality = body_part, side, ""
+    state = presentation_state(KeyPicture(source, None, outlines=[box(source)]))
+    assert (state.Laterality or "" if "Laterality" in state else "absent") == expected
+    assert dciodvfy(state, tmp_path) == []
+
+
+def test_without_a_window_the_frame_keeps_its_own(tmp_path):
+    source = frames(tmp_path, [1.0, 2.0])
+    voi = Dataset()
+    voi.WindowCenter, voi.WindowWidth = 77, 33
+    source.PerFrameFunctionalGroupsSequence[1].FrameVOILUTSequence = [voi]
+    second = presentation_state(KeyPicture(source, 2, outlines=[box(source, top=1, left=1)]))
+    assert [(one.WindowCenter, one.WindowWidth) for one in second.SoftcopyVOILUTSequence] == [(77, 33)]
+    first = presentation_state(KeyPicture(source, 1, outlines=[box(source, top=1, left=1)]))
+    assert "SoftcopyVOILUTSequence" not in first
+    assert dciodvfy(first, tmp_path) == dciodvfy(second, tmp_path) == []
 
 
 def test_a_border_longer_than_one_object_holds_is_cut_without_a_gap(tmp_path):
