@@ -1,6 +1,7 @@
 """What a signature makes and sends: every form that a destination takes, of findings that stand, or nothing."""
 
 import json
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -11,12 +12,15 @@ from pypdf import PdfReader
 
 from config.destination import Destination
 from config.errors import RefusedInputError
+from db.models import ImagingOrder, Reading
 from db.queries import report_detail
 from db.report_models import Signature
-from db.types import ReportState, Role
-from publishing.documents import report_document
+from db.types import Priority, ReportState, Role
+from publishing.documents import draft_document, order_facts, report_document
 from publishing.outgoing import outgoing
-from tests.dashboard_support import Browser, Site, make_site
+from reports.document import Code, OrderFacts
+from reports.values import DraftIdentity
+from tests.dashboard_support import SECTIONS, Browser, Site, make_site
 from tests.integration.test_dashboard_signing import sign, text_of
 from tests.reports_sources import items
 from tests.signed_support import DRAFTS, PACS, Drafted, drafted
@@ -268,3 +272,49 @@ def test_a_rejected_draft_has_no_document(site, browser) -> None:
     )
     with pytest.raises(RefusedInputError, match="REJECTED"):
         document_of(site, draft)
+
+
+def test_a_draft_and_its_rows_are_the_same_document(site) -> None:
+    draft = drafted(site)
+    rows = document_of(site, draft)
+    reading = site.one(Reading, id=site.reading_id(draft.study_id))
+    made = draft_document(
+        source=draft.datasets[0],
+        series=rows.study.series,
+        order=None,
+        sections=SECTIONS,
+        findings=rows.findings,
+        algorithms=rows.algorithms,
+        not_assessed=rows.not_assessed,
+        organization=rows.organization,
+        identity=DraftIdentity(rows.study.study_instance_uid, str(reading.id), "0" * 64, reading.completed_at),
+        objects=rows.objects,
+    )
+    # this installation's index does not hold the referring physician of the test's images
+    known = replace(made, study=replace(made.study, referring_physician=rows.study.referring_physician))
+    assert known == rows
+    assert made.study.referring_physician == "Berg^Olav"
+
+
+def test_the_order_says_what_was_asked_for_and_the_images_when_there_is_none() -> None:
+    order = ImagingOrder(
+        accession_number="A-7",
+        placer_order_number="P-7",
+        filler_order_number="F-7",
+        procedure_code="24627-2",
+        procedure_scheme="LN",
+        procedure_text="CT Chest",
+        indication="Cough",
+        priority=Priority.STAT,
+        ordering_provider="Berg^Olav",
+        ordering_provider_id="77",
+        visit_number="V-1",
+        patient_class="I",
+        patient_location="WARD",
+    )
+    facts = order_facts(order, "ACC")
+    assert (facts.accession_number, facts.placer_order_number, facts.priority) == ("A-7", "P-7", "STAT")
+    assert facts.procedure == Code("24627-2", "LN", "CT Chest")
+    assert (facts.indication, facts.ordering_provider, facts.ordering_provider_id) == ("Cough", "Berg^Olav", "77")
+    assert (facts.visit_number, facts.patient_class, facts.patient_location) == ("V-1", "I", "WARD")
+    assert order_facts(None, "ACC") == OrderFacts(accession_number="ACC")
