@@ -119,7 +119,11 @@ def closed_outlines(mask: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
 
 def _border_edges(mask: NDArray[np.bool_]) -> dict[tuple[int, int], list[int]]:
     """Return the corner where each directed edge starts → its directions; rows first, so a start is a true corner."""
-    padded = np.pad(mask.astype(bool), 1)
+    used_rows, used_columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    if not used_rows.size:
+        return {}
+    top, left = int(used_rows[0]), int(used_columns[0])
+    padded = np.pad(mask[top : used_rows[-1] + 1, left : used_columns[-1] + 1].astype(bool), 1)
     inside = padded[1:-1, 1:-1]
     neighbours = (
         (padded[:-2, 1:-1], 0, (0, 0)),  # nothing above: along the top edge to the right
@@ -130,7 +134,7 @@ def _border_edges(mask: NDArray[np.bool_]) -> dict[tuple[int, int], list[int]]:
     ways: dict[tuple[int, int], list[int]] = {}
     for neighbour, direction, (down, right) in neighbours:
         for row, column in np.argwhere(inside & ~neighbour).tolist():
-            ways.setdefault((column + right, row + down), []).append(direction)
+            ways.setdefault((left + column + right, top + row + down), []).append(direction)
     return ways
 
 
