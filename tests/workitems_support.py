@@ -7,9 +7,11 @@ from uuid import uuid4
 
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataset import Dataset
+from sqlalchemy import delete, select
 from werkzeug.test import TestResponse
 
 from db.tokens import Scope
+from db.workitem_models import WorkitemEvent
 from tests.dashboard_support import Site
 from tests.dicomweb_support import make_token
 
@@ -135,3 +137,26 @@ class Orchestrator:
 def orchestrator(site: Site, name: str = "ORCH", *scopes: Scope) -> Orchestrator:
     """A client that may do everything unless told otherwise."""
     return Orchestrator(site, name, make_token(site.sessions, name, *scopes))
+
+
+def waiting(site: Site, ae_title: str) -> list[tuple[str, str, str]]:
+    """(workitem, event type, state) of the event reports that wait."""
+    with site.sessions() as db:
+        rows = db.scalars(select(WorkitemEvent).where(WorkitemEvent.ae_title == ae_title).order_by(WorkitemEvent.id))
+        return [
+            (row.uid, row.event_type.value, row.attributes.get("00741000", {}).get("Value", [""])[0]) for row in rows
+        ]
+
+
+def forget(site: Site) -> None:
+    """Drop what waits, to see what comes."""
+    with site.sessions() as db:
+        db.execute(delete(WorkitemEvent))
+        db.commit()
+
+
+def subscribe(client: Orchestrator, workitem: str, **query: str) -> None:
+    """Subscribe to a workitem, or to a well-known UID."""
+    answer = client.send("POST", f"/workitems/{workitem}/subscribers/{client.ae_title}", **query)
+    assert answer.status_code == 201, answer.text
+    assert answer.headers["Content-Location"] == f"ws://localhost/ups/subscribers/{client.ae_title}"
