@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -70,6 +71,15 @@ class Destination(BaseModel, frozen=True, extra="forbid"):
             raise ValueError(f"destination {self.name}: storage commitment is asked of c-store destinations only")
         if self.count and not self.takes_objects:
             raise ValueError(f"destination {self.name}: only c-store and stow-rs destinations can be asked for a count")
+        return self
+
+    @model_validator(mode="after")
+    def _keeps_its_secrets(self) -> "Destination":
+        parts = urlsplit(self.url)
+        if parts.username or parts.password:
+            raise ValueError(f"destination {self.name}: a password belongs into a token_file, not into url")
+        if self.token_file and parts.scheme == "http" and parts.hostname not in {"127.0.0.1", "::1", "localhost"}:
+            raise ValueError(f"destination {self.name}: a token is sent to other machines by https only")
         return self
 
     @property

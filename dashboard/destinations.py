@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from flask import Blueprint, abort, flash, redirect, render_template, url_for
 from flask.typing import ResponseReturnValue
@@ -88,10 +87,9 @@ def _rows() -> list[Shown]:
 
 
 def _address(destination: Destination) -> str:
-    """Return where it is, without what an address may hold beside: a user and a password."""
+    """Return where it is."""
     if destination.url:
-        parts = urlsplit(destination.url)
-        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        return destination.url
     name = f"{destination.ae_title} at " if destination.ae_title else ""
     return f"{name}{destination.host}:{destination.port}{' with TLS' if destination.tls else ''}"
 

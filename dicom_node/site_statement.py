@@ -1,7 +1,6 @@
 """What the settings of one installation make of the conformance statement."""
 
 from collections.abc import Sequence
-from urllib.parse import urlsplit
 
 from config.settings import Destination, DicomSettings, Peer, Settings
 from dicom_node.conformance import markdown_table, table_or_none, yes_or_no
@@ -84,10 +83,7 @@ def site_statement(settings: Settings, peers: Sequence[Peer]) -> str:
 
 
 def _address(destination: Destination) -> str:
-    if not destination.url:
-        return f"{destination.host}:{destination.port}"
-    parts = urlsplit(destination.url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return destination.url or f"{destination.host}:{destination.port}"
 
 
 _NOBODY = "No peer is configured: only callers on this machine, and any of them."

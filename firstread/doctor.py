@@ -133,20 +133,9 @@ def _peers(settings: Settings) -> str:
 
 def _destinations(settings: Settings) -> str:
     """Look at what the settings say; whether each answers is ``firstread node echo NAME``."""
-    from urllib.parse import urlsplit
-
-    from dicom_node.policy import is_loopback
-
     for one in settings.destinations:
-        parts = urlsplit(one.url)
-        host = parts.hostname or ""
-        if parts.username or parts.password:
-            raise ValueError(f"{one.name}: the URL holds a user or password; use token_file")
-        if one.token_file:
-            if not one.token_file.read_text(encoding="ascii").strip():
-                raise ValueError(f"{one.name}: {one.token_file} is empty")
-            if parts.scheme == "http" and host != "localhost" and not is_loopback(host):
-                raise ValueError(f"{one.name}: the bearer token and patients' results would go unencrypted: use https")
+        if one.token_file and not one.token_file.read_text(encoding="ascii").strip():
+            raise ValueError(f"{one.name}: {one.token_file} is empty")
     if not settings.destinations:
         return "none: results stay here"
     return ", ".join(f"{one.name} ({one.protocol})" for one in settings.destinations)

@@ -169,6 +169,8 @@ def stamp(
         setattr(ds, f"{prefix}Date", DA(at.date()))
         setattr(ds, f"{prefix}Time", TM(at.time()))
     ds.TimezoneOffsetFromUTC = at.strftime("%z")[:5]
+    if header.get("IssuerOfPatientID"):  # highdicom leaves it out, and an ID without its issuer may be another's
+        ds.IssuerOfPatientID = header.IssuerOfPatientID
     ds.DeviceUID = equipment.device_uid
     ds.StationName = one_line(equipment.station_name, 16)
     # PS3.3 C.8.13.2.1.1: what may not be used in care says so where viewers look

@@ -35,6 +35,7 @@ SIGNER = Signer("Dr. Iola Räd", "Räd", "Iola", "ST-4711", "General Hospital", 
 def _patient(ds: Dataset) -> None:
     ds.SpecificCharacterSet = "ISO_IR 192"
     ds.PatientName, ds.PatientID, ds.PatientBirthDate, ds.PatientSex = "Øster^Åse", "P-1", "19600102", "F"
+    ds.IssuerOfPatientID = "HOSPITAL"
     ds.StudyDate, ds.StudyTime, ds.StudyID, ds.AccessionNumber = "20261121", "083000", "S1", "A-77"
     ds.ReferringPhysicianName = "Ref^Dr"
     ds.Manufacturer, ds.ManufacturerModelName, ds.SoftwareVersions = "ACME", "Scanner", "1.0"

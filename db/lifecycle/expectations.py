@@ -224,7 +224,8 @@ def _loudest(said: Sequence[Any], *, listed: int, counted: int) -> str:
     if counted > listed:
         return ExpectationSource.ARCHIVE.value
     named = {
-        kind: sum(number or 0 for source, _, number in said if source is kind)
+        # what a discontinued step named is not expected
+        kind: sum(n or 0 for source, state, n in said if source is kind and state is not ExpectationState.DISCONTINUED)
         for kind in (ExpectationSource.STEP, ExpectationSource.NOTICE)
     }
     best = max(named, key=named.__getitem__)

@@ -11,6 +11,7 @@ from db.types import ExpectationState as X
 from db.types import PackageState as M
 from db.types import ReadingState as R
 from db.types import ReportState as P
+from db.workitem_models import StepState as W
 
 READING_MOVES: Mapping[tuple[R, R], AuditTag] = {
     (R.RECEIVING, R.COMPLETE): AuditTag.READING_COMPLETE,
@@ -103,6 +104,13 @@ STEP_MOVES: Mapping[tuple[X, X], AuditTag] = {
     (X.IN_PROGRESS, X.IN_PROGRESS): AuditTag.STUDY_EXPECTED,
     (X.IN_PROGRESS, X.COMPLETED): AuditTag.STUDY_EXPECTED,
     (X.IN_PROGRESS, X.DISCONTINUED): AuditTag.STUDY_EXPECTED,
+}
+
+# a workitem of a client; that of a Reading follows READING_MOVES (PS3.4 table CC.1.1-2)
+WORKITEM_MOVES: Mapping[tuple[W, W], AuditTag] = {
+    (W.SCHEDULED, W.IN_PROGRESS): AuditTag.WORKITEM_CLAIMED,
+    (W.IN_PROGRESS, W.COMPLETED): AuditTag.WORKITEM_COMPLETED,
+    (W.IN_PROGRESS, W.CANCELED): AuditTag.WORKITEM_CANCELLED,
 }
 
 FINISHED_READINGS = frozenset({R.DRAFTED, R.NO_DRAFT, R.FAILED, R.HELD, R.IGNORED})

@@ -1,6 +1,6 @@
 """What becomes of workitems when something moves, and who is told: in the transaction of the move (PS3.4 CC.2.4.3)."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from config.errors import LifecycleError
 from db.audit import AuditTag
+from db.lifecycle.tables import WORKITEM_MOVES
 from db.models import Reading, Study
 from db.types import Priority, ReadingState, utcnow
 from db.uow import UnitOfWork
@@ -31,11 +32,6 @@ from db.workitem_values import (
 KEPT = timedelta(days=7)  # an event report that nobody fetched is worth nothing after that
 Report = tuple[EventType, dict[str, Any]]
 _S = StepState
-_MOVES: Mapping[tuple[StepState, StepState], AuditTag] = {  # PS3.4 table CC.1.1-2
-    (_S.SCHEDULED, _S.IN_PROGRESS): AuditTag.WORKITEM_CLAIMED,
-    (_S.IN_PROGRESS, _S.COMPLETED): AuditTag.WORKITEM_COMPLETED,
-    (_S.IN_PROGRESS, _S.CANCELED): AuditTag.WORKITEM_CANCELLED,
-}
 
 
 def reading_created(uow: UnitOfWork, reading: Reading) -> None:
@@ -81,7 +77,7 @@ def move_workitem(uow: UnitOfWork, workitem: Workitem, to: StepState, *, reason:
     Raises:
         LifecycleError: PS3.4 table CC.1.1-2 does not list this move.
     """
-    tag = _MOVES.get((workitem.state, to))
+    tag = WORKITEM_MOVES.get((workitem.state, to))
     if tag is None:
         raise LifecycleError(f"workitem {workitem.uid} cannot become {to.value}: it is {workitem.state.value}")
     workitem.state = to

@@ -103,6 +103,8 @@ def test_the_classes_a_destination_has_to_take_are_those_of_its_options() -> Non
         ({"protocol": "mllp", "host": "h", "count": True}, "only c-store and stow-rs"),
         ({"protocol": "c-store", "ae_title": "A", "host": "h", "segmentation": "fractional"}, "segmentation"),
         ({"protocol": "c-store", "ae_title": "A", "host": "h", "unknown": 1}, "unknown"),
+        ({"protocol": "fhir", "url": "https://user:secret@ehr.example/fhir"}, "belongs into a token_file"),
+        ({"protocol": "stow-rs", "url": "http://pacs.example/rs", "token_file": "t"}, "by https only"),
     ],
 )
 def test_a_destination_that_cannot_work_is_refused(options: dict[str, Any], words: str) -> None:

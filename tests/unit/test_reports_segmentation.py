@@ -138,8 +138,9 @@ def test_an_unsigned_segmentation_says_so_and_a_demonstration_model_too():
 def test_patient_and_study_come_from_the_source_and_the_series_is_our_own():
     source = cross_sections()
     seg = segmentation(source, spec(1, "ct.liver"))
-    for keyword in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyDate",
-                    "StudyTime", "StudyID", "AccessionNumber", "FrameOfReferenceUID", "BodyPartExamined"):  # fmt: skip
+    for keyword in ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex",
+                    "StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "AccessionNumber",
+                    "FrameOfReferenceUID", "BodyPartExamined"):  # fmt: skip
         assert seg[keyword].value == source[0][keyword].value, keyword
     assert seg.SeriesInstanceUID != source[0].SeriesInstanceUID
     assert (seg.SeriesNumber, seg.Modality, seg.SpecificCharacterSet) == (901, "SEG", "ISO_IR 192")

@@ -170,7 +170,7 @@ def test_the_statement_of_a_site_says_who_may_call_and_who_is_called() -> None:
     settings = Settings(
         destinations=(
             Destination(name="pacs", ae_title="PACS", host="pacs.example", port=104, commitment=True, tls=True),
-            Destination(name="web", protocol="stow-rs", url="https://u:secret@web.example/rs", count=True),
+            Destination(name="web", protocol="stow-rs", url="https://web.example/rs", count=True),
             Destination(name="ris", protocol="mllp", host="ris.example", port=2575, drafts=True),
         ),
         dicom=DicomSettings(
