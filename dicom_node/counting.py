@@ -16,7 +16,8 @@ from config.settings import Destination, Settings
 from db.lifecycle import counts
 from db.lifecycle.counts import CountPatience, CountWanted
 from db.uow import Actor, unit_of_work
-from dicom_node import query, scu, web_client
+from dicom_node import query, scu
+from ris import web_client
 
 log = structlog.get_logger()
 PATIENCE = CountPatience(wait_s=60.0, max_attempts=11, max_missed=3)

@@ -12,7 +12,7 @@ from config.settings import Settings
 from db.types import utcnow
 from dicom_node import commitment, counting, delivery, expected, priors, testing
 from instances import retention
-from publishing import rejections
+from publishing import rejections, retractions
 
 log = structlog.get_logger()
 
@@ -35,6 +35,7 @@ DUTIES = (
     Duty("ask_counts", expected.ask_counts, 2.0),
     Duty("fetch_priors", priors.fetch_due, 1.0),
     Duty("note_rejections", rejections.note_due, 10.0),
+    Duty("retract_messages", retractions.retract_due, 10.0),
     Duty("delete_old", retention.delete_due, 60.0),
 )
 

@@ -17,8 +17,8 @@ import structlog
 
 from config.errors import UnreadableDatasetError
 from db.lifecycle import DeliveryJob
-from dicom_node import web_client
 from dicom_node.outcome import ONCE, Outcome, given_up, refused
+from ris import web_client
 
 log = structlog.get_logger()
 _PIECE_BYTES = 256 * 1024

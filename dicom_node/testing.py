@@ -15,8 +15,9 @@ from config.settings import Destination, Settings
 from db.lifecycle import destination_tests
 from db.lifecycle.destination_tests import StepSeen
 from db.uow import Actor, unit_of_work
-from dicom_node import scu, web_client
+from dicom_node import scu
 from dicom_node.probe import Step, examine, reach, wanted_of
+from ris import web_client
 
 log = structlog.get_logger()
 LEASE_S = 300.0

@@ -6,9 +6,10 @@ from pathlib import Path
 from config.errors import UnreadableDatasetError
 from config.settings import Destination, Settings
 from db.lifecycle import DeliveryJob
-from dicom_node import scu, stow, web_client
+from dicom_node import scu, stow
 from dicom_node.outcome import DECLINED_ATTEMPTS, ONCE, IsWanted, Outcome, Transport, given_up, refused
 from instances.part10 import HEAD_BYTES, split_file
+from ris import web_client
 from ris.answers import Answer
 from ris.fhir_client import push_bundle
 from ris.mllp import send_message

@@ -2,27 +2,19 @@
 
 import json
 import re
-import ssl
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-import httpx2
 from pydantic import ValidationError
 
 from config.destination import Destination
 from config.errors import PeerUnavailableError
 from config.settings import Settings
 from ris.answers import Answer
-from ris.tls import client_context
+from ris.web_client import body_of, named, opened
 
 _TYPE = "application/fhir+json"
-_CONNECT_S, _ANSWER_S, _WHOLE_S = 10.0, 60.0, 180.0
-_MAX_ANSWER_BYTES = 16 * 1024**2
 _CODE = re.compile(r"[A-Za-z0-9-]{1,40}")
 _STATUS = re.compile(r"[1-5]\d\d")
-_TOKEN = re.compile(r"[!-~]+")
 # A person has to look: the same bytes will be refused again. All else of 4xx may pass:
 #   401, 403: tokens are renewed and rights granted, and the file is read anew at every attempt
 #   404: a server that starts answers so behind its proxy
@@ -63,18 +55,17 @@ def push_bundle(destination: Destination, settings: Settings, content: bytes) ->
         "Prefer": "return=minimal",
         # HAPI keeps labels that an update no longer has; "asserted by AI" would stay after the signature
         "X-Meta-Snapshot-Mode": "SECURITY_LABEL",
-        **_authorization(destination),
     }
     fault = _fault(content)
     if fault:
         return _refused(f"the bundle was not sent: it is no valid FHIR at {fault}", is_final=True)
     url = destination.url.rstrip("/")
     with (
-        _named(),
-        _client(destination, settings) as client,
+        opened(destination, settings) as client,
+        named(),
         client.stream("POST", url, content=content, headers=headers) as response,
     ):
-        return _answer(response.status_code, _body(response), content)
+        return _answer(response.status_code, body_of(response), content)
 
 
 def _fault(content: bytes) -> str:
@@ -91,59 +82,6 @@ def _fault(content: bytes) -> str:
         first = exc.errors(include_url=False, include_context=False, include_input=False)[0]
         return ".".join(str(one) for one in first["loc"]) or "its root"
     return ""
-
-
-def _authorization(destination: Destination) -> dict[str, str]:
-    if destination.token_file is None:
-        return {}
-    try:
-        token = destination.token_file.read_text(encoding="ascii").strip()
-    except (OSError, ValueError) as exc:
-        raise PeerUnavailableError(f"the token file of {destination.name} cannot be read") from exc
-    if not _TOKEN.fullmatch(token):
-        raise PeerUnavailableError(f"the token file of {destination.name} holds no token")
-    return {"Authorization": f"Bearer {token}"}
-
-
-def _client(destination: Destination, settings: Settings) -> httpx2.Client:
-    return httpx2.Client(
-        verify=client_context(settings.dicom.tls) if destination.tls else _authorities(settings),
-        trust_env=False,  # neither a proxy nor a .netrc of the account has business with patients' reports
-        follow_redirects=False,
-        timeout=httpx2.Timeout(_ANSWER_S, connect=_CONNECT_S),
-    )
-
-
-def _authorities(settings: Settings) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=settings.dicom.tls.authorities)
-    except OSError as exc:
-        raise PeerUnavailableError("TLS cannot be used: dicom.tls.authorities cannot be read") from exc
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
-
-
-@contextmanager
-def _named() -> Iterator[None]:
-    """Turn the library's errors into ours; its words may hold the address."""
-    try:
-        yield
-    except httpx2.TimeoutException as exc:
-        raise PeerUnavailableError("it did not answer in time") from exc
-    except httpx2.ConnectError as exc:
-        raise PeerUnavailableError("no connection, or its certificate is not trusted") from exc
-    except (httpx2.RequestError, httpx2.InvalidURL) as exc:
-        raise PeerUnavailableError(f"the connection failed: {type(exc).__name__}") from exc
-
-
-def _body(response: httpx2.Response) -> bytes:
-    """Return the answer; a server that never ends it, or sends it drop by drop, is not waited for."""
-    deadline, content = time.monotonic() + _WHOLE_S, b""
-    for piece in response.iter_bytes():
-        content += piece
-        if time.monotonic() > deadline or len(content) > _MAX_ANSWER_BYTES:
-            raise PeerUnavailableError("its answer has no end")
-    return content
 
 
 def _answer(status: int, body: bytes, sent: bytes) -> Answer:
