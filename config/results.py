@@ -31,7 +31,9 @@ class ResultKind(StrEnum):
     REPORT_PDF = "REPORT_PDF"
     REPORT_ORU = "REPORT_ORU"
     REPORT_FHIR = "REPORT_FHIR"
-    # IHE IOCM: what was sent no longer stands
+    # what was sent no longer stands: of messages a message, of objects an IHE IOCM note
+    RETRACTION_ORU = "RETRACTION_ORU"
+    RETRACTION_FHIR = "RETRACTION_FHIR"
     REJECTION_NOTE = "REJECTION_NOTE"
 
 
@@ -39,12 +41,16 @@ _K = ResultKind
 DRAFT_TEXTS = frozenset({_K.DRAFT_SR, _K.DRAFT_TEXT_SR, _K.DRAFT_PDF, _K.DRAFT_ORU, _K.DRAFT_FHIR})
 EVIDENCE = frozenset({_K.SEG, _K.SEG_LABELMAP, _K.HEAT_MAP, _K.KEY_IMAGES, _K.PRESENTATION_STATE, _K.SECONDARY_CAPTURE})
 """What a signature lets leave for destinations without drafts, unless it shows a finding that was rejected."""
-MESSAGES = frozenset({_K.DRAFT_ORU, _K.REPORT_ORU, _K.DRAFT_FHIR, _K.REPORT_FHIR})
+RETRACTIONS = {_K.DRAFT_ORU: _K.RETRACTION_ORU, _K.DRAFT_FHIR: _K.RETRACTION_FHIR}
+"""Messages of a draft, and what takes each back where it was delivered and no longer stands."""
+ORU = frozenset({_K.DRAFT_ORU, _K.REPORT_ORU, _K.RETRACTION_ORU})
+MESSAGES = ORU | {_K.DRAFT_FHIR, _K.REPORT_FHIR, _K.RETRACTION_FHIR}
 """No DICOM objects: their UID is the message's identity, and their SOP Class UID is empty."""
 SENDING_ORDER: Sequence[ResultKind] = (
     _K.SEG, _K.SEG_LABELMAP, _K.HEAT_MAP, _K.FINDINGS_SR, _K.SIGNED_FINDINGS_SR, _K.KEY_IMAGES, _K.PRESENTATION_STATE,
     _K.SECONDARY_CAPTURE, _K.DRAFT_SR, _K.DRAFT_TEXT_SR, _K.PRELIMINARY_SR, _K.SIGNED_SR, _K.REPORT_TEXT_SR,
-    _K.DRAFT_PDF, _K.REPORT_PDF, _K.DRAFT_ORU, _K.REPORT_ORU, _K.DRAFT_FHIR, _K.REPORT_FHIR, _K.REJECTION_NOTE,
+    _K.DRAFT_PDF, _K.REPORT_PDF, _K.DRAFT_ORU, _K.RETRACTION_ORU, _K.REPORT_ORU,
+    _K.DRAFT_FHIR, _K.RETRACTION_FHIR, _K.REPORT_FHIR, _K.REJECTION_NOTE,
 )  # fmt: skip
 """What is referred to goes before what refers to it."""
 
@@ -53,7 +59,7 @@ def wants(destination: Destination, kind: ResultKind) -> bool:
     """Return whether ``destination`` takes objects of ``kind``, signed or not."""
     one = destination
     if kind in MESSAGES:
-        return one.protocol == ("mllp" if kind in {_K.DRAFT_ORU, _K.REPORT_ORU} else "fhir")
+        return one.protocol == ("mllp" if kind in ORU else "fhir")
     if not one.takes_objects:
         return False
     asked = {

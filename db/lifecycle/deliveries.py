@@ -1,6 +1,6 @@
 """Objects owed to destinations: keep, claim, confirm, postpone, withdraw."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -8,7 +8,7 @@ from sqlalchemy import Select, and_, exists, or_, select, tuple_, update
 from sqlalchemy.orm import aliased
 
 from config.errors import LifecycleError
-from config.results import MESSAGES, ResultKind
+from config.results import MESSAGES, RETRACTIONS, ResultKind
 from db.lifecycle.moves import locked, move_delivery
 from db.lifecycle.standing import fallen
 from db.lifecycle.values import DeliveryJob, NewObject
@@ -20,7 +20,7 @@ from db.uow import UnitOfWork
 _MAX_DELAY_S = 3600.0
 _SETTLE_S = 5.0  # an archive indexes what it took; and objects that go together are asked for together
 _COUNT_SETTLE_S = 30.0  # what it has taken and not indexed yet must not be sent again
-_UNDELIVERED = (DeliveryState.PENDING, DeliveryState.SENDING)
+UNDELIVERED = (DeliveryState.PENDING, DeliveryState.SENDING)
 
 
 def owe(
@@ -71,7 +71,7 @@ def claim_delivery(uow: UnitOfWork, now: datetime, *, lease_s: float) -> Deliver
     delivery = uow.session.scalar(
         select(Delivery)
         .join(ResultObject, ResultObject.id == Delivery.result_object_id)
-        .where(or_(due, lost), or_(ResultObject.kind.not_in(MESSAGES), ~exists(_earlier(*_UNDELIVERED))))
+        .where(or_(due, lost), or_(ResultObject.kind.not_in(MESSAGES), ~exists(other_messages(*UNDELIVERED))))
         .order_by(Delivery.next_attempt_at, Delivery.id)
         .limit(1)
         .with_for_update(of=Delivery, key_share=True, skip_locked=True)
@@ -87,7 +87,7 @@ def claim_delivery(uow: UnitOfWork, now: datetime, *, lease_s: float) -> Deliver
     delivery.attempts += 1
     delivery.lease_until = now + timedelta(seconds=lease_s)
     detail: dict[str, object] = {"sop_instance_uid": made.sop_instance_uid}
-    if made.kind in MESSAGES and _has(uow, delivery, _earlier(DeliveryState.FAILED)):
+    if made.kind in MESSAGES and _has(uow, delivery, other_messages(DeliveryState.FAILED)):
         detail["note"] = "an earlier message of this study was not delivered"
     move_delivery(uow, delivery, DeliveryState.SENDING, study_id=made.study_id, detail=detail)
     return DeliveryJob(
@@ -103,8 +103,13 @@ def claim_delivery(uow: UnitOfWork, now: datetime, *, lease_s: float) -> Deliver
     )
 
 
-def _earlier(*states: DeliveryState, later: bool = False) -> Select[UUID]:
-    """Select the Deliveries of earlier (or ``later``) messages of the same Study to the same destination."""
+def other_messages(
+    *states: DeliveryState, later: bool = False, kinds: Collection[ResultKind] = MESSAGES
+) -> Select[UUID]:
+    """Select the Deliveries of earlier (or ``later``) messages of the same Study to the same destination.
+
+    The query around it joins Delivery and ResultObject: those of the message that the others are compared with.
+    """
     other, text = aliased(Delivery), aliased(ResultObject)
     this = tuple_(ResultObject.created_at, ResultObject.id)
     that = tuple_(text.created_at, text.id)
@@ -115,7 +120,7 @@ def _earlier(*states: DeliveryState, later: bool = False) -> Select[UUID]:
             other.destination == Delivery.destination,
             other.state.in_(states),
             text.study_id == ResultObject.study_id,
-            text.kind.in_(MESSAGES),
+            text.kind.in_(kinds),
             that > this if later else that < this,
         )
         .correlate(Delivery, ResultObject)
@@ -231,7 +236,9 @@ def resubmit(uow: UnitOfWork, delivery_id: UUID) -> None:
             Study was delivered, which it would undo.
     """
     delivery, made = _delivery(uow, delivery_id)
-    if made.kind in MESSAGES and _has(uow, delivery, _earlier(DeliveryState.DELIVERED, later=True)):
+    # what takes a draft back undoes nothing that may be sent again: that draft itself is withdrawn instead of sent
+    others = other_messages(DeliveryState.DELIVERED, later=True, kinds=MESSAGES - {*RETRACTIONS.values()})
+    if made.kind in MESSAGES and _has(uow, delivery, others):
         raise LifecycleError("a later message of this study was delivered: this one would undo it")
     detail = {}
     if delivery.state is DeliveryState.DELIVERED:

@@ -71,7 +71,7 @@ def undone(session: Session, destinations: Collection[str]) -> list[Undone]:
                     signed_findings.c.kind == ResultKind.SIGNED_FINDINGS_SR,
                 ),
             ),
-            or_(ResultObject.draft_id.in_(select(_fallen_drafts().c.draft_id)), _shows_rejected()),
+            or_(ResultObject.draft_id.in_(select(fallen_drafts().c.draft_id)), _shows_rejected()),
         )
         .order_by(Delivery.delivered_at, Delivery.id)
         .limit(_AT_ONCE)
@@ -80,7 +80,7 @@ def undone(session: Session, destinations: Collection[str]) -> list[Undone]:
     for delivery, made, study_uid in session.execute(query):
         why = fallen(session, made)
         if why in _TAKEN_BACK:
-            found.append(_undone(session, delivery, made, study_uid, why))
+            found.append(undone_by(session, delivery, made, study_uid, why))
     return found
 
 
@@ -120,8 +120,8 @@ def kept_note(session: Session, sop_instance_uid: str, destinations: Sequence[st
     return NewObject(kept.kind, kept.sop_instance_uid, kept.sop_class_uid, kept.sha256, kept.path, tuple(destinations))
 
 
-def _fallen_drafts() -> Subquery:
-    """Drafts that were rejected, or superseded by later images and not the ones a report was signed from."""
+def fallen_drafts() -> Subquery:
+    """Select the drafts that were rejected, or superseded by later images and not the ones a report was signed from."""
     signed = exists().where(Signature.report_id == Report.id)
     superseded = (
         select(Draft.id.label("draft_id"))
@@ -140,7 +140,7 @@ def _suspect_drafts() -> Subquery:
         .join(Signature, Signature.report_id == Report.id)
         .where(Finding.decision == Decision.REJECTED, Signature.state == ReportState.FINAL)
     )
-    return union(select(_fallen_drafts().c.draft_id), judged).subquery()
+    return union(select(fallen_drafts().c.draft_id), judged).subquery()
 
 
 def _shows_rejected() -> ColumnElement[bool]:
@@ -154,7 +154,8 @@ def _shows_rejected() -> ColumnElement[bool]:
     )
 
 
-def _undone(session: Session, delivery: Delivery, made: ResultObject, study_uid: str, why: Fallen) -> Undone:
+def undone_by(session: Session, delivery: Delivery, made: ResultObject, study_uid: str, why: Fallen) -> Undone:
+    """Return one delivered object that no longer stands, with why and since when."""
     reasons, since = _reasons_and_moments(session, made, why)
     return Undone(
         delivery_id=delivery.id,

@@ -35,7 +35,7 @@ STATUS: Mapping[DocumentState, str] = {
     "corrected": "corrected",
 }
 VERSION_TAG = local_system("report-version")
-_REPORT = Code("18748-4", "LN", "Diagnostic imaging study")
+REPORT = Code("18748-4", "LN", "Diagnostic imaging study")
 
 
 def report_identifier(document: ReportDocument) -> Json:
@@ -64,7 +64,7 @@ def report_resource(document: ReportDocument, links: Links, results: Sequence[st
         basedOn=[reference(links.order)] if links.order else None,
         status=STATUS[document.state],
         category=[term("v2-0074", "RAD", "Radiology")],
-        code=concept(_REPORT, order.procedure, text=study.description or _REPORT.meaning),
+        code=concept(REPORT, order.procedure, text=study.description or REPORT.meaning),
         subject=reference(links.patient),
         effectiveDateTime=fhir_moment(study.date, study.time, study.timezone),
         issued=instant(document.written_at),

@@ -62,11 +62,11 @@ def test_the_usual_destination_takes_what_every_viewer_reads() -> None:
 
 
 def test_messages_go_by_their_protocol_and_nothing_else_does() -> None:
-    assert taken(destination("mllp")) == {K.DRAFT_ORU, K.REPORT_ORU}
-    assert taken(destination("fhir")) == {K.DRAFT_FHIR, K.REPORT_FHIR}
+    assert taken(destination("mllp")) == {K.DRAFT_ORU, K.REPORT_ORU, K.RETRACTION_ORU}
+    assert taken(destination("fhir")) == {K.DRAFT_FHIR, K.REPORT_FHIR, K.RETRACTION_FHIR}
     for kind in ResultKind:
-        assert suits(destination("mllp"), kind) is (kind in {K.DRAFT_ORU, K.REPORT_ORU})
-        assert suits(destination("fhir"), kind) is (kind in {K.DRAFT_FHIR, K.REPORT_FHIR})
+        assert suits(destination("mllp"), kind) is (kind in {K.DRAFT_ORU, K.REPORT_ORU, K.RETRACTION_ORU})
+        assert suits(destination("fhir"), kind) is (kind in {K.DRAFT_FHIR, K.REPORT_FHIR, K.RETRACTION_FHIR})
         assert suits(destination("stow-rs"), kind) is (kind not in MESSAGES)
 
 
