@@ -11,8 +11,9 @@ from uuid import UUID
 from pydicom import Dataset, dcmread
 from sqlalchemy.orm import Session
 
+from config.destination import Destination
 from config.errors import RefusedInputError
-from config.results import EVIDENCE, ResultKind
+from config.results import EVIDENCE, ResultKind, wants
 from config.settings import Settings
 from db.lifecycle import text_sha256, with_addenda
 from db.models import ResultObject
@@ -24,6 +25,7 @@ from publishing.documents import Act, report_document
 from publishing.facts import UNREADABLE, algorithms_of, first_readable, reference, signer, standing
 from publishing.identity import corrected_patient, restate_patient
 from reports.document import Addendum, ReportDocument
+from reports.findings_tree import segmentations
 from reports.sr_common import Evidence
 from reports.values import (
     AlgorithmIdentity,
@@ -42,6 +44,7 @@ NARRATIVES = frozenset({K.DRAFT_SR, K.PRELIMINARY_SR, K.SIGNED_SR})
 BASIC_TEXTS = frozenset({K.DRAFT_TEXT_SR, K.REPORT_TEXT_SR})
 PDFS = frozenset({K.DRAFT_PDF, K.REPORT_PDF})
 _REFERENCED = frozenset({K.SEG, K.HEAT_MAP})  # evidence that a signed report names
+_SEGMENTATIONS = _REFERENCED | {K.SEG_LABELMAP}
 _CODED = frozenset({K.FINDINGS_SR, K.SIGNED_FINDINGS_SR})
 _READ = NARRATIVES | BASIC_TEXTS | PDFS | _REFERENCED | _CODED
 
@@ -148,13 +151,27 @@ class Ground:
             coded = [InstanceReference.of(findings)]
         else:
             preliminary = self.signing.state is ReportState.PRELIMINARY
-            coded = self._references({K.FINDINGS_SR if preliminary else K.SIGNED_FINDINGS_SR})
+            kind = K.FINDINGS_SR if preliminary else K.SIGNED_FINDINGS_SR
+            form = self.findings_for(None, kind)
+            uid = str(form.SOPInstanceUID) if form is not None else ""
+            coded = [one for one in self._references({kind}) if one.sop_instance_uid == uid]
         return Evidence(self.source, [*images, *shown, *coded])
 
-    @cached_property
-    def draft_findings(self) -> Dataset | None:
-        """The findings SR of the draft; None when it has none, or was rejected."""
-        return next((ds for kind, _, ds in self._earlier if kind is K.FINDINGS_SR), None)
+    def findings_for(self, one: Destination | None, kind: ResultKind = K.FINDINGS_SR) -> Dataset | None:
+        """Return the form of a findings SR that a destination got, or the one that every draft has (``None``).
+
+        It is the one that refers to least of what the destination does not hold, and then to most of what it does.
+        None when there is none, or the draft was rejected.
+        """
+        held = self.held_by(one)
+        forms = [(ds, segmentations(ds)) for made, _, ds in self._earlier if made is kind]
+        best = min(forms, key=lambda form: (len(form[1] - held), -len(form[1] & held)), default=None)
+        return best[0] if best else None
+
+    def held_by(self, one: Destination | None) -> set[str]:
+        """Return the SOP Instance UIDs of the draft's Segmentations that a destination takes."""
+        kinds = {kind for kind in _SEGMENTATIONS if (wants(one, kind) if one else kind in _REFERENCED)}
+        return {made.sop_instance_uid for made in self._own if made.draft_id and K(made.kind) in kinds}
 
     @property
     def decisions(self) -> dict[str, Decision]:

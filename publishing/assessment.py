@@ -120,14 +120,12 @@ def _algorithm(run: Evidence | None) -> dict[str, Any] | None:
 
 def _findings_sr(objects: Sequence[ResultObject]) -> dict[str, str] | None:
     """Return the findings SR with a group of this Tracking UID; None for a finding that has no code."""
-    for one in objects:
-        if one.kind == ResultKind.FINDINGS_SR:
-            return {
-                "sop_class_uid": one.sop_class_uid,
-                "sop_instance_uid": one.sop_instance_uid,
-                "sha256": one.sha256,
-            }
-    return None
+    forms = [one for one in objects if one.kind == ResultKind.FINDINGS_SR]
+    if not forms:
+        return None
+    # forms for who gets other Segmentations have the same groups and longer names (publishing.draft)
+    one = min(forms, key=lambda one: len(one.path))
+    return {"sop_class_uid": one.sop_class_uid, "sop_instance_uid": one.sop_instance_uid, "sha256": one.sha256}
 
 
 def _sorted(objects: Sequence[ResultObject]) -> list[ResultObject]:

@@ -26,6 +26,7 @@ from publishing.store import keep_message, keep_object
 from reports.document import ReportDocument, ReportedFinding, SeriesFacts
 from reports.encapsulated_pdf import build_encapsulated_pdf
 from reports.fhir import build_bundle
+from reports.findings_form import build_findings_form
 from reports.hl7 import build_oru
 from reports.key_images import build_key_images
 from reports.narrative_sr import basic_text, build_narrative_sr
@@ -44,6 +45,7 @@ _UNBUILDABLE = (
     RefusedInputError, ValueError, TypeError, AttributeError, KeyError, IndexError, RuntimeError, ArithmeticError,
 )  # fmt: skip
 NAMES: Mapping[ResultKind, str] = {
+    K.FINDINGS_SR: "findings SR",
     K.SEG_LABELMAP: "label map Segmentation",
     K.HEAT_MAP: "heat map",
     K.KEY_IMAGES: "key images",
@@ -54,7 +56,7 @@ NAMES: Mapping[ResultKind, str] = {
     K.DRAFT_ORU: "HL7 message",
     K.DRAFT_FHIR: "FHIR bundle",
 }
-"""Forms that a draft can do without, as people call them."""
+"""Forms that a draft, or one destination, can do without, as people call them."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,7 @@ class _Press:
         self._parts = parts
         self._place = place
         self._kept: list[InstanceReference] = []
+        self._label_maps: Sequence[Dataset] = ()
         self._findings = {one.tracking_uid for one in parts.findings if one.tracking_uid}
 
     def evidence(self) -> None:
@@ -177,14 +180,15 @@ class _Press:
             self._keep(seg, K.SEG, f"seg_{number}", self._shown_by(seg), is_own=True)
         for number, seg in enumerate(parts.heat_maps, 1):
             self._keep(seg, K.HEAT_MAP, f"heat_map_{number}", self._shown_by(seg), is_own=True)
-        if parts.findings_sr is not None:
-            self._keep(parts.findings_sr, K.FINDINGS_SR, "findings_sr", parts.coded, is_own=True)
-        self._key_images()
         if self._somebody_takes(K.SEG_LABELMAP):
             # the parts of a brain tumour are no findings, and show the one of the whole that is not among them
             shown = sorted({uid for seg in parts.segmentations for uid in self._shown_by(seg)})
-            for number, seg in enumerate(self._attempt(K.SEG_LABELMAP, parts.label_maps) or (), 1):
+            self._label_maps = self._attempt(K.SEG_LABELMAP, parts.label_maps) or ()
+            for number, seg in enumerate(self._label_maps, 1):
                 self._keep(seg, K.SEG_LABELMAP, f"seg_labelmap_{number}", shown)
+        if parts.findings_sr is not None:
+            self._findings_forms(parts.findings_sr)
+        self._key_images()
         outlined = [one for one in parts.pictures if one.picture.outlines]
         for number, picture in enumerate(outlined, 1):
             self._fallbacks(number, picture)
@@ -258,6 +262,32 @@ class _Press:
         bundle = build_bundle(document, uid=uid, authority=self._place.hl7.authority, pdf=pdf)
         return json.dumps(bundle, ensure_ascii=False, separators=(",", ":")).encode()
 
+    def _findings_forms(self, document: Dataset) -> None:
+        """The findings SR that every draft has, and one more for each set of Segmentations that others get with it."""
+        forms: dict[str, tuple[Dataset, list[Destination]]] = {str(document.SOPInstanceUID): (document, [])}
+        sources = {one.tracking_uid: one.source for one in self._parts.findings if one.source}
+        for one in self._place.destinations:
+            if not wants(one, K.FINDINGS_SR):
+                continue
+            along, identity = self._along(one), self._place.identity
+            build = partial(build_findings_form, document, along, sources=sources, identity=identity)
+            form = attempt(self.results.notes, K.FINDINGS_SR, build, one.name)
+            if form is not None:
+                forms.setdefault(str(form.SOPInstanceUID), (form, []))[1].append(one)
+        for uid, (form, takers) in forms.items():
+            is_own = form is document
+            name = "findings_sr" if is_own else f"findings_sr_{uid}"
+            self._keep(form, K.FINDINGS_SR, name, self._parts.coded, is_own=is_own, takers=takers)
+
+    def _along(self, one: Destination) -> list[Dataset]:
+        """Return the Segmentations that a destination gets with the findings."""
+        made = {
+            K.SEG: self._parts.segmentations,
+            K.HEAT_MAP: self._parts.heat_maps,
+            K.SEG_LABELMAP: self._label_maps,
+        }
+        return [seg for kind, segs in made.items() if wants(one, kind) for seg in segs]
+
     def _key_images(self) -> None:
         parts = self._parts
         pictures = [one.picture for one in parts.pictures]
@@ -299,7 +329,14 @@ class _Press:
         return attempt(self.results.notes, kind, build)
 
     def _keep(
-        self, ds: Dataset | None, kind: ResultKind, name: str, shown: Sequence[str] = (), *, is_own: bool = False
+        self,
+        ds: Dataset | None,
+        kind: ResultKind,
+        name: str,
+        shown: Sequence[str] = (),
+        *,
+        is_own: bool = False,
+        takers: Sequence[Destination] | None = None,
     ) -> None:
         if ds is None:
             return
@@ -311,7 +348,7 @@ class _Press:
                 kind,
                 f"{self._place.folder}/{name}.dcm",
                 results_dir=self._place.results_dir,
-                destinations=self._place.destinations,
+                destinations=self._place.destinations if takers is None else takers,
                 tracking_uids=sorted(set(shown)),
             )
         )

@@ -4,7 +4,8 @@ All of it is made or nothing: a form that cannot be built refuses the signature,
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 from pydicom import Dataset
 from sqlalchemy.orm import Session
@@ -22,10 +23,11 @@ from publishing.store import keep_message, keep_object
 from reports.document import ReportDocument
 from reports.encapsulated_pdf import build_encapsulated_pdf
 from reports.fhir import build_bundle
+from reports.findings_tree import segmentations
 from reports.hl7 import build_oru
 from reports.narrative_sr import basic_text, build_narrative_sr
 from reports.pdf import build_pdf
-from reports.values import InstanceReference
+from reports.values import DraftIdentity, InstanceReference
 
 __all__ = ["Signing", "discard", "write_signed_documents"]
 
@@ -60,6 +62,15 @@ def discard(made: Sequence[NewObject], settings: Settings) -> None:
         (settings.results_dir / one.path).unlink(missing_ok=True)
 
 
+@dataclass(frozen=True)
+class _Findings:
+    """One form of the signed findings, the ending of its file name, and who gets it."""
+
+    document: Dataset
+    ending: str
+    takers: Sequence[Destination]
+
+
 class _Forms:
     """The forms of one act; ``made`` grows, and ``doing`` says in words what is being made."""
 
@@ -73,12 +84,13 @@ class _Forms:
     def write(self) -> None:
         """Make everything, what is referred to before what refers to it."""
         ground = self._ground
-        findings = self._signed_findings()
+        forms = self._signed_findings()
+        findings = forms[0].document if forms else None
         narrative = self._narrative(findings)
         preliminary = ground.signing.state is ReportState.PRELIMINARY
         self._keep(narrative, K.PRELIMINARY_SR if preliminary else K.SIGNED_SR, "")
-        if findings is not None:
-            self._keep(findings, K.SIGNED_FINDINGS_SR, "_findings")
+        for form in forms:
+            self._keep(form.document, K.SIGNED_FINDINGS_SR, form.ending, form.takers)
         if self._wanted(K.REPORT_TEXT_SR):
             self.doing = "the Basic Text SR"
             follows = ground.predecessors(BASIC_TEXTS)
@@ -90,18 +102,41 @@ class _Forms:
             if not one.takes_objects:
                 self._message(document, one, pdf if one.pdf else None)
 
-    def _signed_findings(self) -> Dataset | None:
-        """Return the VERIFIED findings SR of a final report; None when nobody takes it, or nothing was accepted."""
+    def _signed_findings(self) -> list[_Findings]:
+        """Return the VERIFIED findings SR of a final report in every form that goes somewhere, the usual one first.
+
+        Each follows the form of the draft's that its destinations got. None when nobody takes it, or nothing was
+        accepted.
+        """
         ground = self._ground
-        drafted = ground.draft_findings
-        if ground.signing.state is not ReportState.FINAL or drafted is None or not self._wanted(K.SIGNED_FINDINGS_SR):
-            return None
+        usual = ground.findings_for(None)
+        if ground.signing.state is not ReportState.FINAL or usual is None:
+            return []
         self.doing = "the coded findings"
+        takers: dict[tuple[str, frozenset[str]], list[Destination]] = {}
+        drafted = {}
+        for one in self._destinations:
+            if wants(one, K.SIGNED_FINDINGS_SR) and (form := ground.findings_for(one)) is not None:
+                drafted[str(form.SOPInstanceUID)] = form
+                shown = segmentations(form) & ground.standing & ground.held_by(one)
+                takers.setdefault((str(form.SOPInstanceUID), frozenset(shown)), []).append(one)
+        whole = (str(usual.SOPInstanceUID), frozenset(segmentations(usual) & ground.standing))
+        made = []
+        for key in sorted(takers, key=lambda key: key != whole):
+            identity = ground.identity if key == whole else ground.identity.of_form([key[0], *sorted(key[1])])
+            document = self._signed_form(drafted[key[0]], key[1], identity)
+            if document is not None:
+                ending = "_findings" if key == whole else f"_findings_{document.SOPInstanceUID}"
+                made.append(_Findings(document, ending, takers[key]))
+        return made
+
+    def _signed_form(self, drafted: Dataset, standing: Collection[str], identity: DraftIdentity) -> Dataset | None:
+        ground = self._ground
         return build_signed_findings(
             drafted,
             ground.decisions,
-            ground.standing,
-            identity=ground.identity,
+            standing,
+            identity=identity,
             equipment=ground.equipment,
             sign_off=ground.sign_off(),
         )
@@ -165,11 +200,10 @@ class _Forms:
     def _wanted(self, kind: ResultKind) -> bool:
         return bool(receivers(self._destinations, kind, is_signed=True))
 
-    def _keep(self, ds: Dataset, kind: ResultKind, ending: str) -> None:
+    def _keep(self, ds: Dataset, kind: ResultKind, ending: str, takers: Sequence[Destination] | None = None) -> None:
         settings = self._ground.settings
         path = f"{self._path}{ending}.dcm"
+        whom = self._destinations if takers is None else takers
         self.made.append(
-            keep_object(
-                ds, kind, path, results_dir=settings.results_dir, destinations=self._destinations, is_signed=True
-            )
+            keep_object(ds, kind, path, results_dir=settings.results_dir, destinations=whom, is_signed=True)
         )

@@ -1,6 +1,6 @@
 """The findings a reader stands behind: the draft's Comprehensive 3D SR without what the reader did not accept."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 
@@ -9,7 +9,21 @@ from pydicom.dataset import Dataset
 
 from config.errors import RefusedInputError
 from reports.equipment import DRAFT_NOTICE, building, equipment_arguments, stamp
-from reports.findings_sr import HEAT_MAP
+from reports.findings_form import without_segment
+from reports.findings_tree import (
+    ALGORITHM,
+    COMMENT,
+    MEASUREMENTS,
+    OBSERVER_TYPE,
+    SEGMENT,
+    groups,
+    label_maps,
+    listed,
+    name_of,
+    named,
+    referenced,
+    tracking_uid,
+)
 from reports.source import study_header
 from reports.sr_common import comment, person_observer, reference_dataset, write_sign_off
 from reports.text import one_line, person_name
@@ -17,11 +31,6 @@ from reports.values import SERIES_NUMBERS, DraftIdentity, Equipment, InstanceRef
 
 ACCEPTED = "Accepted by the reader."
 EDITED = "Edited by the reader: the signed report says how. The numbers here are the model's own, unchanged."
-WITHOUT_SEGMENT = "The Segmentation these numbers were measured on does not go with this report."
-_TRACKING_UID, _COMMENT, _OBSERVER_TYPE, _ALGORITHM = "112040", "121106", "121005", "111001"
-_MEASUREMENTS, _GROUP = "126010", "125007"
-# what ties a group to a segment: the segment or its frame, and the image or Series it was made on (TID 1410, 1411)
-_SEGMENT = frozenset({"121191", "121214", "121232", "121233"})
 
 
 @dataclass(frozen=True)
@@ -44,8 +53,8 @@ def build_findings_signed(
     """Return the findings SR of a signed report: VERIFIED, FINAL, person and device observed; None when empty.
 
     Groups are copied from the draft, numbers untouched. One on a Segmentation that does not go along becomes a
-    TID 1501 group without the reference. Evidence is what the groups left over refer to, and nothing else; the one
-    predecessor is the draft's findings SR.
+    TID 1501 group without the reference (`reports.findings_form.without_segment`). Evidence is what the groups left
+    over refer to and label maps that go along, and nothing else; the one predecessor is the draft's findings SR.
 
     Args:
         draft: as :func:`reports.findings_sr.build_findings_sr` made it.
@@ -62,15 +71,15 @@ def build_findings_signed(
         raise RefusedInputError("findings are verified by a final signature only")
     header = study_header(draft)
     with building("signed findings SR"):
-        all_groups = list(_groups(draft))
-        groups = [made for group in all_groups if (made := _signed(group, kept)) is not None]
-        if not groups:
+        all_groups = list(groups(draft))
+        stand = [made for group in all_groups if (made := _signed(group, kept)) is not None]
+        if not stand:
             return None
         signed_off = replace(sign_off, predecessors=(Predecessor(InstanceReference.of(draft)),))
         signer = sign_off.signer
         document = sr.Comprehensive3DSR(
-            evidence=_evidence(draft, header, groups),
-            content=_content(draft, groups, signed_off),
+            evidence=_evidence(draft, header, referenced(stand) | (label_maps(draft) & set(kept.standing))),
+            content=_content(draft, stand, signed_off),
             series_instance_uid=identity.series_instance_uid("signed_findings_sr"),
             series_number=SERIES_NUMBERS["signed_findings_sr"],
             sop_instance_uid=identity.sop_instance_uid("signed_findings_sr"),
@@ -88,42 +97,25 @@ def build_findings_signed(
         if header.SOPInstanceUID == draft.SOPInstanceUID:
             # no image of this Study is left; highdicom lists what gave Patient and Study, and nothing refers to it
             del document.CurrentRequestedProcedureEvidenceSequence
-        _copy_from(draft, document, groups)
-    document.CompletionFlagDescription = f"{len(groups)} of {len(all_groups)} AI findings accepted or edited"
+        _copy_from(draft, document, stand)
+    document.CompletionFlagDescription = f"{len(stand)} of {len(all_groups)} AI findings accepted or edited"
     stamp(document, header, identity=identity, equipment=equipment, algorithms=())
     return document
 
 
-def _groups(document: Dataset) -> Iterator[Dataset]:
-    for container in _items(document, {_MEASUREMENTS}):
-        yield from _items(container, {_GROUP})
-
-
-def _items(node: Dataset, values: Collection[str]) -> list[Dataset]:
-    return [item for item in node.get("ContentSequence", []) if _name(item) in values]
-
-
-def _name(item: Dataset) -> str:
-    return str(item.ConceptNameCodeSequence[0].CodeValue)
-
-
 def _signed(group: Dataset, kept: Kept) -> Dataset | None:
     """Return a copy of a draft's group as the reader left it; None when the reader did not accept it."""
-    uid = str(_items(group, {_TRACKING_UID})[0].UID)
+    uid = tracking_uid(group)
     if uid not in kept.accepted and uid not in kept.edited:
         return None
     made = deepcopy(group)
-    said = [EDITED if uid in kept.edited else ACCEPTED]
-    gone = {_COMMENT}
-    if any(one not in kept.standing for one in _referenced(_items(made, _SEGMENT))):
-        gone |= _SEGMENT
-        made.ContentTemplateSequence[0].TemplateIdentifier = "1501"
-        said.append(WITHOUT_SEGMENT)
-    remarks = [_lasting(str(item.TextValue)) for item in _items(group, {_COMMENT})]
-    about = [text for text in remarks if text and not (text == HEAT_MAP and WITHOUT_SEGMENT in said)]
+    said = EDITED if uid in kept.edited else ACCEPTED
+    if any(one not in kept.standing for one in referenced(named(made, SEGMENT))):
+        without_segment(made)
+    remarks = [_lasting(str(item.TextValue)) for item in named(made, {COMMENT})]
     made.ContentSequence = [
-        *(item for item in made.ContentSequence if _name(item) not in gone),
-        *(comment(text) for text in (*said, *about)),
+        *(item for item in made.ContentSequence if name_of(item) != COMMENT),
+        *(comment(text) for text in (said, *remarks) if text),
     ]
     return made
 
@@ -133,57 +125,34 @@ def _lasting(remark: str) -> str:
     return remark.removeprefix(DRAFT_NOTICE).lstrip(" –.")
 
 
-def _referenced(items: Sequence[Dataset]) -> set[str]:
-    """Return every SOP Instance UID that content items and what is below them refer to."""
-    found = {str(one.ReferencedSOPInstanceUID) for item in items for one in item.get("ReferencedSOPSequence", [])}
-    for item in items:
-        found |= _referenced(item.get("ContentSequence", []))
-    return found
-
-
-def _evidence(draft: Dataset, header: Dataset, groups: Sequence[Dataset]) -> list[Dataset]:
-    """Return what the groups refer to as highdicom takes it; the first gives the Patient and Study modules."""
-    wanted = _referenced(groups)
-    listed = [
-        reference_dataset(
-            InstanceReference(
-                str(study.StudyInstanceUID),
-                str(series.SeriesInstanceUID),
-                str(item.ReferencedSOPClassUID),
-                str(item.ReferencedSOPInstanceUID),
-            )
-        )
-        for name in ("CurrentRequestedProcedureEvidenceSequence", "PertinentOtherEvidenceSequence")
-        for study in draft.get(name, [])
-        for series in study.ReferencedSeriesSequence
-        for item in series.ReferencedSOPSequence
-        if str(item.ReferencedSOPInstanceUID) in wanted
-    ]
-    own = [one for one in listed if one.StudyInstanceUID == header.StudyInstanceUID]
+def _evidence(draft: Dataset, header: Dataset, wanted: Collection[str]) -> list[Dataset]:
+    """Return what is ``wanted`` as highdicom takes it; the first gives the Patient and Study modules."""
+    found = [reference_dataset(one) for one in listed(draft) if one.sop_instance_uid in wanted]
+    own = [one for one in found if one.StudyInstanceUID == header.StudyInstanceUID]
     if own:
         header.update(own[0])
-    return [header, *listed]
+    return [header, *found]
 
 
-def _content(draft: Dataset, groups: Sequence[Dataset], sign_off: SignOff) -> Dataset:
+def _content(draft: Dataset, stand: Sequence[Dataset], sign_off: SignOff) -> Dataset:
     """Return the draft's content tree with these groups, and the signer before the device as observer (TID 1001)."""
     root = Dataset()
     for keyword in ("ValueType", "ConceptNameCodeSequence", "ContinuityOfContent", "ContentTemplateSequence"):
         root[keyword] = deepcopy(draft[keyword])
     items: list[Dataset] = []
     for item in deepcopy(draft.ContentSequence):
-        if _name(item) == _OBSERVER_TYPE:
+        if name_of(item) == OBSERVER_TYPE:
             items.extend(person_observer(sign_off.signer))
-        if _name(item) == _MEASUREMENTS:
-            item.ContentSequence = list(groups)
+        if name_of(item) == MEASUREMENTS:
+            item.ContentSequence = list(stand)
         items.append(item)
     root.ContentSequence = items
     return root
 
 
-def _copy_from(draft: Dataset, document: Dataset, groups: Sequence[Dataset]) -> None:
+def _copy_from(draft: Dataset, document: Dataset, stand: Sequence[Dataset]) -> None:
     """Write what the signed findings share with the draft: the order, the algorithms still in it, the restriction."""
-    names = {one_line(str(item.TextValue), 64) for group in groups for item in _items(group, {_ALGORITHM})}
+    names = {one_line(str(item.TextValue), 64) for group in stand for item in named(group, {ALGORITHM})}
     document.ContributingEquipmentSequence = [
         deepcopy(item)
         for item in draft.get("ContributingEquipmentSequence", [])

@@ -1,8 +1,8 @@
 """What goes into our DICOM objects: algorithms, findings, sections, signers, and the identity that fixes their UIDs."""
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal, Self
 from uuid import UUID
@@ -163,6 +163,11 @@ class DraftIdentity:
     def other_uid(self, *what: str) -> str:
         """Return a UID for something inside an object, such as its Dimension Organization."""
         return self._uid("other", *what)
+
+    def of_form(self, going: Sequence[str]) -> Self:
+        """Return the identity of another form of the same result, for who gets other objects (``going``) with it."""
+        own = hashlib.sha256("\n".join([self.result_sha256, *going]).encode()).hexdigest()
+        return replace(self, result_sha256=own)
 
     def _uid(self, *what: str) -> str:
         own = (self.study_instance_uid, self.reading_id, self.result_sha256)

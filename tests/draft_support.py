@@ -86,6 +86,7 @@ def of_kind(made, kind):
 
 
 def read(made, folder, kind):
-    """Return the one object of a kind, as it was written."""
-    (one,) = of_kind(made, kind)
+    """Return the one object of a kind, as it was written; of the findings SR the form that every draft has."""
+    one, *others = of_kind(made, kind)
+    assert not others or kind == "FINDINGS_SR"
     return pydicom.dcmread(folder / one.path)

@@ -31,6 +31,7 @@ BUILDERS = (
     ("reports.segmentation", "build_segmentation"),
     ("reports.heat_map", "build_heat_map"),
     ("reports.findings_sr", "build_findings_sr"),
+    ("reports.findings_form", "build_findings_form"),
     ("reports.findings_signed", "build_findings_signed"),
     ("reports.narrative_sr", "build_narrative_sr"),
     ("reports.narrative_sr", "basic_text"),

@@ -9,7 +9,7 @@ from pydicom.dataset import Dataset
 from sqlalchemy import select
 
 from config.destination import Destination
-from config.results import ResultKind
+from config.results import ResultKind, wants
 from db import lifecycle
 from db.lifecycle import NewFinding, NewObject
 from db.models import Delivery, ResultObject
@@ -17,6 +17,7 @@ from db.report_models import Finding
 from db.types import Presence, utcnow
 from db.uow import Actor, unit_of_work
 from publishing.store import keep_object
+from reports.findings_form import build_findings_form
 from reports.findings_sr import build_findings_sr
 from reports.narrative_sr import basic_text, build_narrative_sr
 from reports.segmentation import build_segmentation
@@ -125,7 +126,7 @@ def _objects(
     images = [InstanceReference.of(ds) for ds in datasets]
     folder = str(datasets[0].StudyInstanceUID)
     made: list[tuple[str, ResultKind, Dataset, Sequence[str]]] = []
-    segmentations = []
+    segmentations, label_maps = [], []
     for number, (label, key) in enumerate(LABELS.items(), 1):
         spec = SegmentSpec(1, label, key, None, ALGORITHM, tracking[label], f"firstread:{key}")
         mask = lesion(len(datasets)).astype(np.uint8)
@@ -134,6 +135,18 @@ def _objects(
         )
         segmentations.append(seg)
         made.append((f"seg_{number}", ResultKind.SEG, seg, [tracking[label]]))
+        if any(wants(one, ResultKind.SEG_LABELMAP) for one in destinations):
+            seg = build_segmentation(
+                datasets,
+                mask,
+                segments=[spec],
+                identity=identity,
+                equipment=EQUIPMENT,
+                instance_number=number,
+                form="labelmap",
+            )
+            label_maps.append(seg)
+            made.append((f"seg_labelmap_{number}", ResultKind.SEG_LABELMAP, seg, [tracking[label]]))
     values = [
         FindingValue(
             label,
@@ -150,7 +163,15 @@ def _objects(
     ]
     evidence = Evidence(datasets[0], images, segmentations)
     findings = build_findings_sr(values, evidence, identity=identity, equipment=EQUIPMENT)
+    takers: dict[str, list[Destination]] = {"findings_sr": []}
     made.append(("findings_sr", ResultKind.FINDINGS_SR, findings, list(tracking.values())))
+    for one in destinations:
+        along = {"binary": segmentations, "labelmap": label_maps, "none": []}[one.segmentation]
+        form = build_findings_form(findings, along, sources={}, identity=identity)
+        name = "findings_sr" if form is findings else f"findings_sr_{one.segmentation}"
+        if name not in takers:
+            made.append((name, ResultKind.FINDINGS_SR, form, list(tracking.values())))
+        takers.setdefault(name, []).append(one)
     ours = [InstanceReference.of(one) for one in (*segmentations, findings)]
     narrative = build_narrative_sr(
         [Section("findings", SECTIONS["findings"])],
@@ -167,7 +188,7 @@ def _objects(
             kind,
             f"{folder}/{name}.dcm",
             results_dir=site.settings.results_dir,
-            destinations=destinations,
+            destinations=takers.get(name, destinations),
             tracking_uids=shown,
         )
         for name, kind, ds, shown in made

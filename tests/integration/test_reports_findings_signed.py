@@ -198,6 +198,11 @@ def test_a_radiographs_located_finding_is_planar_and_falls_back_to_its_image(tmp
     assert dciodvfy(draft, tmp_path) == []
     document = signed(draft, {heart.tracking_uid: Decision.ACCEPTED})
     assert items(document, "Referenced Segmentation Frame") == []
+    (image,) = items(document, "Source of Measurement")
+    assert image.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == source.SOPInstanceUID
+    kept = signed(draft, {heart.tracking_uid: Decision.ACCEPTED}, [seg.SOPInstanceUID])
+    assert len(items(kept, "Referenced Segmentation Frame")) == 1  # it goes along: its image need not be among ours
+    assert dciodvfy(kept, tmp_path) == []
     assert dciodvfy(document, tmp_path) == []
     assert "E: " not in dsrdump(document, tmp_path)
 
