@@ -84,16 +84,25 @@ def build_retraction(one: Retractable, settings: Settings) -> bytes | None:
     Raises:
         RefusedInputError: a message that was sent cannot be read, or is not the one that was kept.
     """
-    undone, uid = one.undone, retraction_uid(one)
-    if one.kind is ResultKind.DRAFT_ORU:
-        if one.followers:
-            return None
-        sent = _read(one.message, settings)
-        return retract_oru(sent, undone.destination, uid=uid, at=undone.since, why=_WHY[undone.why])
+    try:
+        return _oru(one, settings) if one.kind is ResultKind.DRAFT_ORU else _bundle(one, settings)
+    except (ValueError, LookupError, TypeError, StopIteration) as exc:
+        raise RefusedInputError("a message that was sent is none of those that are made now") from exc
+
+
+def _oru(one: Retractable, settings: Settings) -> bytes | None:
+    if one.followers:
+        return None
+    undone, sent = one.undone, _read(one.message, settings)
+    return retract_oru(sent, undone.destination, uid=retraction_uid(one), at=undone.since, why=_WHY[undone.why])
+
+
+def _bundle(one: Retractable, settings: Settings) -> bytes | None:
+    undone = one.undone
     replaced = [updates(json.loads(_read(kept, settings))) for kept in one.followers]
     bundle = retract_bundle(
         json.loads(_read(one.message, settings)),
-        uid=uid,
+        uid=retraction_uid(one),
         at=undone.since,
         why=_WHY[undone.why],
         replaced=set().union(*replaced),

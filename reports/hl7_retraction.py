@@ -12,8 +12,8 @@ from reports.hl7 import control_id
 from reports.hl7_encoding import Formatted, message, segment, timestamp
 
 WITHDRAWN = "X"
-"""OBR-25 and OBX-11 (tables 0123 and 0085): no result. Not C, D or W, for nothing verified is corrected or deleted; and
-an OBX with X is the one that may be without a value (v2.5.1 section 7.4.2), so nothing of the text is said again."""
+"""OBR-25 and OBX-11 (tables 0123 and 0085): there is no result. Not C, which says that a verified result is corrected;
+not D or W, for only with X may an OBX be without value and type (v2.5.1 section 7.4.2.2), so nothing is said again."""
 _IDENTITY = frozenset({"PID", "PV1", "ORC", "TQ1"})
 _STUDY = "113014^DICOM Study^DCM"
 
