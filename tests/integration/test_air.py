@@ -23,7 +23,8 @@ def results(request, tmp_path):
     content, intake = (ct_draft if request.param == "ct" else cxr_draft)(tmp_path)
     made = publish((content, intake), tmp_path, DICOM_ONLY)
     images = [ds for headers in intake.headers.values() for ds in headers]
-    return images, {one.kind.value: pydicom.dcmread(tmp_path / one.path) for one in made.objects}
+    kept = reversed(made.objects)  # of the findings SR the form that every draft has, which is the first
+    return images, {one.kind.value: pydicom.dcmread(tmp_path / one.path) for one in kept}
 
 
 def segmentations(objects):
