@@ -13,6 +13,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.events import Event
+from pynetdicom.pdu import A_ASSOCIATE_RJ
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import Verification
@@ -208,6 +209,12 @@ def associate(
     """
     ae = make_ae(peer.calling_ae, max_pdu_bytes=_MAX_PDU_BYTES, network_timeout_s=_IDLE_S)
     context = client_context(peer.tls) if peer.tls else None
+    rejections: list[A_ASSOCIATE_RJ] = []
+
+    def note(event: Event) -> None:
+        if isinstance(event.pdu, A_ASSOCIATE_RJ):
+            rejections.append(event.pdu)
+
     try:
         assoc = ae.associate(
             peer.host,
@@ -216,20 +223,22 @@ def associate(
             ae_title=peer.called_ae,
             max_pdu=_MAX_PDU_BYTES,
             ext_neg=list(roles),
-            evt_handlers=[(evt.EVT_CONN_OPEN, send_at_once), *handlers],
+            evt_handlers=[(evt.EVT_CONN_OPEN, send_at_once), (evt.EVT_PDU_RECV, note), *handlers],
             tls_args=(context, peer.host) if context else None,
         )
     except socket.gaierror as exc:
         raise PeerUnavailableError(f"the host name {peer.host} cannot be resolved") from exc
     if assoc.is_established:
         return assoc
-    raise PeerUnavailableError(_refusal(assoc, context))
+    raise PeerUnavailableError(_refusal(assoc, context, rejections))
 
 
-def _refusal(assoc: Association, context: ClientContext | None) -> str:
-    if assoc.is_rejected:
-        answer = assoc.acceptor.primitive
-        reason = _REJECTIONS.get((answer.result_source, answer.diagnostic), "no reason given")
+def _refusal(assoc: Association, context: ClientContext | None, rejections: Sequence[A_ASSOCIATE_RJ]) -> str:
+    # not Association.is_rejected: when the connection is closed before pynetdicom looks whether it was opened, it takes
+    # a rejection for a failure to connect
+    if rejections:
+        answer = rejections[0]
+        reason = _REJECTIONS.get((answer.source, answer.reason_diagnostic), "no reason given")
         return f"the association was rejected: {reason}"
     if context is not None and context.failure is not None:
         return in_words(context.failure)

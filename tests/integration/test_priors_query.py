@@ -1,18 +1,19 @@
 """C-FIND against a real archive and against archives that misbehave."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE, evt
+from pynetdicom import AE, build_context, evt
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as StudyRootFind
 
 from config.errors import PeerUnavailableError
 from dicom_node.query import find
-from dicom_node.scu import Address
+from dicom_node.scu import Address, associate
 from tests.node_support import ct_slice
 from tests.orthanc import Orthanc, running_orthanc
 
@@ -72,6 +73,16 @@ def test_text_beyond_ascii_is_asked_for_in_utf_8(pacs: Orthanc) -> None:
 def test_a_wrong_called_title_is_told_in_words(pacs: Orthanc) -> None:
     with pytest.raises(PeerUnavailableError, match="called AE title not recognised"):
         find(address(pacs, called_ae="OTHER"), studies_of("MANY"))
+
+
+def test_a_rejection_is_told_also_when_the_connection_is_closed_before_anybody_looks(pacs: Orthanc) -> None:
+    def wait(_event: object) -> None:
+        time.sleep(0.5)
+
+    with pytest.raises(PeerUnavailableError, match="called AE title not recognised"):
+        associate(
+            address(pacs, called_ae="OTHER"), [build_context(StudyRootFind)], handlers=[(evt.EVT_REQUESTED, wait)]
+        )
 
 
 def test_nobody_there_is_told(unused_port: int) -> None:
