@@ -87,6 +87,8 @@ def _greet(settings: Settings, address: str, users: list[tuple[str, str, str]]) 
         f"Dashboard   {address}",
         f"DICOM node  {settings.dicom.ae_title} at {settings.dicom.host}:{settings.dicom.port}",
     ]
+    if settings.hl7.port:
+        lines.append(f"HL7 orders  {settings.hl7.host}:{settings.hl7.port}")
     lines.append(f"Logs        {settings.data_dir.resolve() / 'logs'}")
     if users:
         lines += ["", "First users; these passwords are shown once and kept nowhere:"]
