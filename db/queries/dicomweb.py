@@ -9,11 +9,11 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Integer, Select, SQLColumnExpression, and_, func, or_, select, true
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from config.results import DRAFT_TEXTS, MESSAGES, ResultKind
 from db.models import Instance, ResultObject, Series, Study
 from db.report_models import Report
 
 T = TypeVar("T")
-_DRAFT_SR = "DRAFT_SR"
 MOST_COUNTED = 10_000
 
 
@@ -162,15 +162,16 @@ def held_instances(
 
 
 def shown_results(session: Session, study_ids: Sequence[UUID]) -> dict[UUID, list[ResultObject]]:
-    """Return the result objects a reader sees: of the present draft, and what was signed.
+    """Return the DICOM objects of ours that a reader sees: of the present draft, and what was signed.
 
-    A draft's narrative is left out once a person signed another one.
+    A draft's texts are left out once a person signed another one, its coded findings once there are signed ones.
     """
     query = (
         select(ResultObject)
         .join(Report, Report.study_id == ResultObject.study_id)
         .where(
             ResultObject.study_id.in_(study_ids),
+            ResultObject.kind.not_in(MESSAGES),
             or_(ResultObject.signature_id.is_not(None), ResultObject.draft_id == Report.draft_id),
         )
         .order_by(ResultObject.created_at, ResultObject.id)
@@ -179,8 +180,10 @@ def shown_results(session: Session, study_ids: Sequence[UUID]) -> dict[UUID, lis
     for made in session.scalars(query):
         shown.setdefault(made.study_id, []).append(made)
     for study_id, objects in shown.items():
-        if any(one.signature_id is not None for one in objects):
-            shown[study_id] = [one for one in objects if one.kind != _DRAFT_SR]
+        replaced = set(DRAFT_TEXTS) if any(one.signature_id is not None for one in objects) else set()
+        if any(one.kind == ResultKind.SIGNED_FINDINGS_SR for one in objects):
+            replaced.add(ResultKind.FINDINGS_SR)
+        shown[study_id] = [one for one in objects if one.kind not in replaced]
     return shown
 
 

@@ -9,11 +9,15 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from config.results import ResultKind
+from db.lifecycle.amending import with_addenda
 from db.models import ResultObject, Study
 from db.prior_models import Prior, PriorSearch, PriorState, SearchState
+from db.queries.amendments import amendments
 from db.report_models import Report, Signature
 from db.types import ReportState
 
+_NARRATIVES = (ResultKind.PRELIMINARY_SR, ResultKind.SIGNED_SR)
 _SIGNED = (ReportState.PRELIMINARY, ReportState.FINAL, ReportState.ADDENDED, ReportState.CORRECTED)
 
 
@@ -123,15 +127,17 @@ def signed_report(session: Session, study_id: UUID) -> SignedReport | None:
         select(Report, Signature, ResultObject)
         .join(Signature, Signature.report_id == Report.id)
         .join(ResultObject, ResultObject.signature_id == Signature.id)
-        .where(Report.study_id == study_id, Report.state.in_(_SIGNED))
+        .where(Report.study_id == study_id, Report.state.in_(_SIGNED), ResultObject.kind.in_(_NARRATIVES))
         .order_by(Signature.signed_at.desc())
         .limit(1)
     ).first()
     if found is None:
         return None
     report, signature, made = found
+    addenda = [one.amendment for one in amendments(session, report.id)]
+    texts = [one.text for one in addenda if one.state is ReportState.ADDENDED]
     return SignedReport(
-        dict(report.sections),
+        with_addenda(report.sections, texts),
         signature.printed_name,
         signature.signed_at,
         report.state is not ReportState.PRELIMINARY,
