@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime
 
 from flask import Flask
 
+from config.results import ResultKind
 from db.types import DeliveryState, Priority, ReadingState, ReportState, utcnow
 
 SECTION_TITLES: Mapping[str, str] = {
@@ -49,6 +50,37 @@ _DELIVERY_PILLS: Mapping[DeliveryState, tuple[str, str]] = {
     DeliveryState.FAILED: ("Not delivered", "bad"),
     DeliveryState.WITHDRAWN: ("Withdrawn", ""),
 }
+
+_K = ResultKind
+_RESULT_KINDS: Mapping[str, str] = {
+    _K.SEG: "Segmentation",
+    _K.SEG_LABELMAP: "Segmentation (label map)",
+    _K.HEAT_MAP: "Heat map",
+    _K.FINDINGS_SR: "Coded findings, draft",
+    _K.KEY_IMAGES: "Key images",
+    _K.PRESENTATION_STATE: "Presentation state",
+    _K.SECONDARY_CAPTURE: "Secondary Capture",
+    _K.DRAFT_SR: "Draft report (SR)",
+    _K.DRAFT_TEXT_SR: "Draft report (Basic Text SR)",
+    _K.DRAFT_PDF: "Draft report (PDF)",
+    _K.DRAFT_ORU: "Draft report (HL7)",
+    _K.DRAFT_FHIR: "Draft report (FHIR)",
+    _K.PRELIMINARY_SR: "Preliminary report (SR)",
+    _K.SIGNED_SR: "Signed report (SR)",
+    _K.SIGNED_FINDINGS_SR: "Coded findings, signed",
+    _K.REPORT_TEXT_SR: "Report (Basic Text SR)",
+    _K.REPORT_PDF: "Report (PDF)",
+    _K.REPORT_ORU: "Report (HL7)",
+    _K.REPORT_FHIR: "Report (FHIR)",
+    _K.REJECTION_NOTE: "Rejection note",
+    _K.RETRACTION_ORU: "Draft taken back (HL7)",
+    _K.RETRACTION_FHIR: "Draft taken back (FHIR)",
+}
+
+
+def result_kind(kind: str) -> str:
+    """Return what a result object is, in words."""
+    return _RESULT_KINDS.get(kind, kind)
 
 
 def status_pill(report: ReportState | None, reading: ReadingState | None) -> tuple[str, str]:
@@ -165,7 +197,7 @@ def register_filters(app: Flask) -> None:
     """Make these functions available to the templates."""
     for function in (
         person_name, dicom_date, dicom_time, age_at, instant, elapsed, waiting_class, word_diff,
-        priority_class, delivery_pill, status_pill, countdown, clock,
+        priority_class, delivery_pill, status_pill, result_kind, countdown, clock,
     ):  # fmt: skip
         app.add_template_filter(function)
         app.add_template_global(function)

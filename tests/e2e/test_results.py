@@ -20,6 +20,7 @@ from tests.e2e.test_journey import (
     radiologist,
     study_page,
 )
+from tests.judges import complaints
 
 __all__ = ["pages", "radiologist"]
 pytestmark = [pytest.mark.models, pytest.mark.timeout(900)]
@@ -211,3 +212,10 @@ def test_the_report_is_served_as_pdf_and_the_destinations_page_knows_everybody(i
     admin.log_in("admin", installation.passwords["admin"])
     shown = admin.get("/destinations").text
     assert all(one.name in shown for one in installation.settings.destinations)
+
+
+def test_everything_that_was_made_passes_every_judge(installation, signed, tmp_path):
+    assert signed
+    made = sorted(installation.settings.results_dir.rglob("*.dcm"))
+    assert len(made) > 10
+    assert {path.name: complaints(path.read_bytes(), tmp_path) for path in made} == {path.name: [] for path in made}

@@ -30,7 +30,7 @@ def test_an_alarm_is_shown_and_an_administrator_sends_again(tmp_path: Path, sqli
     admin = site.client("admin")
     page = admin.get("/problems").text
     section = page.partition('aria-label="Not committed"')[2].partition("</section>")[0]
-    for words in ("SEG", "vna", "0x0122 SOP Class not supported", "Send again"):
+    for words in ("Segmentation", "vna", "0x0122 SOP Class not supported", "Send again"):
         assert words in section
     assert admin.submit(f"/problems/deliveries/{job.delivery_id}/again").status_code == 303
     row = site.one(Delivery, id=job.delivery_id)

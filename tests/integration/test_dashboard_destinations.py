@@ -242,7 +242,7 @@ def test_what_is_not_held_is_a_problem_and_is_sent_again(tmp_path: Path, sqlite_
     admin = site.client("admin")
     assert "1 not safe" in row_of(admin.get("/destinations").text, "pacs")
     section = admin.get("/problems").text.partition('aria-label="Not held"')[2].partition("</section>")[0]
-    for words in ("SEG", "pacs", "accepted 1 times, and not there when it was asked", "Send again"):
+    for words in ("Segmentation", "pacs", "accepted 1 times, and not there when it was asked", "Send again"):
         assert words in section
     assert admin.submit(f"/problems/deliveries/{job.delivery_id}/again").status_code == 303
     assert site.one(Delivery, id=job.delivery_id).state is DeliveryState.PENDING

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 
+from config.results import ResultKind
 from dashboard.passwords import hash_password, random_password, verify_password
 from dashboard.presentation import (
     age_at,
@@ -11,6 +12,7 @@ from dashboard.presentation import (
     dicom_time,
     elapsed,
     person_name,
+    result_kind,
     status_pill,
     waiting_class,
     word_diff,
@@ -105,3 +107,9 @@ def test_random_passwords_are_long_and_differ() -> None:
     made = {random_password() for _ in range(100)}
     assert len(made) == 100
     assert all(len(password) == 20 for password in made)
+
+
+def test_every_kind_of_result_has_words_of_its_own() -> None:
+    words = [result_kind(kind) for kind in ResultKind]
+    assert len(set(words)) == len(words)
+    assert not [one for one in words if "_" in one]
