@@ -229,6 +229,7 @@ def associate(
     except socket.gaierror as exc:
         raise PeerUnavailableError(f"the host name {peer.host} cannot be resolved") from exc
     if assoc.is_established:
+        assoc.unbind(evt.EVT_PDU_RECV, note)  # nothing of ours runs while data are transferred
         return assoc
     raise PeerUnavailableError(_refusal(assoc, context, rejections))
 
