@@ -20,6 +20,7 @@ from pynetdicom.sop_class import Verification
 
 from config.errors import PeerUnavailableError
 from config.settings import Destination, Peer, PriorSource, Settings, TlsSettings
+from dicom_node.checkpoint import pause_surely
 from dicom_node.library import MAX_CONTEXTS, make_ae
 from dicom_node.sop_classes import name_of
 from dicom_node.tls import ClientContext, client_context, in_words
@@ -229,6 +230,7 @@ def associate(
     except socket.gaierror as exc:
         raise PeerUnavailableError(f"the host name {peer.host} cannot be resolved") from exc
     if assoc.is_established:
+        pause_surely(assoc)
         assoc.unbind(evt.EVT_PDU_RECV, note)  # nothing of ours runs while data are transferred
         return assoc
     raise PeerUnavailableError(_refusal(assoc, context, rejections))
