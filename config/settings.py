@@ -1,17 +1,20 @@
 """Every knob, in one frozen object; docs/settings.md names each field."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, Field, SecretStr, model_validator
+from pydantic import BaseModel, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     YamlConfigSettingsSource,
 )
+from yaml import YAMLError
 
 from config.destination import Destination
+from config.errors import ConfigurationError
 from config.exchange_settings import Hl7Settings
 from config.node_settings import (
     AeProfile,
@@ -171,8 +174,7 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Put the YAML file below the environment, above the defaults."""
         named = env_settings().get("settings_file") or init_settings().get("settings_file")
-        file = (YamlConfigSettingsSource(settings_cls, Path(named)),) if named else ()
-        return (init_settings, env_settings, *file)
+        return (init_settings, env_settings, *((_yaml(settings_cls, Path(named)),) if named else ()))
 
     @model_validator(mode="after")
     def _loopback_without_tls(self) -> "Settings":
@@ -227,10 +229,31 @@ class Settings(BaseSettings):
         return self.models.vlm or self.data_dir.resolve() / "models" / "demo-vlm"
 
 
-def settings() -> Settings:
-    """Read the environment; called by entry points only.
+def settings(**chosen: Any) -> Settings:
+    """Read the environment, with fields ``chosen`` on the command line before it; called by entry points only.
 
     Raises:
-        pydantic.ValidationError: a field is unknown or outside its limits; nothing has been opened yet.
+        ConfigurationError: a field is unknown or outside its limits, or the settings file cannot be read. It names
+            the field, never the value, which may be a secret. Nothing has been opened yet.
     """
-    return Settings()
+    try:
+        return Settings(**chosen)
+    except ValidationError as exc:
+        faults = (f"{_name(fault['loc'])}: {str(fault['msg']).removeprefix('Value error, ')}" for fault in exc.errors())
+        raise ConfigurationError(f"settings cannot be used: {'; '.join(faults)}") from None
+    except SettingsError as exc:  # a variable that is no JSON; it names the field only
+        raise ConfigurationError(f"settings cannot be used: {exc}") from None
+
+
+def _yaml(kind: type[BaseSettings], file: Path) -> YamlConfigSettingsSource:
+    """Return the settings file as a source; pydantic-settings alone would leave out one that is not there."""
+    if not file.is_file():
+        raise ConfigurationError(f"settings cannot be used: there is no settings file {file}")
+    try:
+        return YamlConfigSettingsSource(kind, file)
+    except (OSError, ValueError, TypeError, YAMLError) as exc:
+        raise ConfigurationError(f"settings cannot be used: {file} is no readable YAML mapping") from exc
+
+
+def _name(location: tuple[int | str, ...]) -> str:
+    return ".".join(map(str, location)) or "settings"

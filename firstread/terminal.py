@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from config.errors import AppError
+from config.errors import AppError, ConfigurationError
 from config.logs import configure_logs
 from config.settings import Settings
 from config.settings import settings as read_settings
@@ -17,9 +17,16 @@ DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Data folder; F
 
 
 def start(process: str, data_dir: Path | None = None) -> Settings:
-    """Read the settings and send the logs through the allow-list; the first step of every verb."""
+    """Read the settings and send the logs through the allow-list; the first step of every verb.
+
+    Raises:
+        typer.Exit: the settings cannot be used, as was said.
+    """
     chosen: dict[str, Any] = {"data_dir": data_dir} if data_dir else {}
-    settings = Settings(**chosen) if chosen else read_settings()
+    try:
+        settings = read_settings(**chosen)
+    except ConfigurationError as exc:
+        raise refuse(exc) from None
     configure_logs(level=settings.log_level, json=settings.log_json, process=process)
     return settings
 

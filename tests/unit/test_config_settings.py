@@ -2,8 +2,11 @@
 
 import pytest
 from pydantic import ValidationError
+from typer.testing import CliRunner
 
+from config.errors import ConfigurationError
 from config.settings import Settings, settings
+from firstread.cli import app
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +41,7 @@ def clean_environment(monkeypatch):
 def test_a_bad_value_is_refused(monkeypatch, given):
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ValidationError):
+    with pytest.raises(ConfigurationError, match="settings cannot be used"):
         settings()
 
 
@@ -46,8 +49,36 @@ def test_an_unknown_field_in_the_file_is_refused(monkeypatch, tmp_path):
     file = tmp_path / "site.yaml"
     file.write_text("dicom: {prot: 104}")
     monkeypatch.setenv("FIRSTREAD_SETTINGS_FILE", str(file))
-    with pytest.raises(ValidationError):
+    with pytest.raises(ConfigurationError, match=r"dicom\.prot"):
         settings()
+
+
+@pytest.mark.parametrize("content", [None, b"web: {port", b"- 1\n", b"\xff\xfe\x00"])
+def test_a_settings_file_that_cannot_be_read_is_not_passed_over(monkeypatch, tmp_path, content):
+    file = tmp_path / "site.yaml"
+    if content is not None:
+        file.write_bytes(content)
+    monkeypatch.setenv("FIRSTREAD_SETTINGS_FILE", str(file))
+    with pytest.raises(ConfigurationError, match=r"site\.yaml"):
+        settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "field"),
+    [
+        ("FIRSTREAD_WEB__PORT", "tiger-in-the-wrong-place", "web.port"),
+        ("FIRSTREAD_DESTINATIONS", '[{"name": "tiger-in-the-wrong-place"', "destinations"),
+        ("FIRSTREAD_DESTINATIONS", '[{"name": "ehr", "protocol": "tiger-in-the-wrong-place"}]', "destinations.0"),
+    ],
+)
+def test_a_refused_setting_is_named_in_one_line_without_its_value(monkeypatch, name, value, field):
+    monkeypatch.setenv(name, value)
+    said = CliRunner().invoke(app, ["doctor"])
+    assert said.exit_code == 2
+    assert said.output.startswith("error: settings cannot be used: ")
+    assert field in said.output
+    assert len(said.output.splitlines()) == 1
+    assert "tiger" not in said.output
 
 
 def test_the_environment_outranks_the_file_which_outranks_the_default(monkeypatch, tmp_path):
