@@ -26,7 +26,6 @@ PRIORITIES: Mapping[Priority, StepPriority] = {
     Priority.URGENT: StepPriority.MEDIUM,
     Priority.ROUTINE: StepPriority.LOW,
 }
-URGENCY: Mapping[Priority, int] = {Priority.STAT: 0, Priority.URGENT: 1, Priority.ROUTINE: 2}
 _ENDED = frozenset({ReadingState.NO_DRAFT, ReadingState.FAILED, ReadingState.IGNORED})
 _TAKEN_UP = frozenset({ReadingState.QUEUED, ReadingState.RETRYING})
 _NOT_READY = frozenset({ReadingState.RECEIVING, ReadingState.COMPLETE, ReadingState.HELD})

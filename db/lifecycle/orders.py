@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from db.audit import AuditTag
 from db.lifecycle.moves import locked
-from db.lifecycle.work import raise_priority
+from db.lifecycle.priority import raise_priority
 from db.models import ImagingOrder, Reading, Study
 from db.types import Priority, ReadingState, utcnow
 from db.uow import UnitOfWork

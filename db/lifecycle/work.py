@@ -1,6 +1,5 @@
 """A worker's right to one Reading, and what it made of it."""
 
-from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -8,18 +7,16 @@ from uuid import UUID, uuid4
 from sqlalchemy import select, update
 
 from config.errors import LifecycleError
-from db.audit import AuditTag
 from db.image_set import image_set_sha256
 from db.lifecycle.deliveries import owe
 from db.lifecycle.moves import locked, move_reading, move_report
+from db.lifecycle.priority import raise_priority
 from db.lifecycle.revisions import add_revision
 from db.lifecycle.values import Claim, NewDraft
 from db.models import Reading
 from db.report_models import Draft, Evidence, Finding, Report
-from db.types import Priority, ReadingState, ReportState, utcnow
+from db.types import ReadingState, ReportState, utcnow
 from db.uow import UnitOfWork
-
-_URGENCY: Mapping[Priority, int] = {Priority.STAT: 0, Priority.URGENT: 1, Priority.ROUTINE: 2}
 
 
 def claim(uow: UnitOfWork, reading_id: UUID, *, owner: str, lease_s: float) -> Claim | None:
@@ -192,19 +189,6 @@ def _keep_draft(uow: UnitOfWork, reading: Reading, new: NewDraft) -> UUID:
         session.add(Finding(draft_id=draft.id, position=position, **values))
     session.flush()
     return draft.id
-
-
-def raise_priority(uow: UnitOfWork, reading: Reading, asked: Priority | None) -> None:
-    """Raise the priority of a Reading that is locked to ``asked``; neither AI nor an order ever lowers one."""
-    if asked is None or _URGENCY[asked] >= _URGENCY[reading.priority]:
-        return
-    uow.audit(
-        AuditTag.READING_PRIORITY_RAISED,
-        study_id=reading.study_id,
-        reading_id=reading.id,
-        detail={"from": reading.priority.value, "to": asked.value},
-    )
-    reading.priority = asked
 
 
 def _fill_report(uow: UnitOfWork, reading: Reading, new: NewDraft, draft_id: UUID) -> None:

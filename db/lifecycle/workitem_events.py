@@ -10,9 +10,10 @@ from sqlalchemy.orm import Session
 
 from config.errors import LifecycleError
 from db.audit import AuditTag
+from db.lifecycle.priority import raise_priority
 from db.lifecycle.tables import WORKITEM_MOVES
 from db.models import Reading, Study
-from db.types import Priority, ReadingState, utcnow
+from db.types import ReadingState, utcnow
 from db.uow import UnitOfWork
 from db.workitem_matching import Wanted, kept_filter, reading_conditions, workitem_conditions
 from db.workitem_models import EventType, Readiness, ReadingRun, StepState, Subscription, Workitem, WorkitemEvent
@@ -21,7 +22,6 @@ from db.workitem_values import (
     FINAL,
     GLOBAL_UID,
     PRIORITIES,
-    URGENCY,
     Step,
     present_step,
     run_uid,
@@ -232,22 +232,14 @@ def perform(uow: UnitOfWork, workitem: Workitem, reading: Reading) -> None:
         return
     workitem.reading_id = reading.id
     if reading.state is ReadingState.QUEUED:
-        _raise_priority(uow, workitem, reading)
+        asked = next(ours for ours, theirs in PRIORITIES.items() if theirs is workitem.priority)
+        raise_priority(uow, reading, asked, workitem_uid=workitem.uid)
     if now.state is not StepState.SCHEDULED and workitem.state is StepState.SCHEDULED:
         workitem.transaction_uid = f"2.25.{uuid4().int}"
         move_workitem(uow, workitem, StepState.IN_PROGRESS)
     if now.state in FINAL:
         reason = reading.reason if now.state is StepState.CANCELED else ""
         move_workitem(uow, workitem, now.state, reason=reason)
-
-
-def _raise_priority(uow: UnitOfWork, workitem: Workitem, reading: Reading) -> None:
-    asked = next(ours for ours, theirs in PRIORITIES.items() if theirs is workitem.priority)
-    if URGENCY[asked] >= URGENCY[Priority(reading.priority)]:
-        return
-    detail = {"from": reading.priority.value, "to": asked.value, "workitem_uid": workitem.uid}
-    uow.audit(AuditTag.READING_PRIORITY_RAISED, study_id=reading.study_id, reading_id=reading.id, detail=detail)
-    reading.priority = asked
 
 
 def tell_of_request(uow: UnitOfWork, found: Workitem | Reading, uid: str, told: dict[str, Any]) -> None:
