@@ -26,6 +26,7 @@ from pynetdicom.sop_class import (
 from config.errors import ConfigurationError
 from config.results import ResultKind
 from config.settings import AeProfile, DicomSettings, Peer
+from config.tls import CIPHERS
 from db.lifecycle import DeliveryJob
 from dicom_node import (
     attributes,
@@ -37,7 +38,6 @@ from dicom_node import (
     policy,
     priors,
     services,
-    tls,
 )
 from dicom_node.connection import SLOW_GRACE_S
 from dicom_node.context import Rejection
@@ -299,7 +299,7 @@ def _storage_classes() -> str:
 
 def _tls() -> str:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.set_ciphers(tls.CIPHERS)
+    context.set_ciphers(CIPHERS)
     suites = sorted(one["name"] for one in context.get_ciphers() if one["protocol"] == "TLSv1.2")
     return markdown_table(
         ("", ""),

@@ -15,14 +15,12 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from config.errors import AppError, ConfigurationError, PeerUnavailableError
 from config.settings import Settings, TlsSettings
+from config.tls import prepare_context
 from db.audit import AuditTag
 from db.uow import Actor, unit_of_work
 
 log = structlog.get_logger()
 _NODE = Actor("node", "process")
-# RFC 9325 section 4.2, for TLS 1.2 (those of TLS 1.3 are all of this kind); keys and signatures of 112 bits or more,
-# so RSA from 2048 bits on and no SHA-1 (section 4.5)
-CIPHERS = "@SECLEVEL=2:ECDHE+AESGCM"
 _SETTLED_S = 1.0  # certificate and key are two files: wait until whoever replaces them is through
 Stamp = tuple[tuple[int, int, int], ...]
 
@@ -178,35 +176,11 @@ def load(tls: TlsSettings) -> tuple[ssl.SSLContext, Certificate]:
     if certificate.valid_until < datetime.now(UTC):
         raise ConfigurationError(f"{tls.certificate} has expired on {certificate.valid_until:%Y-%m-%d}")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    _prepare(context, tls)
+    prepare_context(context, tls)
     context.verify_mode = ssl.CERT_REQUIRED
     context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
     context.num_tickets = 0  # every association shows its certificate anew, also after a reload
     return context, certificate
-
-
-def _prepare(context: ssl.SSLContext, tls: TlsSettings) -> None:
-    """Give a context of either side our certificate, our authorities and the limits of the profile.
-
-    Raises:
-        ConfigurationError: a file cannot be used.
-    """
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_ciphers(CIPHERS)
-    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
-    if not (tls.certificate and tls.key and tls.authorities):
-        raise ConfigurationError("dicom.tls needs certificate, key and authorities together")
-    try:
-        # with a password of our own OpenSSL does not ask at the terminal for one
-        context.load_cert_chain(tls.certificate, tls.key, password="")
-    except (OSError, ValueError) as exc:
-        raise ConfigurationError(
-            f"{tls.key} is not the readable, unencrypted private key of {tls.certificate}"
-        ) from exc
-    try:
-        context.load_verify_locations(tls.authorities)
-    except (OSError, ValueError) as exc:
-        raise ConfigurationError(f"{tls.authorities} holds no certificates that can be read") from exc
 
 
 class _TellingSocket(ssl.SSLSocket):
@@ -247,7 +221,7 @@ def client_context(tls: TlsSettings) -> ClientContext:
     context.sslsocket_class = _TellingSocket
     context.check_hostname = tls.check_host
     try:
-        _prepare(context, tls)
+        prepare_context(context, tls)
     except ConfigurationError as exc:
         raise PeerUnavailableError(f"TLS cannot be used: {exc}") from exc
     return context

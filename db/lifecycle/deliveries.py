@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
-from sqlalchemy import Select, and_, exists, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Select, and_, exists, or_, select, tuple_, update
 from sqlalchemy.orm import aliased
 
 from config.errors import LifecycleError
@@ -71,7 +71,7 @@ def claim_delivery(uow: UnitOfWork, now: datetime, *, lease_s: float) -> Deliver
     delivery = uow.session.scalar(
         select(Delivery)
         .join(ResultObject, ResultObject.id == Delivery.result_object_id)
-        .where(or_(due, lost), or_(ResultObject.kind.not_in(MESSAGES), ~exists(other_messages(*UNDELIVERED))))
+        .where(or_(due, lost), has_turn())
         .order_by(Delivery.next_attempt_at, Delivery.id)
         .limit(1)
         .with_for_update(of=Delivery, key_share=True, skip_locked=True)
@@ -101,6 +101,11 @@ def claim_delivery(uow: UnitOfWork, now: datetime, *, lease_s: float) -> Deliver
         attempts=delivery.attempts,
         lease_until=delivery.lease_until,
     )
+
+
+def has_turn() -> ColumnElement[bool]:
+    """Return the condition that a Delivery waits for no other; the query around it joins it and its ResultObject."""
+    return or_(ResultObject.kind.not_in(MESSAGES), ~exists(other_messages(*UNDELIVERED)))
 
 
 def other_messages(

@@ -9,6 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from db.delivery_models import DestinationTest
+from db.lifecycle.deliveries import has_turn
 from db.models import Delivery, ResultObject
 from db.queries.details import DeliveryRow
 from db.types import CommitmentState, CountState, DeliveryState
@@ -36,6 +37,7 @@ def destination_states(session: Session) -> Mapping[str, DestinationState]:
     """Return the state of every destination that was ever owed something or tested, by name."""
     found: dict[str, DestinationState] = defaultdict(DestinationState)
     _add_counts(session, found)
+    _add_next_attempts(session, found)
     _add_errors(session, found)
     alarm = (Delivery.commitment == CommitmentState.ALARM) | (Delivery.counted == CountState.ALARM)
     query = select(Delivery.destination, func.count()).where(alarm).group_by(Delivery.destination)
@@ -52,23 +54,32 @@ def _add_counts(session: Session, found: dict[str, DestinationState]) -> None:
         Delivery.state,
         func.count(),
         func.min(Delivery.created_at),
-        func.min(Delivery.next_attempt_at),
         func.max(Delivery.delivered_at),
     ).group_by(Delivery.destination, Delivery.state)
-    for name, state, count, oldest, soonest, newest in session.execute(query):
+    for name, state, count, oldest, newest in session.execute(query):
         one = found[name]
         one.last_success_at = max(filter(None, (one.last_success_at, newest)), default=None)
         if state in _WAITING:
             one.waiting += count
             one.oldest_waiting_at = min(filter(None, (one.oldest_waiting_at, oldest)), default=None)
-        if state is DeliveryState.PENDING:
-            one.next_attempt_at = soonest
-        elif state is DeliveryState.DELIVERED:
+        if state is DeliveryState.DELIVERED:
             one.delivered = count
         elif state is DeliveryState.FAILED:
             one.failed = count
         elif state is DeliveryState.WITHDRAWN:
             one.withdrawn = count
+
+
+def _add_next_attempts(session: Session, found: dict[str, DestinationState]) -> None:
+    """A message that waits for an earlier one of its Study is not tried before that one, whatever its own time says."""
+    query = (
+        select(Delivery.destination, func.min(Delivery.next_attempt_at))
+        .join(ResultObject, ResultObject.id == Delivery.result_object_id)
+        .where(Delivery.state == DeliveryState.PENDING, has_turn())
+        .group_by(Delivery.destination)
+    )
+    for name, soonest in session.execute(query):
+        found[name].next_attempt_at = soonest
 
 
 def _add_errors(session: Session, found: dict[str, DestinationState]) -> None:

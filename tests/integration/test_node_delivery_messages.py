@@ -6,7 +6,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -18,6 +18,7 @@ from config.errors import LifecycleError
 from config.settings import Settings
 from db import lifecycle
 from db.models import AuditEvent, Delivery
+from db.queries.destinations import destination_states
 from db.types import DeliveryState, utcnow
 from db.uow import Actor, unit_of_work
 from dicom_node.delivery import deliver_due
@@ -115,6 +116,14 @@ def test_messages_of_one_study_arrive_in_order_of_making(tmp_path: Path, sqlite_
     assert seen == ["P1", "F2", "C3"]
 
 
+def next_attempt(sessions: Sessions) -> datetime:
+    """When the page of destinations says that the RIS is tried again."""
+    with sessions() as session:
+        at = destination_states(session)["RIS"].next_attempt_at
+    assert at is not None
+    return at
+
+
 def test_a_later_message_waits_for_an_earlier_one_and_not_for_another_study(
     tmp_path: Path, sqlite_sessions: Sessions
 ) -> None:
@@ -130,6 +139,7 @@ def test_a_later_message_waits_for_an_earlier_one_and_not_for_another_study(
         assert deliver(settings, sqlite_sessions) == 0
         assert sorted(seen) == ["P1", "X1"]  # F2 is due and waits: P1 was put off
         assert state_of(sqlite_sessions, final) is DeliveryState.PENDING
+        assert next_attempt(sqlite_sessions) > utcnow()  # P1's; that of F2 is over and means nothing
         busy.clear()
         assert deliver(settings, sqlite_sessions, minutes=1) == 1
         assert deliver(settings, sqlite_sessions, minutes=1) == 1
