@@ -24,8 +24,10 @@ from db.types import Decision, ReportState
 from publishing.documents import Act, report_document
 from publishing.facts import UNREADABLE, algorithms_of, first_readable, reference, signer, standing
 from publishing.identity import corrected_patient, restate_patient
+from publishing.standing_pictures import standing_pictures
 from reports.document import Addendum, ReportDocument
 from reports.findings_tree import segmentations
+from reports.pictures import KeyPicture
 from reports.sr_common import Evidence
 from reports.values import (
     AlgorithmIdentity,
@@ -183,6 +185,15 @@ class Ground:
         """SOP Instance UIDs of the draft's evidence that goes along: it shows nothing that the reader rejected."""
         ours = [one for one in self._own if one.draft_id and K(one.kind) in EVIDENCE]
         return {one.sop_instance_uid for one in ours if standing(one, self._detail.findings)}
+
+    @property
+    def pictures(self) -> list[KeyPicture]:
+        """The images that standing findings rest on, when the draft's own choice shows one that was rejected."""
+        chosen = [one for one in self._own if one.draft_id and one.kind == K.KEY_IMAGES]
+        if all(standing(one, self._detail.findings) for one in chosen):
+            return []
+        images = {one.sop_instance_uid: self.settings.instances_dir / one.path for one in self._used}
+        return standing_pictures(self._detail.findings, images)
 
     def predecessors(self, kinds: Collection[ResultKind]) -> list[Predecessor]:
         """Return the earlier documents of these kinds that this one follows: an amendment follows the last one."""

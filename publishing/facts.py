@@ -173,7 +173,7 @@ def _belongs(made: ResultObject, detail: ReportDetail, *, refused: bool) -> bool
         return of_draft
     last: UUID = detail.signatures[-1].id
     if made.signature_id is not None:
-        return made.signature_id == last or kind is ResultKind.SIGNED_FINDINGS_SR
+        return made.signature_id == last or kind in {ResultKind.SIGNED_FINDINGS_SR, ResultKind.KEY_IMAGES}
     return of_draft and kind in EVIDENCE and standing(made, detail.findings)
 
 

@@ -25,8 +25,10 @@ from reports.encapsulated_pdf import build_encapsulated_pdf
 from reports.fhir import build_bundle
 from reports.findings_tree import segmentations
 from reports.hl7 import build_oru
+from reports.key_images import build_key_images
 from reports.narrative_sr import basic_text, build_narrative_sr
 from reports.pdf import build_pdf
+from reports.sr_common import Evidence
 from reports.values import DraftIdentity, InstanceReference
 
 __all__ = ["Signing", "discard", "write_signed_documents"]
@@ -91,6 +93,7 @@ class _Forms:
         self._keep(narrative, K.PRELIMINARY_SR if preliminary else K.SIGNED_SR, "")
         for form in forms:
             self._keep(form.document, K.SIGNED_FINDINGS_SR, form.ending, form.takers)
+        self._key_images()
         if self._wanted(K.REPORT_TEXT_SR):
             self.doing = "the Basic Text SR"
             follows = ground.predecessors(BASIC_TEXTS)
@@ -140,6 +143,23 @@ class _Forms:
             equipment=ground.equipment,
             sign_off=ground.sign_off(),
         )
+
+    def _key_images(self) -> None:
+        """Choose the key images anew where the draft's own cannot go along, because it shows a rejected finding."""
+        ground = self._ground
+        final = ground.signing.state is ReportState.FINAL
+        pictures = ground.pictures if final and self._wanted(K.KEY_IMAGES) else []
+        if not pictures:
+            return
+        self.doing = "the key images"
+        selection = build_key_images(
+            pictures,
+            Evidence(ground.source, ()),
+            identity=ground.identity,
+            equipment=ground.equipment,
+            algorithms=ground.algorithms,
+        )
+        self._keep(selection, K.KEY_IMAGES, "_key_images")
 
     def _narrative(self, findings: Dataset | None) -> Dataset:
         self.doing = "the structured report"

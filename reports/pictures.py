@@ -63,6 +63,14 @@ class KeyPicture:
     caption: str = ""
 
 
+def caption_of(label: str, laterality: str = "", volume_ml: float | None = None) -> str:
+    """Return what a picture shows of one finding, in words; the side only with the volume it was measured with."""
+    if volume_ml is None:
+        return label
+    side = f", {laterality} side" if laterality else ""
+    return f"{label}{side}, {volume_ml:.1f} ml"
+
+
 def require_drawable(picture: KeyPicture) -> None:
     """Check that a picture has something to draw, on the grid of its image.
 

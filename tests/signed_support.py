@@ -19,7 +19,9 @@ from db.uow import Actor, unit_of_work
 from publishing.store import keep_object
 from reports.findings_form import build_findings_form
 from reports.findings_sr import build_findings_sr
+from reports.key_images import build_key_images
 from reports.narrative_sr import basic_text, build_narrative_sr
+from reports.pictures import KeyPicture
 from reports.segmentation import build_segmentation
 from reports.sr_common import Evidence
 from reports.values import FindingValue, InstanceReference, MeasurementValue, Section, SegmentSpec, stable_uid
@@ -92,8 +94,13 @@ class Drafted:
             return lifecycle.claim_delivery(uow, utcnow(), lease_s=60.0)
 
 
-def drafted(site: Site, *, slices: int = 4, destinations: Sequence[Destination] | None = None) -> Drafted:
-    """Take a study to a draft with objects that are owed as the worker owes them."""
+def drafted(
+    site: Site, *, slices: int = 4, destinations: Sequence[Destination] | None = None, key_images: bool = False
+) -> Drafted:
+    """Take a study to a draft with objects that are owed as the worker owes them.
+
+    The two findings are best seen on the first and the second slice; ``key_images`` selects both.
+    """
     datasets = ct_study(slices)
     destinations = site.settings.destinations if destinations is None else destinations
     tracking = {label: stable_uid(str(datasets[0].StudyInstanceUID), label) for label in LABELS}
@@ -109,14 +116,36 @@ def drafted(site: Site, *, slices: int = 4, destinations: Sequence[Destination] 
             sentence=SECTIONS["findings"],
             evidence_index=0,
             measurements=[{"name": "volume", "value": 12.4, "unit": "ml"}],
-            key_slice={"sop_instance_uid": str(datasets[0].SOPInstanceUID), "index": 0},
+            key_slice={"sop_instance_uid": str(datasets[index].SOPInstanceUID), "index": index},
             tracking_uid=uid,
         )
-        for label, uid in tracking.items()
+        for index, (label, uid) in enumerate(tracking.items())
     ]
     objects = _objects(site, datasets, tracking, destinations)
+    if key_images:
+        objects.append(_key_images(site, datasets, tracking, destinations))
     study_id = site.drafted(datasets, findings=findings, objects=objects, marks=[])
     return Drafted(site, study_id, datasets, tracking)
+
+
+def _key_images(
+    site: Site, datasets: list[Dataset], tracking: Mapping[str, str], destinations: Sequence[Destination]
+) -> NewObject:
+    selection = build_key_images(
+        [KeyPicture(ds, None, caption=label) for ds, label in zip(datasets, tracking, strict=False)],
+        Evidence(datasets[0], ()),
+        identity=identity_of(datasets[0]),
+        equipment=EQUIPMENT,
+        algorithms=[ALGORITHM],
+    )
+    return keep_object(
+        selection,
+        ResultKind.KEY_IMAGES,
+        f"{datasets[0].StudyInstanceUID}/key_images.dcm",
+        results_dir=site.settings.results_dir,
+        destinations=destinations,
+        tracking_uids=sorted(tracking.values()),
+    )
 
 
 def _objects(

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 from publishing.draft import Shown
-from reports.pictures import KeyPicture, Outline
+from reports.pictures import KeyPicture, Outline, caption_of
 from worker.drafting import DraftContent, DraftFinding
 from worker.experts.base import Classification, SegmentationResult
 from worker.intake import Intake
@@ -68,10 +68,7 @@ def _with(before: Shown | None, spot: _Spot, caption: str, uid: str) -> Shown:
 
 def _caption(finding: DraftFinding) -> str:
     m = finding.measured
-    if m is None:
-        return finding.label
-    side = f", {m.laterality} side" if m.laterality else ""
-    return f"{finding.label}{side}, {m.volume_ml:.1f} ml"
+    return caption_of(finding.label, m.laterality, m.volume_ml) if m else caption_of(finding.label)
 
 
 def _on_radiograph(finding: DraftFinding, result: Classification, intake: Intake, uid: str) -> _Spot | None:

@@ -164,7 +164,8 @@ def held_instances(
 def shown_results(session: Session, study_ids: Sequence[UUID]) -> dict[UUID, list[ResultObject]]:
     """Return the DICOM objects of ours that a reader sees: of the present draft, and what was signed.
 
-    A draft's texts are left out once a person signed another one, its coded findings once there are signed ones.
+    A draft's texts are left out once a person signed another one, its coded findings and key images once there are
+    signed ones.
     """
     query = (
         select(ResultObject)
@@ -180,10 +181,13 @@ def shown_results(session: Session, study_ids: Sequence[UUID]) -> dict[UUID, lis
     for made in session.scalars(query):
         shown.setdefault(made.study_id, []).append(made)
     for study_id, objects in shown.items():
-        replaced = set(DRAFT_TEXTS) if any(one.signature_id is not None for one in objects) else set()
-        if any(one.kind == ResultKind.SIGNED_FINDINGS_SR for one in objects):
+        signed = {one.kind for one in objects if one.signature_id is not None}
+        replaced = set(DRAFT_TEXTS) if signed else set()
+        if ResultKind.SIGNED_FINDINGS_SR in signed:
             replaced.add(ResultKind.FINDINGS_SR)
-        shown[study_id] = [one for one in objects if one.kind not in replaced]
+        if ResultKind.KEY_IMAGES in signed:
+            replaced.add(ResultKind.KEY_IMAGES)
+        shown[study_id] = [one for one in objects if one.signature_id is not None or one.kind not in replaced]
     return shown
 
 

@@ -124,6 +124,50 @@ def test_what_the_reader_rejected_neither_leaves_nor_is_named(site, browser) -> 
     assert dropped not in named
 
 
+def selected(document: Dataset) -> list[str]:
+    """SOP Instance UIDs of what a Key Object Selection selects."""
+    chosen = [item.ReferencedSOPSequence[0] for item in document.ContentSequence if "ReferencedSOPSequence" in item]
+    return [str(one.ReferencedSOPInstanceUID) for one in chosen]
+
+
+def test_key_images_of_a_rejected_finding_give_way_to_those_of_the_findings_that_stand(site, browser) -> None:
+    draft = drafted(site, key_images=True)
+    assert browser.submit(f"/studies/{draft.study_id}/review").status_code == 303
+    draft.decide(browser, lung="accepted", hepatic="rejected:Not present on the images")
+    assert sign(site, browser, draft.study_id).status_code == 303
+    first, second = draft.objects("KEY_IMAGES")
+    names = {one.draft_id is not None: one.path.rpartition("/")[2] for one in (first, second)}
+    states = {key: state for key, state in draft.owed().items() if "key_images" in key[0]}
+    assert {state for (path, _), state in states.items() if path == names[True]} == {"WITHDRAWN"}
+    assert {name: state for (path, name), state in states.items() if path == names[False]} == dict.fromkeys(
+        ("PACS", "DRAFTS", "VIEWER"), "PENDING"
+    )
+    signed = next(one for one in (first, second) if one.signature_id is not None)
+    document = dcmread(site.settings.results_dir / signed.path)
+    assert selected(document) == [str(draft.datasets[0].SOPInstanceUID)]
+    words = " ".join(str(item.TextValue) for item in document.ContentSequence if "TextValue" in item)
+    assert "lung tumor, 12.4 ml" in words
+    assert "hepatic" not in words
+
+
+def test_key_images_of_findings_that_all_stand_go_as_they_are(site, browser) -> None:
+    draft = drafted(site, key_images=True)
+    assert browser.submit(f"/studies/{draft.study_id}/review").status_code == 303
+    draft.decide(browser, lung="accepted", hepatic="edited")
+    assert sign(site, browser, draft.study_id).status_code == 303
+    (kept,) = draft.objects("KEY_IMAGES")
+    assert kept.signature_id is None
+    assert {draft.owed()["key_images.dcm", name] for name in ("PACS", "DRAFTS", "VIEWER")} == {"PENDING"}
+
+
+def test_no_key_images_are_chosen_when_no_finding_stands(site, browser) -> None:
+    nothing = drafted(site, key_images=True)
+    assert browser.submit(f"/studies/{nothing.study_id}/review").status_code == 303
+    nothing.decide(browser, lung="rejected:Artefact", hepatic="rejected:Artefact")
+    assert sign(site, browser, nothing.study_id).status_code == 303
+    assert [one.signature_id for one in nothing.objects("KEY_IMAGES")] == [None]
+
+
 def test_a_preliminary_signature_sends_text_and_no_evidence(site, browser) -> None:
     draft = reviewed(site, browser)
     assert sign(site, browser, draft.study_id, "PRELIMINARY").status_code == 303

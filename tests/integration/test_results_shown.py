@@ -38,6 +38,18 @@ def test_what_was_signed_takes_the_place_of_every_text_of_the_draft_and_of_its_f
     assert shown(sessions, signed(sessions)) == {"SEG", "SIGNED_FINDINGS_SR", "SIGNED_SR", "REPORT_PDF"}
 
 
+def test_key_images_of_a_signature_take_the_place_of_those_of_the_draft(sessions):
+    journey = received(sessions).queued().running().drafted(objects=[an_object("KEY_IMAGES"), an_object("SEG")])
+    reader = person(sessions)
+    chosen = an_object("KEY_IMAGES")
+    version = decide_all(journey, reader, open_review(journey, reader))
+    sign(journey, reader, version, objects=[an_object("SIGNED_SR"), chosen])
+    with sessions() as session:
+        held = shown_results(session, [journey.study_id])[journey.study_id]
+    assert sorted(one.kind for one in held) == ["KEY_IMAGES", "SEG", "SIGNED_SR"]
+    assert chosen.sop_instance_uid in {one.sop_instance_uid for one in held}
+
+
 def test_the_report_of_an_earlier_study_is_its_narrative_with_its_addenda(sessions):
     journey = signed(sessions)
     addend(journey, person(sessions, "second"), "Seen again.", objects=[an_object("REPORT_PDF"), an_object()])
