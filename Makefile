@@ -37,7 +37,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	@touch $@
 
 frontend: install dashboard/static/build/.built
-dashboard/static/build/.built: dashboard/viewer/package-lock.json $(wildcard dashboard/viewer/src/* dashboard/viewer/*.json dashboard/viewer/*.js) dashboard/build-frontend.sh
+dashboard/static/build/.built: dashboard/viewer/package-lock.json $(shell find dashboard/viewer/src -type f) $(wildcard dashboard/viewer/*.json dashboard/viewer/*.js) dashboard/build-frontend.sh
 	sh dashboard/build-frontend.sh $(CURDIR)/$(BIN)/python
 	@touch $@
 

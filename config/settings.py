@@ -13,9 +13,11 @@ from pydantic_settings import (
 )
 from yaml import YAMLError
 
+from config.critical_settings import CriticalSettings
 from config.destination import Destination
 from config.errors import ConfigurationError
 from config.exchange_settings import Hl7Settings
+from config.identity_settings import IdentitySettings
 from config.node_settings import (
     AeProfile,
     DicomSettings,
@@ -25,17 +27,21 @@ from config.node_settings import (
     RetentionSettings,
     TlsSettings,
 )
+from config.review_settings import ReviewSettings
 
 __all__ = [
     "AeProfile",
+    "CriticalSettings",
     "Destination",
     "DicomSettings",
     "Hl7Settings",
+    "IdentitySettings",
     "ModelSettings",
     "Peer",
     "PriorSettings",
     "PriorSource",
     "RetentionSettings",
+    "ReviewSettings",
     "Settings",
     "TlsSettings",
     "WebSettings",
@@ -162,6 +168,9 @@ class Settings(BaseSettings):
     worker: WorkerSettings = WorkerSettings()
     web: WebSettings = WebSettings()
     models: ModelSettings = ModelSettings()
+    identity: IdentitySettings = IdentitySettings()
+    review: ReviewSettings = ReviewSettings()
+    critical: CriticalSettings = CriticalSettings()
 
     @classmethod
     def settings_customise_sources(

@@ -39,7 +39,7 @@ class Typed:
 
 
 @bp.get("/addendum")
-@requires(Permission.REPORT_SIGN)
+@requires(Permission.REPORT_FINAL)
 def addendum(study_id: UUID) -> ResponseReturnValue:
     """Show the signed report, and a form for what is to be added."""
     page = desk(study_id)
@@ -48,7 +48,7 @@ def addendum(study_id: UUID) -> ResponseReturnValue:
 
 
 @bp.get("/correction")
-@requires(Permission.REPORT_SIGN)
+@requires(Permission.REPORT_FINAL)
 def correction(study_id: UUID) -> ResponseReturnValue:
     """Show the signed report as a form, to be replaced for a reason."""
     page = desk(study_id)
@@ -57,14 +57,14 @@ def correction(study_id: UUID) -> ResponseReturnValue:
 
 
 @bp.post("/addendum", endpoint="addendum_submit")
-@requires(Permission.REPORT_SIGN)
+@requires(Permission.REPORT_FINAL)
 def submit_addendum(study_id: UUID) -> ResponseReturnValue:
     """Sign an addendum, after a fresh password, to the report and images that were seen."""
     return _submit(study_id, ReportState.ADDENDED, Typed(_field("text")))
 
 
 @bp.post("/correction", endpoint="correction_submit")
-@requires(Permission.REPORT_SIGN)
+@requires(Permission.REPORT_FINAL)
 def submit_correction(study_id: UUID) -> ResponseReturnValue:
     """Sign a corrected report, after a fresh password, in place of the one that was seen."""
     sections = {key: _field(key) for key in EDITABLE_SECTIONS if key in request.form}

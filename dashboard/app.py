@@ -12,35 +12,71 @@ from config.settings import Settings
 from dashboard import (
     admin,
     amendments,
+    annotations,
+    asking,
+    assigning,
     audit,
     auth,
+    checking,
+    critical,
     destinations,
     home,
     images,
     priors,
     problems,
+    quality,
     reading,
     report_file,
     signoff,
     trace,
+    wording,
     worklist,
 )
 from dashboard.dicomweb.routes import serve_dicomweb
 from dashboard.errors import register_errors
 from dashboard.fhir.routes import serve_fhir
+from dashboard.identity import api_tokens, breaking, locking, oidc, passkeys
 from dashboard.people import install
 from dashboard.permissions import Permission
 from dashboard.presentation import register_filters
+from dashboard.running import disk, metrics, models, queue, rules, self_test
 from dashboard.security import add_security_headers, session_key
 from dashboard.workitems.routes import serve_workitems
 
+_READING_ROOM = (
+    worklist,
+    assigning,
+    reading,
+    images,
+    annotations,
+    priors,
+    wording,
+    asking,
+    checking,
+    signoff,
+    amendments,
+    report_file,
+    critical,
+)
+_PEOPLE = (home, auth, oidc, passkeys, locking, breaking, api_tokens, admin)
+_RUNNING = (problems, queue, destinations, models, rules, disk, self_test, metrics)
 _MENU = (
     ("worklist.show", "Worklist", Permission.WORKLIST),
+    ("critical.show", "Critical", Permission.CRITICAL),
     ("problems.show", "Problems", Permission.PROBLEMS),
+    ("queue.show", "Queue", Permission.RUNNING),
     ("destinations.show", "Destinations", Permission.DESTINATIONS),
+    ("models.show", "Models", Permission.RUNNING),
+    ("models.show", "Models", Permission.MODEL_APPROVE),
+    ("rules.show", "Rules", Permission.RUNNING),
+    ("disk.show", "Disk", Permission.RUNNING),
+    ("self_test.show", "Self-test", Permission.RUNNING),
+    ("quality.show", "Quality", Permission.QUALITY),
+    ("wording.show", "Wording", Permission.REPORT_EDIT),
     ("trace.index", "Trace", Permission.TRACE),
     ("audit.index", "Audit", Permission.AUDIT),
     ("admin.users", "Users", Permission.USERS),
+    ("api_tokens.show", "Tokens", Permission.USERS),
 )
 
 
@@ -78,8 +114,7 @@ def create_app(settings: Settings, sessions: sessionmaker[Session]) -> Flask:
     register_errors(app)
     register_filters(app)
     _register_context(app)
-    reading_room = (worklist, reading, images, priors, signoff, amendments, report_file)
-    for module in (home, auth, *reading_room, problems, destinations, trace, audit, admin):
+    for module in (*_READING_ROOM, *_PEOPLE, *_RUNNING, quality, trace, audit):
         app.register_blueprint(module.bp)
     app.register_blueprint(auth.account)
     if settings.web.dicomweb:
@@ -99,5 +134,5 @@ def _register_context(app: Flask) -> None:
     def context() -> dict[str, object]:
         menu: list[tuple[str, str]] = []
         if current_user.is_authenticated:
-            menu = [(endpoint, words) for endpoint, words, needs in _MENU if current_user.may(needs)]
+            menu = [(to, words) for to, words, needs in _MENU if current_user.may(needs) and to in app.view_functions]
         return {"menu": menu, "has_build": has_build}

@@ -8,6 +8,7 @@ from flask.typing import ResponseReturnValue
 from config.errors import LifecycleError, RefusedInputError
 from dashboard.desk import DeskPage, load_desk, report_id_of
 from dashboard.images import shelf
+from dashboard.panels import reading_panels
 from dashboard.people import audit_view, person, sessions, site, work
 from dashboard.permissions import Permission, requires
 from dashboard.presentation import EDITABLE_SECTIONS
@@ -27,7 +28,8 @@ def show(study_id: UUID) -> ResponseReturnValue:
     record_view(page, "reading page")
     with sessions()() as db:
         priors = priors_view(db, study_id)
-    return render_template("reading.html", p=page, priors=priors)
+        panels = reading_panels(db, page)
+    return render_template("reading.html", p=page, priors=priors, panels=panels)
 
 
 @bp.get("/viewer")

@@ -166,9 +166,11 @@ def destinations_of(page: DeskPage, state: ReportState) -> list[Outgoing]:
 
 
 def _state(name: str) -> ReportState:
-    """Return the state a signature makes; 404 for anything else."""
+    """Return the state a signature makes; 404 for anything else, 403 where the role may not make it."""
     if name not in {ReportState.FINAL, ReportState.PRELIMINARY}:
         abort(404)
+    if name == ReportState.FINAL and not person().may(Permission.REPORT_FINAL):
+        abort(403)
     return ReportState(name)
 
 

@@ -101,11 +101,15 @@ class Decision(StrEnum):
 
 
 class Role(StrEnum):
-    """What a person may do."""
+    """What an account may do; ``dashboard.permissions`` says what that is."""
 
+    VIEWER = "viewer"  # reads reports and images, as a referring physician does
+    RESIDENT = "resident"  # drafts and signs preliminary reports
     RADIOLOGIST = "radiologist"
+    LEAD = "lead"  # a radiologist who also assigns work and keeps wording and quality
     ADMIN = "admin"
     AUDITOR = "auditor"
+    SERVICE = "service"  # a machine: comes with a token, never with a password
 
 
 class Priority(StrEnum):

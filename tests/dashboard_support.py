@@ -36,6 +36,14 @@ Sessions = sessionmaker[Session]
 NODE = Actor("node", "process")
 WORKER = Actor("worker", "process")
 PASSWORD = "correct-horse-battery"
+PEOPLE = {
+    Role.VIEWER: "Vera View",
+    Role.RESIDENT: "Rasmus Ident",
+    Role.RADIOLOGIST: "Maria Lund",
+    Role.LEAD: "Lea Head",
+    Role.ADMIN: "Ada Min",
+    Role.AUDITOR: "Otto Audit",
+}
 ROWS = COLUMNS = 128
 DRAFT = RoutingVerdict("draft", profile="ct-torso", rule="ct", trace=[{"rule": "ct", "matched": True, "why": "CT"}])
 SECTIONS = {
@@ -255,7 +263,7 @@ def make_site(folder: Path, database_url: str = "", **changes: Any) -> Site:
         migrate(settings.database)
     sessions = make_sessions(make_engine(settings.database))
     site = Site(settings, sessions, create_app(settings, sessions))
-    for role, name in ((Role.RADIOLOGIST, "Maria Lund"), (Role.ADMIN, "Ada Min"), (Role.AUDITOR, "Otto Audit")):
+    for role, name in PEOPLE.items():
         site.user(role.value, role, name)
     return site
 

@@ -31,9 +31,9 @@ def open_review(uow: UnitOfWork, report_id: UUID, *, take_over: bool = False) ->
 
     Raises:
         LifecycleError: another reader has it and ``take_over`` is False, or its state cannot be reviewed.
-        NotAuthorisedError: the Actor is no active radiologist.
+        NotAuthorisedError: the Actor is no active resident or radiologist.
     """
-    reader = radiologist(uow)
+    reader = drafter(uow)
     report = locked(uow, Report, report_id)
     holder = report.locked_by
     if holder is not None and holder != reader.id and not take_over:
@@ -55,7 +55,7 @@ def open_review(uow: UnitOfWork, report_id: UUID, *, take_over: bool = False) ->
 
 def release(uow: UnitOfWork, report_id: UUID) -> None:
     """Give up the lock; the Report stays IN_REVIEW with its edits. Nothing happens without a lock of one's own."""
-    reader = radiologist(uow)
+    reader = drafter(uow)
     report = locked(uow, Report, report_id)
     if report.locked_by != reader.id:
         return
@@ -140,16 +140,33 @@ def _refuse(uow: UnitOfWork, draft_id: UUID, reader_id: UUID, reason: str) -> No
         uow.session.add(DraftRejection(draft_id=draft_id, rejected_by=reader_id, reason=reason))
 
 
+DRAFTERS = frozenset({Role.RESIDENT, Role.RADIOLOGIST, Role.LEAD})  # may work on a report
+FINALISERS = frozenset({Role.RADIOLOGIST, Role.LEAD})  # may make it final, and amend it
+
+
+def drafter(uow: UnitOfWork) -> UserAccount:
+    """Return the Actor's account.
+
+    Raises:
+        NotAuthorisedError: the Actor is no person with an active account that drafts.
+    """
+    return _account(uow, DRAFTERS, "only an active resident or radiologist may work on a report")
+
+
 def radiologist(uow: UnitOfWork) -> UserAccount:
     """Return the Actor's account.
 
     Raises:
         NotAuthorisedError: the Actor is no person with an active radiologist's account.
     """
+    return _account(uow, FINALISERS, "only an active radiologist may do this")
+
+
+def _account(uow: UnitOfWork, roles: frozenset[Role], refusal: str) -> UserAccount:
     actor = uow.actor
     account = uow.session.get(UserAccount, actor.user_id) if actor.kind == "person" and actor.user_id else None
-    if account is None or not account.active or account.role is not Role.RADIOLOGIST:
-        raise NotAuthorisedError("only an active radiologist may work on a report")
+    if account is None or not account.active or account.role not in roles:
+        raise NotAuthorisedError(refusal)
     return account
 
 
@@ -158,9 +175,9 @@ def held_report(uow: UnitOfWork, report_id: UUID, seen_version: int) -> tuple[Us
 
     Raises:
         LifecycleError: stale version, not IN_REVIEW, or not locked by the Actor.
-        NotAuthorisedError: the Actor is no active radiologist.
+        NotAuthorisedError: the Actor is no active resident or radiologist.
     """
-    reader = radiologist(uow)
+    reader = drafter(uow)
     report = locked(uow, Report, report_id)
     if report.version != seen_version:
         raise LifecycleError(f"report {report_id} changed since it was shown")

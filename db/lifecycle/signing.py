@@ -12,7 +12,7 @@ from config.results import EVIDENCE, ResultKind, receivers
 from db.image_set import image_set_sha256
 from db.lifecycle.deliveries import owe, owe_also, withdraw_drafts
 from db.lifecycle.moves import locked, move_report
-from db.lifecycle.review import radiologist, text_sha256, undecided
+from db.lifecycle.review import drafter, radiologist, text_sha256, undecided
 from db.lifecycle.revisions import add_revision
 from db.lifecycle.standing import fallen
 from db.lifecycle.values import NewObject
@@ -51,7 +51,7 @@ def sign(  # noqa: PLR0913 keyword-only; each is part of what a signature is (21
             a Finding asserted as present that is undecided, or a state that cannot be signed.
         RefusedInputError: no meaning, no text, no object, or a state that is no signature's.
     """
-    reader = radiologist(uow)
+    reader = drafter(uow) if state is ReportState.PRELIMINARY else radiologist(uow)
     check_person(reader, printed_name, authenticated_at, signed_at)
     _check_request(state, meaning, objects)
     report = locked(uow, Report, report_id)

@@ -18,9 +18,13 @@ from db.types import Role
 from db.users import find_user
 from tests.dashboard_support import PASSWORD, Browser, Site, ct_study, make_site
 
-R, A, O = Role.RADIOLOGIST, Role.ADMIN, Role.AUDITOR  # noqa: E741
-EVERYBODY = {None, R, A, O}
-LOGGED_IN = {R, A, O}
+V, D, R, L, A, O = Role.VIEWER, Role.RESIDENT, Role.RADIOLOGIST, Role.LEAD, Role.ADMIN, Role.AUDITOR  # noqa: E741
+EVERYBODY = {None, V, D, R, L, A, O}
+LOGGED_IN = {V, D, R, L, A, O}
+LISTS = {V, D, R, L, A}  # see the worklist
+READS = {V, D, R, L, O}  # see reports and images
+DRAFTS = {D, R, L}  # work on reports
+FINAL = {R, L}  # make them final
 
 # (method, endpoint) -> who gets past the guard; None is somebody not logged in. Written by hand, from the
 # hospital's point of view, not from the application's table.
@@ -34,39 +38,39 @@ ALLOWED: dict[tuple[str, str], set[Role | None]] = {
     ("GET", "home.index"): LOGGED_IN,
     ("GET", "account.password"): LOGGED_IN,
     ("POST", "account.password_submit"): LOGGED_IN,
-    ("GET", "worklist.show"): {R, A},
-    ("GET", "worklist.pulse"): {R, A},
-    ("POST", "worklist.search"): {R, A},
-    ("POST", "worklist.complete_now"): {R, A},
-    ("GET", "reading.show"): {R, O},
-    ("GET", "reading.viewer"): {R, O},
-    ("GET", "reading.report"): {R, O},
-    ("GET", "report_file.report_pdf"): {R, O},
-    ("GET", "report_file.assessment_json"): {R, O},
-    ("GET", "images.slice_png"): {R, O},
-    ("GET", "images.thumbnail"): {R, O},
-    ("GET", "priors.paper"): {R, O},
-    ("POST", "reading.open_review"): {R},
-    ("POST", "reading.release"): {R},
-    ("POST", "reading.save"): {R},
-    ("POST", "reading.decide"): {R},
-    ("GET", "signoff.sign"): {R},
-    ("POST", "signoff.sign_submit"): {R},
-    ("GET", "signoff.reject"): {R},
-    ("POST", "signoff.reject_submit"): {R},
-    ("GET", "amendments.addendum"): {R},
-    ("POST", "amendments.addendum_submit"): {R},
-    ("GET", "amendments.correction"): {R},
-    ("POST", "amendments.correction_submit"): {R},
-    ("GET", "problems.show"): {R, A},
+    ("GET", "worklist.show"): LISTS,
+    ("GET", "worklist.pulse"): LISTS,
+    ("POST", "worklist.search"): LISTS,
+    ("POST", "worklist.complete_now"): LISTS,
+    ("GET", "reading.show"): READS,
+    ("GET", "reading.viewer"): READS,
+    ("GET", "reading.report"): READS,
+    ("GET", "report_file.report_pdf"): READS,
+    ("GET", "report_file.assessment_json"): READS,
+    ("GET", "images.slice_png"): READS,
+    ("GET", "images.thumbnail"): READS,
+    ("GET", "priors.paper"): READS,
+    ("POST", "reading.open_review"): DRAFTS,
+    ("POST", "reading.release"): DRAFTS,
+    ("POST", "reading.save"): DRAFTS,
+    ("POST", "reading.decide"): DRAFTS,
+    ("GET", "signoff.sign"): FINAL,
+    ("POST", "signoff.sign_submit"): FINAL,
+    ("GET", "signoff.reject"): DRAFTS,
+    ("POST", "signoff.reject_submit"): DRAFTS,
+    ("GET", "amendments.addendum"): FINAL,
+    ("POST", "amendments.addendum_submit"): FINAL,
+    ("GET", "amendments.correction"): FINAL,
+    ("POST", "amendments.correction_submit"): FINAL,
+    ("GET", "problems.show"): {D, R, L, A},
     ("POST", "problems.process_again"): {A},
     ("POST", "problems.deliver_again"): {A},
     ("GET", "destinations.show"): {A},
     ("GET", "destinations.states"): {A},
     ("POST", "destinations.test"): {A},
-    ("GET", "trace.index"): LOGGED_IN,
-    ("POST", "trace.search"): LOGGED_IN,
-    ("GET", "trace.study"): LOGGED_IN,
+    ("GET", "trace.index"): {D, R, L, A, O},
+    ("POST", "trace.search"): {D, R, L, A, O},
+    ("GET", "trace.study"): {D, R, L, A, O},
     ("GET", "audit.index"): {O},
     ("POST", "audit.search"): {O},
     ("GET", "audit.study"): {O},
@@ -74,24 +78,24 @@ ALLOWED: dict[tuple[str, str], set[Role | None]] = {
     ("POST", "admin.create"): {A},
     ("POST", "admin.change"): {A},
     **{
-        ("GET", f"dicomweb.{view}"): {R, O}
+        ("GET", f"dicomweb.{view}"): READS
         for view in ("search_studies", "search_series", "search_instances", "objects", "metadata", "frames", "bulkdata",
                      "rendered", "thumbnail")
     },
-    ("POST", "dicomweb.store"): {R},
+    ("POST", "dicomweb.store"): DRAFTS,
     **{
-        ("GET", f"workitems.{view}"): {R, O}
+        ("GET", f"workitems.{view}"): READS
         for view in ("search_workitems", "retrieve", "open_channel", "not_a_channel")
     },
-    ("POST", "workitems.subscribe"): {R, O},
-    ("DELETE", "workitems.unsubscribe"): {R, O},
-    ("POST", "workitems.suspend"): {R, O},
-    ("POST", "workitems.create"): {R},
-    ("POST", "workitems.update"): {R},
-    ("PUT", "workitems.change_state"): {R},
-    ("POST", "workitems.cancel_request"): {R},
-    **{("GET", f"fhir.{view}"): {R, O} for view in ("metadata", "search", "read", "unknown")},
-    **{(method, "fhir.unknown"): {R, O} for method in ("POST", "PUT", "PATCH", "DELETE")},
+    ("POST", "workitems.subscribe"): READS,
+    ("DELETE", "workitems.unsubscribe"): READS,
+    ("POST", "workitems.suspend"): READS,
+    ("POST", "workitems.create"): DRAFTS,
+    ("POST", "workitems.update"): DRAFTS,
+    ("PUT", "workitems.change_state"): DRAFTS,
+    ("POST", "workitems.cancel_request"): DRAFTS,
+    **{("GET", f"fhir.{view}"): READS for view in ("metadata", "search", "read", "unknown")},
+    **{(method, "fhir.unknown"): READS for method in ("POST", "PUT", "PATCH", "DELETE")},
     **{("GET", f"fhir.{view}"): {O} for view in ("search_audit", "read_audit")},
 }  # fmt: skip
 
@@ -113,7 +117,7 @@ def test_every_route_is_in_the_table_of_who_may_use_it(site: Site) -> None:
     assert set(_routes(site)) == set(ALLOWED)
 
 
-@pytest.mark.parametrize("role", [None, R, A, O])
+@pytest.mark.parametrize("role", [None, V, D, R, L, A, O])
 def test_each_role_passes_exactly_the_doors_of_its_work(site: Site, role: Role | None) -> None:
     study_id = site.drafted(ct_study(3))
     values = {

@@ -24,7 +24,7 @@ NAMED = sorted(
         if not re.search(r"\.(?:py|ya?ml|md|db)$", name)
     }
 )
-SETTINGS_GROUPS = ("worker", "web", "models", "dicom")
+SETTINGS_GROUPS = ("worker", "web", "models", "dicom", "identity", "review", "critical")
 
 
 def _moves(heading: str) -> set[tuple[str, str, str]]:

@@ -1,7 +1,7 @@
 // Scrolls, windows, zooms and toggles overlays on the server's rendered slices.
 import htmx from "htmx.org";
 
-import { SliceCache } from "./slices";
+import { SliceCache } from "./cache";
 
 interface Edges {
   readonly left: string;

@@ -1,5 +1,5 @@
 // Keyboard map; the same list is printed by the ? dialog (templates/_keys.html).
-import { currentViewer } from "./viewer";
+import { currentViewer } from "../slices/viewer";
 
 // a ticked box or a moved slider keeps the focus, but nobody types into it
 function typing(target: EventTarget | null): boolean {

@@ -1,0 +1,5 @@
+"""Figures over drafts and signed reports; names no patient."""
+
+from flask import Blueprint
+
+bp = Blueprint("quality", __name__, url_prefix="/quality")

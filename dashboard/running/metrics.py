@@ -1,0 +1,5 @@
+"""Figures for Prometheus."""
+
+from flask import Blueprint
+
+bp = Blueprint("metrics", __name__)
