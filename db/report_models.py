@@ -2,11 +2,11 @@
 
 from uuid import UUID
 
-from sqlalchemy import ForeignKey, String, Text, UniqueConstraint
+from sqlalchemy import ForeignKey, Index, String, Text, UniqueConstraint, false
 from sqlalchemy.orm import Mapped, mapped_column
 
 from db.models import Base, Instant, Json, JsonList, Key, MaybeInstant, Sha256
-from db.types import Decision, Presence, ReportState, Role, choice
+from db.types import AccountSource, Decision, Presence, ReportState, Role, choice
 
 
 class Draft(Base):
@@ -84,9 +84,20 @@ class Report(Base):
     # over every Instance the reader could see when the draft was made or the review opened
     image_set_sha256: Mapped[str] = mapped_column(String(64), default="")
     late_images: Mapped[bool] = mapped_column(default=False)  # arrived after FINAL: a banner, never a change
+    # its place on the worklist, kept by the database itself (migration 0016); nobody else writes these three
+    lane: Mapped[str] = mapped_column(String(16), default="processing", server_default="processing")
+    urgency: Mapped[int] = mapped_column(default=3, server_default="3")  # STAT 0, suspected critical 1, URGENT 2
+    listed_at: Mapped[Instant] = mapped_column(server_default="1970-01-01 00:00:00")  # first image received
+    suspected_critical: Mapped[bool] = mapped_column(default=False, server_default=false())
     created_at: Mapped[Instant]
     updated_at: Mapped[Instant]
     version: Mapped[int] = mapped_column(default=1)
+    __table_args__ = (
+        Index("ix_report_lane_urgency", "lane", "urgency", "listed_at", "study_id"),
+        Index("ix_report_lane_listed", "lane", "listed_at", "study_id"),
+        Index("ix_report_urgency", "urgency", "listed_at", "study_id"),
+        Index("ix_report_listed", "listed_at", "study_id"),
+    )
     __mapper_args__ = {"version_id_col": version}  # noqa: RUF012 a stale tab loses
 
 
@@ -114,7 +125,7 @@ class Signature(Base):
     meaning: Mapped[str] = mapped_column(String(200))
     state: Mapped[ReportState] = mapped_column(choice(ReportState))  # PRELIMINARY, FINAL, ADDENDED, CORRECTED
     authenticated_at: Mapped[Instant]
-    signed_at: Mapped[Instant]
+    signed_at: Mapped[Instant] = mapped_column(index=True)
     text_sha256: Mapped[Sha256]  # canonical JSON of the sections
     draft_id: Mapped[UUID | None] = mapped_column(ForeignKey("draft.id"))
     image_set_sha256: Mapped[str] = mapped_column(String(64), default="")
@@ -153,7 +164,11 @@ class UserAccount(Base):
     login: Mapped[str] = mapped_column(String(64), unique=True)
     printed_name: Mapped[str] = mapped_column(String(128))
     role: Mapped[Role] = mapped_column(choice(Role))
-    password_hash: Mapped[str] = mapped_column(String(200))
+    password_hash: Mapped[str] = mapped_column(String(200))  # "" where somebody else checks passwords
+    source: Mapped[AccountSource] = mapped_column(
+        choice(AccountSource), default=AccountSource.LOCAL, server_default=AccountSource.LOCAL.value
+    )
+    external_id: Mapped[str | None] = mapped_column(String(64), unique=True)  # SHA-256 of issuer and subject
     active: Mapped[bool] = mapped_column(default=True)
     failed_logins: Mapped[int] = mapped_column(default=0)
     locked_until: Mapped[MaybeInstant]

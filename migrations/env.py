@@ -11,7 +11,9 @@ from alembic.autogenerate.api import AutogenContext
 
 from config.settings import settings
 from db import (  # noqa: F401 all fill the metadata
+    annotation_models,
     commitment_models,
+    critical_models,
     delivery_models,
     expectation_models,
     message_models,
@@ -19,9 +21,12 @@ from db import (  # noqa: F401 all fill the metadata
     package_models,
     peer_models,
     prior_models,
+    quality_models,
     report_models,
+    running_models,
     token_models,
     workitem_models,
+    worklist_models,
 )
 from db.engine import WRITING, make_engine
 from db.types import UtcDateTime

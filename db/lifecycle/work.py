@@ -10,12 +10,12 @@ from config.errors import LifecycleError
 from db.image_set import image_set_sha256
 from db.lifecycle.deliveries import owe
 from db.lifecycle.moves import locked, move_reading, move_report
-from db.lifecycle.priority import raise_priority
+from db.lifecycle.priority import raise_priority, suspect_critical
 from db.lifecycle.revisions import add_revision
 from db.lifecycle.values import Claim, NewDraft
 from db.models import Reading
 from db.report_models import Draft, Evidence, Finding, Report
-from db.types import ReadingState, ReportState, utcnow
+from db.types import Priority, ReadingState, ReportState, utcnow
 from db.uow import UnitOfWork
 
 
@@ -23,7 +23,8 @@ def claim(uow: UnitOfWork, reading_id: UUID, *, owner: str, lease_s: float) -> C
     """Take a QUEUED Reading, or a RETRYING one that is due, until the lease ends.
 
     Returns:
-        The claim, or None when somebody else holds it, it is finished, not due, superseded or unknown:
+        The claim, or None when somebody else holds it, it is finished, not due, superseded or unknown, or the queue
+        is paused:
         a task that gets None has nothing to do.
     """
     now = utcnow()
@@ -32,7 +33,7 @@ def claim(uow: UnitOfWork, reading_id: UUID, *, owner: str, lease_s: float) -> C
         return None
     due = reading.next_attempt_at is None or reading.next_attempt_at <= now
     ready = reading.state is ReadingState.QUEUED or (reading.state is ReadingState.RETRYING and due)
-    if not ready:
+    if not ready or not queue_state(uow.session).takes(reading.completed_at):
         return None
     reading.attempts += 1
     reading.fencing_token += 1
@@ -99,6 +100,8 @@ def drafted(uow: UnitOfWork, held: Claim, draft: NewDraft) -> UUID:
     }
     _finish(uow, reading, ReadingState.DRAFTED, detail=detail)
     raise_priority(uow, reading, draft.priority)
+    if draft.priority in {Priority.STAT, Priority.URGENT}:  # for a finding that cannot wait
+        suspect_critical(uow, reading.study_id, suspected=True)
     _fill_report(uow, reading, draft, draft_id)
     return draft_id
 
