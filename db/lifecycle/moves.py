@@ -9,9 +9,12 @@ from config.broker import TaskName
 from config.errors import LifecycleError
 from db.audit import AuditTag
 from db.commitment_models import CommitmentRequest, RequestState
+from db.critical_models import AlertState, CriticalAlert, CriticalNotice, NoticeState
 from db.expectation_models import Expectation
 from db.lifecycle.tables import (
+    ALERT_MOVES,
     DELIVERY_MOVES,
+    NOTICE_MOVES,
     PACKAGE_MOVES,
     PRIOR_MOVES,
     READING_MOVES,
@@ -178,6 +181,43 @@ def move_package(uow: UnitOfWork, package: Package, to: PackageState, *, detail:
     package.state = to
     uow.audit(tag, object_type="model", object_id=str(package.id), detail={**notes, **(detail or {})})
     uow.session.flush()
+
+
+def move_alert(
+    uow: UnitOfWork, alert: CriticalAlert, to: AlertState, *, reason: str = "", detail: dict[str, Any] | None = None
+) -> None:
+    """Move a critical result.
+
+    Raises:
+        LifecycleError: the table does not list this move.
+    """
+    tag = _allowed(ALERT_MOVES, alert.state, to, "this critical result")
+    notes = {"from": alert.state.value, "to": to.value, **(detail or {})}
+    if reason:
+        notes["reason"] = reason
+    alert.state = to
+    uow.audit(tag, study_id=alert.study_id, object_type="critical_alert", object_id=str(alert.id), detail=notes)
+
+
+def move_notice(
+    uow: UnitOfWork, notice: CriticalNotice, to: NoticeState, *, study_id: UUID, detail: dict[str, Any] | None = None
+) -> None:
+    """Move a notice about a critical result.
+
+    Raises:
+        LifecycleError: the table does not list this move.
+    """
+    tag = _allowed(NOTICE_MOVES, notice.state, to, f"notice {notice.id}")
+    notes = {"from": notice.state.value, "to": to.value, "channel": notice.channel.value, "alert": str(notice.alert_id)}
+    notice.state = to
+    uow.audit(
+        tag,
+        outcome="failure" if to is NoticeState.FAILED else "success",
+        study_id=study_id,
+        object_type="critical_notice",
+        object_id=str(notice.id),
+        detail={**notes, "recipient": notice.recipient, **(detail or {})},
+    )
 
 
 def _allowed(table: Mapping[tuple[S, S], AuditTag], now: S, to: S, what: str) -> AuditTag:

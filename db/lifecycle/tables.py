@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 from db.audit import AuditTag
 from db.commitment_models import RequestState as C
+from db.critical_models import AlertState as A
+from db.critical_models import NoticeState as N
 from db.prior_models import PriorState as E
 from db.prior_models import SearchState as S
 from db.types import DeliveryState as D
@@ -30,6 +32,10 @@ READING_MOVES: Mapping[tuple[R, R], AuditTag] = {
     # late images arrived before anybody took it
     (R.QUEUED, R.NO_DRAFT): AuditTag.READING_CANCELLED,
     (R.RETRYING, R.NO_DRAFT): AuditTag.READING_CANCELLED,
+    # a person holds it
+    (R.QUEUED, R.HELD): AuditTag.READING_HELD,
+    (R.RETRYING, R.HELD): AuditTag.READING_HELD,
+    (R.RUNNING, R.HELD): AuditTag.READING_HELD,
     # a person asks for another run
     (R.HELD, R.QUEUED): AuditTag.READING_PROCESS_AGAIN,
     (R.IGNORED, R.QUEUED): AuditTag.READING_PROCESS_AGAIN,
@@ -111,6 +117,26 @@ WORKITEM_MOVES: Mapping[tuple[W, W], AuditTag] = {
     (W.SCHEDULED, W.IN_PROGRESS): AuditTag.WORKITEM_CLAIMED,
     (W.IN_PROGRESS, W.COMPLETED): AuditTag.WORKITEM_COMPLETED,
     (W.IN_PROGRESS, W.CANCELED): AuditTag.WORKITEM_CANCELLED,
+}
+
+# a critical result; a new one is SUSPECTED, also when a radiologist confirms it in the same act
+ALERT_MOVES: Mapping[tuple[A, A], AuditTag] = {
+    (A.SUSPECTED, A.CONFIRMED): AuditTag.CRITICAL_CONFIRMED,
+    (A.SUSPECTED, A.DISMISSED): AuditTag.CRITICAL_DISMISSED,
+    (A.CONFIRMED, A.COMMUNICATED): AuditTag.CRITICAL_COMMUNICATED,
+    # confirmed in error, before anybody was told
+    (A.CONFIRMED, A.DISMISSED): AuditTag.CRITICAL_DISMISSED,
+    # the record was corrected: nobody was reached
+    (A.COMMUNICATED, A.CONFIRMED): AuditTag.CRITICAL_REOPENED,
+}
+
+NOTICE_MOVES: Mapping[tuple[N, N], AuditTag] = {
+    (N.PENDING, N.SENDING): AuditTag.NOTICE_STARTED,
+    (N.SENDING, N.SENT): AuditTag.NOTICE_SENT,
+    (N.SENDING, N.PENDING): AuditTag.NOTICE_POSTPONED,
+    (N.SENDING, N.FAILED): AuditTag.NOTICE_FAILED,
+    (N.PENDING, N.WITHDRAWN): AuditTag.NOTICE_WITHDRAWN,
+    (N.FAILED, N.PENDING): AuditTag.NOTICE_RESUBMITTED,
 }
 
 FINISHED_READINGS = frozenset({R.DRAFTED, R.NO_DRAFT, R.FAILED, R.HELD, R.IGNORED})
