@@ -16,6 +16,7 @@ from db import (  # noqa: F401 all fill the metadata
     critical_models,
     delivery_models,
     expectation_models,
+    identity_models,
     message_models,
     models,
     package_models,
@@ -25,6 +26,7 @@ from db import (  # noqa: F401 all fill the metadata
     report_models,
     running_models,
     token_models,
+    wording_models,
     workitem_models,
     worklist_models,
 )
