@@ -60,4 +60,4 @@ class IdentitySettings(BaseModel, frozen=True, extra="forbid"):
     )
     break_glass_s: int = Field(default=3600, ge=60, description="How long access for a stated reason lasts.")
     login_rate: str = Field(default="20 per minute", description="Logins and signatures tried from one address.")
-    request_rate: str = Field(default="1200 per minute", description="Requests of one session or address.")
+    request_rate: str = Field(default="6000 per minute", description="Requests of one session or address; a study of 2000 slices is 2000 of them.")

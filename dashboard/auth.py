@@ -8,6 +8,7 @@ from flask_login import current_user
 from werkzeug.wrappers import Response as BaseResponse
 
 from config.errors import RefusedInputError
+from dashboard.identity.rates import count_attempt
 from dashboard.passwords import hash_password, needs_rehash, verify_password
 from dashboard.people import begin_session, end_session, person, sessions, site, work
 from dashboard.permissions import Permission, requires
@@ -39,7 +40,7 @@ def submit() -> Response | BaseResponse:
         text = "Login or password is wrong, or the account is locked. An administrator can help."
         return Response(_login_page(error=text, login=name, next_path=request.form.get("next", "")), 401)
     begin_session(verified)
-    return redirect(_inside(request.form.get("next", "")) or url_for("home.index"), 303)
+    return land(request.form.get("next", ""))
 
 
 @bp.post("/logout")
@@ -88,7 +89,11 @@ def check_password(login_name: str, given: str, *, again: bool = False) -> UserA
         login_name: the account; an unknown one is not recorded by name, for it may be a mistyped password.
         given: the password as typed.
         again: a re-authentication inside a session; failures count toward the same lock.
+
+    Raises:
+        TooManyRequests: too many attempts from this address.
     """
+    count_attempt()
     with sessions()() as db:
         known = find_user(db, login_name)
     stored = known.password_hash if known else None
@@ -111,11 +116,16 @@ def check_password(login_name: str, given: str, *, again: bool = False) -> UserA
 
 def _login_page(*, next_path: str, error: str = "", login: str = "") -> str:
     return render_template(
-        "login.html", next=_inside(next_path), error=error, login=login, organization=site().organization
+        "login.html", next=inside(next_path), error=error, login=login, organization=site().organization
     )
 
 
-def _inside(path: str) -> str:
+def land(next_path: str) -> BaseResponse:
+    """Go where somebody wanted to go before logging in, or to the start page."""
+    return redirect(inside(next_path) or url_for("home.index"), 303)
+
+
+def inside(path: str) -> str:
     """Return ``path`` when it stays on this site, else ``""``: a login must not send anybody elsewhere."""
     parts = urlsplit(path.replace("\\", "/"))
     inside = path.startswith("/") and not path.startswith("//") and not parts.scheme and not parts.netloc

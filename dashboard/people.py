@@ -14,6 +14,8 @@ from sqlalchemy.orm import Session, sessionmaker
 from werkzeug.wrappers import Response as BaseResponse
 
 from config.settings import Settings
+from dashboard.identity.challenges import Challenges
+from dashboard.identity.rates import install_rates
 from dashboard.permissions import Permission, allows
 from db.audit import AuditTag
 from db.report_models import UserAccount
@@ -34,6 +36,7 @@ class Person:
     printed_name: str
     role: Role
     stamp: str
+    source: str = "local"
     is_authenticated: bool = True
     is_active: bool = True
     is_anonymous: bool = False
@@ -101,14 +104,34 @@ def stamp_of(account: UserAccount) -> str:
     return hashlib.sha256(f"{account.password_hash}|{account.role}".encode()).hexdigest()[:16]
 
 
-def begin_session(account: UserAccount) -> None:
+def begin_session(account: UserAccount, method: str = "password") -> None:
     """Log ``account`` in, in a session that shares nothing with the one before."""
     session.clear()
     session.permanent = True
     session["key"] = secrets.token_urlsafe(18)
     session["stamp"] = stamp_of(account)
-    session["seen"] = time.time()
+    session["seen"] = session["proven"] = time.time()
+    session["method"] = method
     login_user(_person(account))
+
+
+def session_name() -> str:
+    """Return a name of this session that nobody else knows; also before logging in."""
+    if "key" not in session:
+        session["key"] = secrets.token_urlsafe(18)
+    return str(session["key"])
+
+
+def note_proof() -> None:
+    """Keep that the person just proved who they are."""
+    session["proven"] = time.time()
+
+
+def account_of_session() -> UserAccount | None:
+    """Return the account of who is logged in, as it is now; None when it was closed."""
+    with sessions()() as db:
+        account = db.get(UserAccount, person().id)
+    return account if account is not None and account.active else None
 
 
 def end_session() -> None:
@@ -121,11 +144,20 @@ def end_session() -> None:
 
 
 def _person(account: UserAccount) -> Person:
-    return Person(account.id, account.login, account.printed_name, Role(account.role), stamp_of(account))
+    return Person(
+        account.id,
+        account.login,
+        account.printed_name,
+        Role(account.role),
+        stamp_of(account),
+        str(account.source.value),
+    )
 
 
 def install(app: Flask, settings: Settings) -> None:
     """Put login, idle timeout and the permission guard in front of every view of ``app``."""
+    install_rates(app, settings)
+    app.extensions["firstread.challenges"] = Challenges()
     manager = LoginManager()
     manager.session_protection = "strong"
     manager.init_app(app)

@@ -36,6 +36,7 @@ class Scope(StrEnum):
 
     READ = "read"
     WRITE = "write"
+    METRICS = "metrics"  # /metrics of a monitor; no patient data
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def create_token(uow: UnitOfWork, *, name: str, scopes: Collection[Scope], days:
     if not _NAME.fullmatch(name):
         raise RefusedInputError("a token's name has 1 to 16 letters, digits, hyphens or underscores")
     if not scopes or not 1 <= days <= _MOST_DAYS:
-        raise RefusedInputError(f"a token needs a scope (read, write) and 1 to {_MOST_DAYS} days")
+        raise RefusedInputError(f"a token needs a scope (read, write, metrics) and 1 to {_MOST_DAYS} days")
     if uow.session.scalar(select(ApiToken.id).where(ApiToken.name == name)) is not None:
         raise LifecycleError("this name is, or was, another token's")
     key, secret = uuid4(), secrets.token_urlsafe(32)

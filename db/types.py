@@ -100,6 +100,14 @@ class Decision(StrEnum):
     REJECTED = "rejected"
 
 
+class Verdict(StrEnum):
+    """What a person made of one whole Draft."""
+
+    UNCHANGED = "unchanged"  # signed as the AI wrote it
+    EDITED = "edited"
+    REJECTED = "rejected"
+
+
 class Role(StrEnum):
     """What an account may do; ``dashboard.permissions`` says what that is."""
 
@@ -110,6 +118,14 @@ class Role(StrEnum):
     ADMIN = "admin"
     AUDITOR = "auditor"
     SERVICE = "service"  # a machine: comes with a token, never with a password
+
+
+class AccountSource(StrEnum):
+    """Who checks the password of an account."""
+
+    LOCAL = "local"  # we do
+    OIDC = "oidc"  # an OpenID Connect provider; no password comes here
+    LDAP = "ldap"  # a directory
 
 
 class Priority(StrEnum):
@@ -140,6 +156,24 @@ class PackageState(StrEnum):
     IMPORTED = "IMPORTED"
     ACTIVE = "ACTIVE"
     RETIRED = "RETIRED"
+
+
+class QueueMode(StrEnum):
+    """Whether workers take Readings from the queue."""
+
+    OPEN = "OPEN"
+    PAUSED = "PAUSED"  # nothing new is taken; what runs goes on
+    DRAINING = "DRAINING"  # only what was complete before is taken
+
+
+class SwitchState(StrEnum):
+    """Where a proposal to activate or retire a model package stands."""
+
+    PROPOSED = "PROPOSED"
+    APPROVED = "APPROVED"
+    DECLINED = "DECLINED"
+    WITHDRAWN = "WITHDRAWN"
+    EXPIRED = "EXPIRED"
 
 
 def choice(kind: type[StrEnum]) -> Enum:
