@@ -13,8 +13,14 @@ class CriticalSettings(BaseModel, frozen=True, extra="forbid"):
         default=1800.0, gt=0, description="An alert nobody answered is escalated after this, and again each time."
     )
     communicate_s: float = Field(
-        default=3600.0, gt=0, description="A confirmed critical result has to be communicated within this."
+        default=3600.0,
+        gt=0,
+        description="A confirmed critical result of category 1 has to be communicated within this.",
     )
+    communicate_2_s: float = Field(
+        default=21600.0, gt=0, description="The same for category 2: hours. It is escalated after this, and again."
+    )
+    communicate_3_s: float = Field(default=259200.0, gt=0, description="The same for category 3: days.")
     webhook_url: str = Field(
         default="",
         pattern=r"^(https?://\S+)?$",
@@ -34,3 +40,10 @@ class CriticalSettings(BaseModel, frozen=True, extra="forbid"):
     patient_in_messages: bool = Field(
         default=False, description="Name the patient in mails and posts; they leave the protected network."
     )
+    send_timeout_s: float = Field(
+        default=20.0, gt=0, le=120, description="How long a mail server or the webhook may take for each answer."
+    )
+
+    def communicate_within_s(self, category: int) -> float:
+        """Return the seconds in which a confirmed result of ``category`` 1, 2 or 3 has to be told."""
+        return (self.communicate_s, self.communicate_2_s, self.communicate_3_s)[category - 1]

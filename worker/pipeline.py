@@ -16,7 +16,7 @@ from db.lifecycle import Claim, NewDraft
 from db.models import ImagingOrder, Reading
 from db.queries import InstancePath
 from db.queries.priors import ComparedPrior, compared_prior
-from db.types import Priority, Use
+from db.types import Use
 from publishing.draft import Place
 from publishing.identity import corrected_patient, restate_patient
 from reports.values import Equipment
@@ -33,8 +33,6 @@ from worker.outputs import identity, write_outputs
 from worker.profiles import Profile, profile
 from worker.provenance import PIPELINE_VERSION, job_record, objects_record, provenance_record
 from worker.vlm.backends import VisionLanguageModel, VlmCard
-
-SUSPECTED_CRITICAL = frozenset({"Pneumothorax"})  # raises priority; only a person communicates it
 
 
 @dataclass
@@ -191,7 +189,6 @@ class StudyPipeline:
         made = write_outputs(content, run.intake, run.vlm.card, place)
         run.clock.lap("objects")
         cards: list[VlmCard | ModelCard] = [run.vlm.card, *(result.card for result in content.results.values())]
-        alarming = any(f.is_present and f.label in SUSPECTED_CRITICAL for f in content.findings)
         return NewDraft(
             sections=content.sections,
             image_set_sha256=claim.image_set_sha256,
@@ -204,5 +201,5 @@ class StudyPipeline:
             demonstration=any(card.demonstration for card in cards),
             provenance=content.provenance
             | {"job": job_record(claim, reading, run.clock.laps), "objects": objects_record(made.objects)},
-            priority=Priority.URGENT if alarming else None,
+            critical=settings.critical.labels,
         )

@@ -34,6 +34,8 @@ class InstanceHeader:
     series_number: int | None = None
     series_description: str = ""
     body_part: str = ""
+    manufacturer: str = ""
+    manufacturer_model: str = ""
     instance_number: int | None = None
 
 
@@ -140,7 +142,10 @@ class NewObject:
 
 @dataclass(frozen=True)
 class NewDraft:
-    """Everything one run of the pipeline produced. ``priority`` may only raise; None leaves it."""
+    """Everything one run of the pipeline produced.
+
+    ``priority`` may only raise; None leaves it. A present Finding with one of the ``critical`` labels opens an alert.
+    """
 
     sections: Mapping[str, str]
     image_set_sha256: str
@@ -153,6 +158,7 @@ class NewDraft:
     demonstration: bool = False
     provenance: Mapping[str, Any] = field(default_factory=dict)
     priority: Priority | None = None
+    critical: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

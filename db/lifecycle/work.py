@@ -8,14 +8,16 @@ from sqlalchemy import select, update
 
 from config.errors import LifecycleError
 from db.image_set import image_set_sha256
+from db.lifecycle.critical import open_suspected
 from db.lifecycle.deliveries import owe
 from db.lifecycle.moves import locked, move_reading, move_report
-from db.lifecycle.priority import raise_priority, suspect_critical
+from db.lifecycle.priority import raise_priority
+from db.lifecycle.queue_control import queue_state
 from db.lifecycle.revisions import add_revision
 from db.lifecycle.values import Claim, NewDraft
 from db.models import Reading
 from db.report_models import Draft, Evidence, Finding, Report
-from db.types import Priority, ReadingState, ReportState, utcnow
+from db.types import ReadingState, ReportState, utcnow
 from db.uow import UnitOfWork
 
 
@@ -88,7 +90,7 @@ def drafted(uow: UnitOfWork, held: Claim, draft: NewDraft) -> UUID:
     reading = _claimed(uow, held)
     if draft.image_set_sha256 != image_set_sha256(uow.session, reading.study_id, reading.revision):
         raise LifecycleError(f"the draft of reading {reading.id} was made from other images than its revision holds")
-    draft_id = _keep_draft(uow, reading, draft)
+    draft_id = keep_draft(uow, reading, draft)
     for made in draft.objects:
         owe(uow, made, reading.study_id, draft_id=draft_id)
     reading.pipeline_version = draft.pipeline_version
@@ -100,9 +102,8 @@ def drafted(uow: UnitOfWork, held: Claim, draft: NewDraft) -> UUID:
     }
     _finish(uow, reading, ReadingState.DRAFTED, detail=detail)
     raise_priority(uow, reading, draft.priority)
-    if draft.priority in {Priority.STAT, Priority.URGENT}:  # for a finding that cannot wait
-        suspect_critical(uow, reading.study_id, suspected=True)
     _fill_report(uow, reading, draft, draft_id)
+    open_suspected(uow, reading, draft_id, draft.critical)
     return draft_id
 
 
@@ -162,7 +163,8 @@ def _finish(
     move_reading(uow, reading, to, reason=reason, detail=detail)
 
 
-def _keep_draft(uow: UnitOfWork, reading: Reading, new: NewDraft) -> UUID:
+def keep_draft(uow: UnitOfWork, reading: Reading, new: NewDraft) -> UUID:
+    """Keep a draft with its findings and evidence; return its id."""
     draft = Draft(
         id=uuid4(),
         reading_id=reading.id,

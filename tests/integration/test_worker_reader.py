@@ -105,7 +105,7 @@ def test_a_received_radiograph_becomes_a_draft_with_its_objects_and_deliveries(i
     assert detail.draft.demonstration
     assert detail.draft.provenance["models"][0]["weights_sha256"]
     assert {f.label for f in detail.findings if f.presence == "present"} == {"Effusion", "Pneumothorax"}
-    assert detail.reading.priority is Priority.URGENT  # a suspected pneumothorax raises it
+    assert detail.reading.priority is Priority.STAT  # a suspected pneumothorax raises it
     assert {o.kind for o in detail.objects} == {"FINDINGS_SR", "KEY_IMAGES", "DRAFT_SR"}
     assert all((settings.results_dir / o.path).stat().st_size > 1000 for o in detail.objects)
     assert sorted(d.destination for d in deliveries) == ["pacs"] * 3
