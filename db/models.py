@@ -131,6 +131,8 @@ class Series(Base):
     series_number: Mapped[int | None]
     series_description: Mapped[Long]
     body_part: Mapped[str] = mapped_column(String(16), default="")
+    manufacturer: Mapped[str] = mapped_column(String(64), default="", server_default="")
+    manufacturer_model: Mapped[str] = mapped_column(String(64), default="", server_default="")
     __table_args__ = (UniqueConstraint("study_id", "series_instance_uid"),)
 
 

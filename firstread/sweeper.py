@@ -15,7 +15,8 @@ from config.settings import Settings
 from db import lifecycle
 from db.audit import AuditTag
 from db.engine import make_engine, make_sessions
-from db.lifecycle import expectations
+from db.lifecycle import errands, expectations
+from db.lifecycle.outcomes import note_outcomes
 from db.outbox import purge, relay
 from db.types import utcnow
 from db.uow import Actor, unit_of_work
@@ -51,6 +52,7 @@ class Sweeper:
         """Do each duty once; one that fails does not keep the others from their turn."""
         if self._ticks % REQUEUE_EVERY_TICKS == 0:
             self._attempt("requeue", self._requeue)
+            self._attempt("outcomes", self._note_outcomes)
         self._attempt("complete", self._complete)
         self._attempt("relay", lambda: relay(self._sessions, self._publish))
         self._ticks += 1
@@ -74,8 +76,14 @@ class Sweeper:
         with unit_of_work(self._sessions, _ACTOR) as uow:
             lifecycle.requeue_due(uow, utcnow())
         with unit_of_work(self._sessions, _ACTOR) as uow:
+            errands.requeue(uow, utcnow(), max_attempts=self._settings.worker.max_attempts)
+        with unit_of_work(self._sessions, _ACTOR) as uow:
             purge(uow, utcnow() - KEEP_MESSAGES)
             expectations.forget(uow, utcnow() - KEEP_EXPECTATIONS)
+
+    def _note_outcomes(self) -> None:
+        with unit_of_work(self._sessions, _ACTOR) as uow:
+            note_outcomes(uow)
 
     def _publish(self, task: str, arguments: dict[str, str]) -> None:
         """Send one message; a broker folder that somebody deleted is made again."""

@@ -37,6 +37,8 @@ _TEXTS = {  # tag: field, longest value kept (the column's length)
     int(Tag("Modality")): ("modality", 16),
     int(Tag("SeriesDescription")): ("series_description", 64),
     int(Tag("BodyPartExamined")): ("body_part", 16),
+    int(Tag("Manufacturer")): ("manufacturer", 64),
+    int(Tag("ManufacturerModelName")): ("manufacturer_model", 64),
 }
 _NAMES = {
     int(Tag("PatientName")): "patient_name",

@@ -37,7 +37,15 @@ _STUDY_FIELDS = (
     "study_description",
     "referring_physician",
 )
-_SERIES_FIELDS = ("series_instance_uid", "modality", "series_number", "series_description", "body_part")
+_SERIES_FIELDS = (
+    "series_instance_uid",
+    "modality",
+    "series_number",
+    "series_description",
+    "body_part",
+    "manufacturer",
+    "manufacturer_model",
+)
 _StudyRow = Row[UUID, str, int, str, bool, bool]  # as STUDIES selects
 _COUNTED = {"preserve_rowcount": True}
 

@@ -1,0 +1,1 @@
+"""Statistics of the quality page: pure functions over rows, no database, no web."""
