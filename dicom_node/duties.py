@@ -12,7 +12,7 @@ from config.settings import Settings
 from db.types import utcnow
 from dicom_node import commitment, counting, delivery, expected, priors, testing
 from instances import retention
-from publishing import rejections, retractions
+from publishing import alerts, rejections, retractions
 
 log = structlog.get_logger()
 
@@ -36,6 +36,9 @@ DUTIES = (
     Duty("fetch_priors", priors.fetch_due, 1.0),
     Duty("note_rejections", rejections.note_due, 10.0),
     Duty("retract_messages", retractions.retract_due, 10.0),
+    Duty("watch_critical", alerts.watch, 1.0),
+    Duty("mail_alerts", alerts.mail_due, 1.0),
+    Duty("post_alerts", alerts.post_due, 1.0),
     Duty("delete_old", retention.delete_due, 60.0),
 )
 
