@@ -5,7 +5,7 @@ from uuid import UUID
 from flask import Blueprint, abort, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from config.errors import RefusedInputError
+from config.errors import LifecycleError, RefusedInputError
 from config.routing import RoutingVerdict, load_rule_book
 from dashboard.people import audit_view, sessions, site, work
 from dashboard.permissions import Permission, requires
@@ -41,12 +41,9 @@ def show() -> ResponseReturnValue:
 def process_again(reading_id: UUID) -> ResponseReturnValue:
     """Give a reading back to the pipeline; one that was never routed takes the first rule that would draft it."""
     with work() as uow:
-        reading = uow.session.get(Reading, reading_id) or abort(404)
-        if reading.profile:
-            lifecycle.process_again(uow, reading_id)
-        else:
-            verdict = _verdict(uow, reading.study_id)
-            lifecycle.process_again(uow, reading_id, profile=verdict.profile, use=Use(verdict.use))
+        if uow.session.get(Reading, reading_id) is None:
+            abort(404)
+        give_back(uow, reading_id)
     flash("Queued again.", "ok")
     return _back()
 
@@ -59,6 +56,23 @@ def deliver_again(delivery_id: UUID) -> ResponseReturnValue:
         lifecycle.resubmit(uow, delivery_id)
     flash("Waiting to be sent again.", "ok")
     return _back()
+
+
+def give_back(uow: UnitOfWork, reading_id: UUID) -> None:
+    """Queue a Reading once more; one that was never routed takes the first rule that would draft it.
+
+    Raises:
+        LifecycleError: it cannot be queued from where it is, or is gone.
+        RefusedInputError: no rule drafts such a Study.
+    """
+    reading = uow.session.get(Reading, reading_id)
+    if reading is None:
+        raise LifecycleError("this study is no longer in the queue")
+    if reading.profile:
+        lifecycle.process_again(uow, reading_id)
+        return
+    verdict = _verdict(uow, reading.study_id)
+    lifecycle.process_again(uow, reading_id, profile=verdict.profile, use=Use(verdict.use))
 
 
 def _verdict(uow: UnitOfWork, study_id: UUID) -> RoutingVerdict:

@@ -12,6 +12,7 @@ from alembic.autogenerate.api import AutogenContext
 from config.settings import settings
 from db import (  # noqa: F401 all fill the metadata
     annotation_models,
+    asking_models,
     commitment_models,
     critical_models,
     delivery_models,
@@ -25,6 +26,7 @@ from db import (  # noqa: F401 all fill the metadata
     quality_models,
     report_models,
     running_models,
+    signing_models,
     token_models,
     wording_models,
     workitem_models,

@@ -10,17 +10,19 @@ from sqlalchemy.orm import aliased
 from config.errors import LifecycleError
 from config.results import MESSAGES, RETRACTIONS, ResultKind
 from db.lifecycle.moves import locked, move_delivery
+from db.lifecycle.self_tests import is_self_test
 from db.lifecycle.standing import fallen
 from db.lifecycle.values import DeliveryJob, NewObject
 from db.models import Delivery, ResultObject
 from db.report_models import Draft
+from db.signing_models import SignatureHold
 from db.types import CommitmentState, CountState, DeliveryState, utcnow
 from db.uow import UnitOfWork
 
 _MAX_DELAY_S = 3600.0
 _SETTLE_S = 5.0  # an archive indexes what it took; and objects that go together are asked for together
 _COUNT_SETTLE_S = 30.0  # what it has taken and not indexed yet must not be sent again
-UNDELIVERED = (DeliveryState.PENDING, DeliveryState.SENDING)
+UNDELIVERED = (DeliveryState.PENDING, DeliveryState.SENDING, DeliveryState.HELD)
 
 
 def owe(
@@ -30,8 +32,9 @@ def owe(
     *,
     draft_id: UUID | None = None,
     signature_id: UUID | None = None,
+    hold: SignatureHold | None = None,
 ) -> UUID:
-    """Keep one object and owe it to each of its destinations; an object that is kept already is only owed.
+    """Keep one object and owe it to each of its destinations, not before ``hold`` ends; a kept one is only owed.
 
     Raises:
         LifecycleError: its SOP Instance UID is kept with other bytes.
@@ -46,17 +49,22 @@ def owe(
         session.flush()
     elif kept.sha256 != made.sha256 or kept.study_id != study_id:
         raise LifecycleError("a result object with this SOP Instance UID is kept with other bytes")
-    owe_also(uow, kept, made.destinations)
+    owe_also(uow, kept, made.destinations, hold)
     return kept.id
 
 
-def owe_also(uow: UnitOfWork, kept: ResultObject, destinations: Sequence[str]) -> None:
-    """Owe a kept object to those of ``destinations`` that have not got it."""
+def owe_also(
+    uow: UnitOfWork, kept: ResultObject, destinations: Sequence[str], hold: SignatureHold | None = None
+) -> None:
+    """Owe a kept object to those of ``destinations`` that have not got it; one of the self-test study to nobody."""
     session = uow.session
+    if destinations and is_self_test(session, kept.study_id):
+        return
     owed = set(session.scalars(select(Delivery.destination).where(Delivery.result_object_id == kept.id)))
     for name in dict.fromkeys(destinations):
         if name not in owed:
-            session.add(Delivery(result_object_id=kept.id, destination=name))
+            waits = {} if hold is None else {"hold_id": hold.id, "next_attempt_at": hold.until}
+            session.add(Delivery(result_object_id=kept.id, destination=name, **waits))
     session.flush()
 
 
@@ -241,6 +249,8 @@ def resubmit(uow: UnitOfWork, delivery_id: UUID) -> None:
             Study was delivered, which it would undo.
     """
     delivery, made = _delivery(uow, delivery_id)
+    if delivery.state is DeliveryState.HELD:
+        raise LifecycleError("whoever signed stopped this: it is released on the report's page")
     # what takes a draft back undoes nothing that may be sent again: that draft itself is withdrawn instead of sent
     others = other_messages(DeliveryState.DELIVERED, later=True, kinds=MESSAGES - {*RETRACTIONS.values()})
     if made.kind in MESSAGES and _has(uow, delivery, others):
@@ -267,7 +277,7 @@ def withdraw_drafts(uow: UnitOfWork, draft_id: UUID, *, only_fallen: bool = Fals
     query = (
         select(Delivery)
         .join(ResultObject, ResultObject.id == Delivery.result_object_id)
-        .where(ResultObject.draft_id == draft_id, Delivery.state == DeliveryState.PENDING)
+        .where(ResultObject.draft_id == draft_id, Delivery.state.in_((DeliveryState.PENDING, DeliveryState.HELD)))
         .with_for_update(of=Delivery, key_share=True)
         .execution_options(populate_existing=True)
     )

@@ -17,6 +17,7 @@ from db.audit import AuditTag
 from db.lifecycle.late import reopen
 from db.lifecycle.moves import locked, move_prior, move_search
 from db.lifecycle.prior_values import FetchedPrior, FoundPrior, PriorJob, SearchJob
+from db.lifecycle.self_tests import is_self_test
 from db.models import Instance, Reading, Study
 from db.prior_models import Prior, PriorSearch, PriorState, SearchState
 from db.types import ReadingState, utcnow
@@ -26,6 +27,7 @@ _MAX_DELAY_S = 3600.0
 NO_PATIENT_ID = "the study has no Patient ID"
 LEFT = "the node stopped every time it tried"
 WILDCARDS = "the Patient ID holds characters that an archive takes for wildcards"
+SELF_TEST = "a self-test of this system"
 IDENTITY_CONFLICT = "images of this study name more than one Patient ID"
 
 
@@ -90,7 +92,7 @@ def begin_searches(uow: UnitOfWork, now: datetime) -> int:
         )
     ).all()
     for study in new:
-        why = _why_not(study)
+        why = _why_not(study) or (SELF_TEST if is_self_test(uow.session, study.id) else "")
         state = SearchState.SKIPPED if why else SearchState.WAITING
         uow.session.add(PriorSearch(study_id=study.id, state=state, reason=why, next_attempt_at=now))
     uow.session.flush()

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 
+from db.asking_models import ErrandState as Q
 from db.audit import AuditTag
 from db.commitment_models import RequestState as C
 from db.critical_models import AlertState as A
 from db.critical_models import NoticeState as N
 from db.prior_models import PriorState as E
 from db.prior_models import SearchState as S
+from db.signing_models import HoldState as H
 from db.types import DeliveryState as D
 from db.types import ExpectationState as X
 from db.types import PackageState as M
@@ -72,8 +74,21 @@ DELIVERY_MOVES: Mapping[tuple[D, D], AuditTag] = {
     (D.SENDING, D.WITHDRAWN): AuditTag.DELIVERY_WITHDRAWN,
     (D.PENDING, D.WITHDRAWN): AuditTag.DELIVERY_WITHDRAWN,
     (D.FAILED, D.PENDING): AuditTag.DELIVERY_RESUBMITTED,
+    # a person stops what was just signed, and goes on with it, or signs something else in its place
+    (D.PENDING, D.HELD): AuditTag.DELIVERY_STOPPED,
+    (D.HELD, D.PENDING): AuditTag.DELIVERY_RELEASED,
+    (D.HELD, D.WITHDRAWN): AuditTag.DELIVERY_WITHDRAWN,
     # the destination took it, and would not commit to it afterwards
     (D.DELIVERED, D.PENDING): AuditTag.DELIVERY_NOT_COMMITTED,
+}
+
+HOLD_MOVES: Mapping[tuple[H, H], AuditTag] = {
+    (H.WAITING, H.STOPPED): AuditTag.DISPATCH_STOPPED,
+    (H.WAITING, H.RELEASED): AuditTag.DISPATCH_RELEASED,
+    (H.STOPPED, H.RELEASED): AuditTag.DISPATCH_RELEASED,
+    # a later signature goes in its place
+    (H.WAITING, H.REPLACED): AuditTag.DISPATCH_REPLACED,
+    (H.STOPPED, H.REPLACED): AuditTag.DISPATCH_REPLACED,
 }
 
 REQUEST_MOVES: Mapping[tuple[C, C], AuditTag] = {
@@ -137,6 +152,32 @@ NOTICE_MOVES: Mapping[tuple[N, N], AuditTag] = {
     (N.SENDING, N.FAILED): AuditTag.NOTICE_FAILED,
     (N.PENDING, N.WITHDRAWN): AuditTag.NOTICE_WITHDRAWN,
     (N.FAILED, N.PENDING): AuditTag.NOTICE_RESUBMITTED,
+}
+
+QUESTION_MOVES: Mapping[tuple[Q, Q], AuditTag] = {
+    (Q.ASKED, Q.RUNNING): AuditTag.QUESTION_STARTED,
+    (Q.RUNNING, Q.ANSWERED): AuditTag.QUESTION_ANSWERED,
+    (Q.RUNNING, Q.REFUSED): AuditTag.QUESTION_REFUSED,
+    (Q.RUNNING, Q.FAILED): AuditTag.QUESTION_FAILED,
+    # the lease ran out, or waiting may help
+    (Q.RUNNING, Q.ASKED): AuditTag.QUESTION_ASKED_AGAIN,
+    # later images
+    (Q.ASKED, Q.REFUSED): AuditTag.QUESTION_REFUSED,
+}
+
+REDRAFT_MOVES: Mapping[tuple[Q, Q], AuditTag] = {
+    (Q.ASKED, Q.RUNNING): AuditTag.REDRAFT_STARTED,
+    (Q.RUNNING, Q.OFFERED): AuditTag.REDRAFT_OFFERED,
+    (Q.RUNNING, Q.REFUSED): AuditTag.REDRAFT_REFUSED,
+    (Q.RUNNING, Q.FAILED): AuditTag.REDRAFT_FAILED,
+    # the lease ran out, or waiting may help
+    (Q.RUNNING, Q.ASKED): AuditTag.REDRAFT_ASKED_AGAIN,
+    # the reader decides
+    (Q.OFFERED, Q.ADOPTED): AuditTag.REDRAFT_ADOPTED,
+    (Q.OFFERED, Q.DISCARDED): AuditTag.REDRAFT_DISCARDED,
+    # later images
+    (Q.ASKED, Q.REFUSED): AuditTag.REDRAFT_REFUSED,
+    (Q.OFFERED, Q.REFUSED): AuditTag.REDRAFT_REFUSED,
 }
 
 FINISHED_READINGS = frozenset({R.DRAFTED, R.NO_DRAFT, R.FAILED, R.HELD, R.IGNORED})
