@@ -12,7 +12,7 @@ run: install frontend ## the whole system with synthetic patients, until Ctrl-C
 
 test: install frontend ## install what the tests need and run all of them
 	@sh tests/install-tools.sh
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)  # the long files first
 
 lint: install ## ruff and import contracts
 	$(BIN)/ruff check .

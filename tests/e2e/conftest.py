@@ -97,7 +97,7 @@ def start_installation(
     return Installation(settings, archive, family, passwords, sessions, receivers)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # its processes do not run on beside the other tests
 def installation(tmp_path_factory: pytest.TempPathFactory, demo_model: Path) -> Iterator[Installation]:
     """An installation shared by the tests that leave it working."""
     ris, ehr = Ris().start(), Ehr().start()

@@ -1,6 +1,6 @@
 """What makes the model faster changes no draft: each optimisation off gives the same report, token for token."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 import torch
@@ -13,6 +13,7 @@ from phantoms.dicom import write_brain_mr, write_ct, write_radiograph
 from phantoms.patients import make_patient
 from worker.conversation import Bench
 from worker.drafting import draft_study
+from worker.experts.base import ExpertResult
 from worker.experts.registry import ExpertRegistry
 from worker.intake import gate
 from worker.profiles import BRAIN_MR, CHEST_XRAY, CT_TORSO
@@ -45,9 +46,35 @@ class OneByOne:
         return self.vlm.answer_each(messages, images, questions)
 
 
+@dataclass
+class Once:
+    """The real Experts, each asked once for the same of the same study: it is the model that is compared."""
+
+    registry: ExpertRegistry
+    answers: dict[tuple[int, str, str], ExpertResult] = field(default_factory=dict)
+
+    def get(self, name):
+        return _Asked(self, name)
+
+
+@dataclass
+class _Asked:
+    once: Once
+    name: str
+
+    def __getattr__(self, attribute):
+        return getattr(self.once.registry.get(self.name), attribute)
+
+    def run(self, study, argument):
+        key = (id(study), self.name, argument)
+        if key not in self.once.answers:
+            self.once.answers[key] = self.once.registry.get(self.name).run(study, argument)
+        return self.once.answers[key]
+
+
 @pytest.fixture(scope="module")
 def experts():
-    return ExpertRegistry.open(ROOT / "config" / "models.yaml", plugins=False, remotes=False)
+    return Once(ExpertRegistry.open(ROOT / "config" / "models.yaml", plugins=False, remotes=False))
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +109,7 @@ def studies(tmp_path_factory):
 def drafted(vlm, experts, intake, profile):
     bench = Bench(
         vlm=vlm,
-        cards=experts.cards(),
+        cards=experts.registry.cards(),
         expert=experts.get,
         study=intake.study,
         modality=profile.prompt_modality,
