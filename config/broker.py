@@ -13,6 +13,8 @@ class TaskName(StrEnum):
     """Tasks that one process asks of another; names are the only thing they share."""
 
     READ_STUDY = "firstread.read_study"
+    ANSWER_QUESTION = "firstread.answer_question"
+    REDRAFT = "firstread.redraft"
 
 
 def make_celery(settings: Settings, name: str = "firstread") -> "Celery":

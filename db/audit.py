@@ -103,6 +103,10 @@ class AuditTag(StrEnum):
     REDRAFT_DISCARDED = "redraft:discarded"
     REDRAFT_REFUSED = "redraft:refused"
     REDRAFT_FAILED = "redraft:failed"
+    # the pause between a signature and its dispatch
+    DISPATCH_STOPPED = "dispatch:stopped"
+    DISPATCH_RELEASED = "dispatch:released"
+    DISPATCH_REPLACED = "dispatch:replaced"
     # one per move of a Delivery
     DELIVERY_STARTED = "delivery:started"
     DELIVERY_DELIVERED = "delivery:delivered"
@@ -110,6 +114,8 @@ class AuditTag(StrEnum):
     DELIVERY_FAILED = "delivery:failed"
     DELIVERY_WITHDRAWN = "delivery:withdrawn"
     DELIVERY_RESUBMITTED = "delivery:resubmitted"
+    DELIVERY_STOPPED = "delivery:stopped"
+    DELIVERY_RELEASED = "delivery:released"
     DELIVERY_COUNTED = "delivery:counted"
     DELIVERY_REJECTION_NOTED = "delivery:rejection_noted"
     DESTINATION_TESTED = "destination:tested"

@@ -6,6 +6,7 @@ from sqlalchemy import exists, select
 
 from db.audit import AuditTag
 from db.lifecycle.deliveries import withdraw_drafts
+from db.lifecycle.errands import overtake
 from db.lifecycle.moves import locked, move_reading, move_report
 from db.lifecycle.tables import WAITING_READINGS
 from db.lifecycle.workitem_events import reading_created, reading_superseded
@@ -24,6 +25,7 @@ def reopen(uow: UnitOfWork, study_id: UUID, *, because: str = "images arrived la
     standing = select(Reading.id).where(Reading.study_id == study.id, Reading.superseded.is_(False))
     for reading_id in session.scalars(standing).all():
         _supersede(uow, locked(uow, Reading, reading_id), study.revision, because)
+    overtake(uow, study.id, f"{because}: open the report again")
     reading = Reading(study_id=study.id, revision=study.revision)
     session.add(reading)
     _invalidate_report(uow, study)

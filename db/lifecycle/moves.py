@@ -7,17 +7,21 @@ from uuid import UUID
 
 from config.broker import TaskName
 from config.errors import LifecycleError
+from db.asking_models import ErrandState, Question, Redraft
 from db.audit import AuditTag
 from db.commitment_models import CommitmentRequest, RequestState
 from db.critical_models import AlertState, CriticalAlert, CriticalNotice, NoticeState
 from db.expectation_models import Expectation
 from db.lifecycle.tables import (
+    HOLD_MOVES,
     ALERT_MOVES,
     DELIVERY_MOVES,
     NOTICE_MOVES,
     PACKAGE_MOVES,
     PRIOR_MOVES,
+    QUESTION_MOVES,
     READING_MOVES,
+    REDRAFT_MOVES,
     REPORT_MOVES,
     REQUEST_MOVES,
     SEARCH_MOVES,
@@ -28,6 +32,7 @@ from db.models import Base, Delivery, Reading
 from db.package_models import Package
 from db.prior_models import Prior, PriorSearch, PriorState, SearchState
 from db.report_models import Report
+from db.signing_models import HoldState, SignatureHold
 from db.types import DeliveryState, ExpectationState, PackageState, ReadingState, ReportState, utcnow
 from db.uow import UnitOfWork
 
@@ -101,6 +106,20 @@ def move_delivery(
     notes = {"from": delivery.state.value, "to": to.value, "destination": delivery.destination, **(detail or {})}
     delivery.state = to
     uow.audit(tag, study_id=study_id, object_type="delivery", object_id=str(delivery.id), detail=notes)
+
+
+def move_hold(
+    uow: UnitOfWork, hold: SignatureHold, to: HoldState, *, study_id: UUID, detail: dict[str, Any] | None = None
+) -> None:
+    """Move the pause between a signature and its dispatch.
+
+    Raises:
+        LifecycleError: the table does not list this move.
+    """
+    tag = _allowed(HOLD_MOVES, hold.state, to, f"dispatch of signature {hold.signature_id}")
+    notes = {"from": hold.state.value, "to": to.value, "signature_id": str(hold.signature_id), **(detail or {})}
+    hold.state = to
+    uow.audit(tag, study_id=study_id, report_id=hold.report_id, detail=notes)
 
 
 def move_request(
@@ -217,6 +236,37 @@ def move_notice(
         object_type="critical_notice",
         object_id=str(notice.id),
         detail={**notes, "recipient": notice.recipient, **(detail or {})},
+    )
+
+
+def move_errand(
+    uow: UnitOfWork,
+    row: Question | Redraft,
+    to: ErrandState,
+    *,
+    reason: str = "",
+    detail: dict[str, Any] | None = None,
+) -> None:
+    """Move a question or a redraft.
+
+    Raises:
+        LifecycleError: the table does not list this move.
+    """
+    name, table = ("question", QUESTION_MOVES) if isinstance(row, Question) else ("redraft", REDRAFT_MOVES)
+    tag = _allowed(table, row.state, to, f"{name} {row.id}")
+    notes = {"from": row.state.value, "to": to.value, **(detail or {})}
+    if reason:
+        notes["reason"] = reason
+    row.state = to
+    row.reason = reason
+    uow.audit(
+        tag,
+        outcome="failure" if to in {ErrandState.REFUSED, ErrandState.FAILED} else "success",
+        study_id=row.study_id,
+        report_id=row.report_id,
+        object_type=name,
+        object_id=str(row.id),
+        detail=notes,
     )
 
 

@@ -13,16 +13,21 @@ from sqlalchemy.exc import DatabaseError, IntegrityError
 
 from db import lifecycle, models, report_models
 from db.engine import ROOT, alembic_config, make_engine, migrate
+from db.lifecycle import asking
 from db.packages import accept_licence
 from db.uow import unit_of_work
+from tests.asking_support import under_review
 from tests.db_support import SENDER, addend, decide_all, open_review, person, received, sign
 
 WRITTEN_ONCE = [
     "amendment",
+    "answer",
+    "answer_copy",
     "audit_event",
     "draft",
     "draft_rejection",
     "licence_acceptance",
+    "redraft_offer",
     "report_revision",
     "signature",
 ]
@@ -97,8 +102,12 @@ def test_alembic_works_by_hand_with_the_environments_database(tmp_path):
 def signed(sessions):
     with unit_of_work(sessions, SENDER) as uow:
         accept_licence(uow, package="VISTA3D", licence="NVIDIA", text="for research")
-    journey = received(sessions).queued().running().drafted()
-    reader = person(sessions)
+    review = under_review(sessions)
+    journey, reader = review.journey, review.reader
+    review.answered(question_id := review.ask())
+    review.offered(review.ask_redraft())
+    with unit_of_work(sessions, reader) as uow:
+        asking.copy_answer(uow, review.report_id, question_id, "findings", seen_version=review.version)
     sign(journey, reader, decide_all(journey, reader, open_review(journey, reader)))
     addend(journey, reader)
     refused = received(sessions, "1.2.826.0.2").queued().running().drafted()
@@ -117,10 +126,13 @@ def _count(engine: sa.Engine, table: str) -> int:
 def test_what_is_written_once_is_neither_changed_nor_removed(engine, signed):
     columns = {
         "amendment": "text",
+        "answer": "text",
+        "answer_copy": "section",
         "audit_event": "actor",
         "draft": "sections",
         "draft_rejection": "reason",
         "licence_acceptance": "accepted_by",
+        "redraft_offer": "content",
         "report_revision": "sections",
         "signature": "meaning",
     }
