@@ -131,6 +131,15 @@ def _normal_radiograph(seed: int, folder: Path) -> _Written:
     return _Written(patient, files, xray.truth)
 
 
+def _urgent_radiograph(seed: int, folder: Path) -> _Written:
+    """Write what somebody has to be told about at once."""
+    candidates = (make_chest_xray(s, findings=frozenset({"Pneumothorax"}), size=_XRAY_SIZE) for s in count(seed, 10))
+    xray = next(found for found in candidates if found.view == "PA")
+    patient = make_patient(seed, sex=xray.sex)
+    files = write_radiograph(xray.pixels, patient, folder, view=xray.view, pixel_spacing_mm=xray.pixel_spacing_mm)
+    return _Written(patient, files, xray.truth)
+
+
 def _sick_radiograph(seed: int, folder: Path) -> _Written:
     xray = make_chest_xray(seed, findings=frozenset({"Effusion", "Cardiomegaly"}), size=_XRAY_SIZE)
     patient = make_patient(seed, sex=xray.sex)
@@ -184,4 +193,5 @@ RECIPES: tuple[_Recipe, ...] = (
     _Recipe("ct-hepatic-tumor", "CT", "DRAFTED", _body_ct(frozenset({"hepatic tumor"}))),
     _Recipe("ct-normal", "CT", "DRAFTED", _body_ct(frozenset())),
     _Recipe("mr-glioma", "MR", "DRAFTED", _brain_mr),
+    _Recipe("cxr-pneumothorax", "DX", "DRAFTED", _urgent_radiograph),
 )
