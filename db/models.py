@@ -262,6 +262,7 @@ class Delivery(Base):
     commitment_attempts: Mapped[int] = mapped_column(default=0, server_default="0")
     committed_at: Mapped[MaybeInstant]
     note_id: Mapped[UUID | None] = mapped_column(ForeignKey("result_object.id"), index=True)  # that took it back
+    hold_id: Mapped[UUID | None] = mapped_column(ForeignKey("signature_hold.id"), index=True)  # it waits with
     counted: Mapped[CountState] = mapped_column(
         choice(CountState), default=CountState.NOT_ASKED, server_default=CountState.NOT_ASKED.value
     )

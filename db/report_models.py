@@ -129,6 +129,9 @@ class Signature(Base):
     text_sha256: Mapped[Sha256]  # canonical JSON of the sections
     draft_id: Mapped[UUID | None] = mapped_column(ForeignKey("draft.id"))
     image_set_sha256: Mapped[str] = mapped_column(String(64), default="")
+    # over the sorted "SOP Instance UID:SHA-256" of the objects that the signature made
+    objects_sha256: Mapped[str] = mapped_column(String(64), default="", server_default="")
+    method: Mapped[str] = mapped_column(String(16), default="password", server_default="password")  # of the proof
 
 
 class Amendment(Base):
@@ -153,6 +156,7 @@ class DraftRejection(Base):
     draft_id: Mapped[UUID] = mapped_column(ForeignKey("draft.id"), unique=True)
     rejected_by: Mapped[UUID] = mapped_column(ForeignKey("user_account.id"))
     reason: Mapped[str] = mapped_column(Text)
+    code: Mapped[str] = mapped_column(String(32), default="", server_default="")  # of db.lifecycle.review.REJECTIONS
     created_at: Mapped[Instant]
 
 

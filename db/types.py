@@ -45,6 +45,7 @@ class DeliveryState(StrEnum):
     DELIVERED = "DELIVERED"
     FAILED = "FAILED"
     WITHDRAWN = "WITHDRAWN"
+    HELD = "HELD"  # a person stopped it before it was sent
 
 
 class CommitmentState(StrEnum):

@@ -12,9 +12,11 @@ from sqlalchemy.orm import Session, sessionmaker
 from config.routing import RoutingVerdict
 from db import lifecycle
 from db.lifecycle import Claim, InstanceHeader, NewDraft, NewEvidence, NewFinding, NewObject, Received
+from db.lifecycle.checking import Checked
+from db.lifecycle.review import text_sha256
 from db.models import AuditEvent, Delivery, OutboxMessage, Reading, Study
 from db.queries import image_set_sha256
-from db.report_models import Finding, Report, Signature, UserAccount
+from db.report_models import Amendment, Finding, Report, Signature, UserAccount
 from db.types import Decision, Presence, ReportState, Role, utcnow
 from db.uow import Actor, unit_of_work
 
@@ -196,6 +198,7 @@ def sign(journey: Journey, reader: Actor, version: int, **changes: Any) -> Signa
         "objects": [an_object()],
         "signed_at": now,
         "signature_id": uuid4(),
+        "checked": Checked(text_sha256(journey.report().sections), "1"),
     }
     names = changes.pop("destinations", ["pacs"])
     objects = changes.pop("objects", values["objects"])
@@ -218,12 +221,22 @@ def act(journey: Journey, reader: Actor, **changes: Any) -> lifecycle.Amending:
         "seen_version": journey.report().version,
         "seen_images": seen,
         "objects": [an_object()],
+        "checked": Checked("", "1"),
     }
     return lifecycle.Amending(**(values | changes))
 
 
+def _checked(journey: Journey, sections: dict[str, str], added: str = "") -> Checked:
+    """The answer of a linter that found nothing in the text as it will be signed."""
+    with journey.sessions() as session:
+        query = select(Amendment.text).where(Amendment.state == ReportState.ADDENDED).order_by(Amendment.number)
+        addenda = [*session.scalars(query.where(Amendment.report_id == journey.report().id)), *([added] * bool(added))]
+    return Checked(text_sha256(lifecycle.with_addenda(sections, addenda)), "1")
+
+
 def addend(journey: Journey, reader: Actor, text: str = "Seen again.", **changes: Any) -> Signature:
     """Sign an addendum with a fresh authentication unless told otherwise."""
+    changes = {"checked": _checked(journey, journey.report().sections, text)} | changes
     with unit_of_work(journey.sessions, reader) as uow:
         return lifecycle.addend(uow, journey.report().id, text, act(journey, reader, **changes))
 
@@ -231,6 +244,7 @@ def addend(journey: Journey, reader: Actor, text: str = "Seen again.", **changes
 def correct(journey: Journey, reader: Actor, reason: str = "Wrong side.", **changes: Any) -> Signature:
     """Sign a corrected impression, or other ``sections``."""
     sections = changes.pop("sections", {"impression": "Nodule on the left."})
+    changes = {"checked": _checked(journey, journey.report().sections | sections)} | changes
     with unit_of_work(journey.sessions, reader) as uow:
         return lifecycle.correct(uow, journey.report().id, sections, reason, act(journey, reader, **changes))
 

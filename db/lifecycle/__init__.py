@@ -1,8 +1,10 @@
 """The only code that moves a Reading, a Report or a Delivery: by table, with its audit event and its message."""
 
 from db.lifecycle.amending import AMENDABLE, Amending, addend, correct, corrected_sections, with_addenda
+from db.lifecycle.checking import Checked
 from db.lifecycle.completion import Receiving, complete, complete_now, receiving, situation, study_facts
 from db.lifecycle.deliveries import claim_delivery, delivered, delivery_failed, resubmit
+from db.lifecycle.holding import release_hold, stop
 from db.lifecycle.quarantine import quarantine
 from db.lifecycle.queueing import process_again, requeue_due, requeue_expired
 from db.lifecycle.reception import receive_instance, receive_instances
@@ -26,6 +28,7 @@ __all__ = [
     "AMENDABLE",
     "SECTION_KEYS",
     "Amending",
+    "Checked",
     "Claim",
     "DeliveryJob",
     "InstanceHeader",
@@ -59,6 +62,7 @@ __all__ = [
     "receiving",
     "reject",
     "release",
+    "release_hold",
     "requeue_due",
     "requeue_expired",
     "resubmit",
@@ -66,6 +70,7 @@ __all__ = [
     "save_sections",
     "sign",
     "situation",
+    "stop",
     "study_facts",
     "text_sha256",
     "with_addenda",

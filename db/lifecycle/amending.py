@@ -9,11 +9,13 @@ from sqlalchemy import func, select
 
 from config.errors import LifecycleError, RefusedInputError
 from db.image_set import image_set_sha256
+from db.lifecycle.checking import Checked, keep_check
 from db.lifecycle.deliveries import owe
+from db.lifecycle.holding import begin_hold
 from db.lifecycle.moves import locked, move_report
 from db.lifecycle.review import MAX_SECTION_CHARS, SECTION_KEYS, radiologist, text_sha256
 from db.lifecycle.revisions import add_revision
-from db.lifecycle.signing import act_detail, check_person
+from db.lifecycle.signing import act_detail, check_person, objects_sha256
 from db.lifecycle.values import NewObject
 from db.report_models import Amendment, Report, Signature, UserAccount
 from db.types import ReportState, utcnow
@@ -34,6 +36,9 @@ class Amending:
         seen_version: of the Report as it was shown.
         seen_images: `db.image_set.image_set_sha256` of the Study as it was shown; empty when nobody looked.
         objects: that were made of the amended report.
+        checked: what the linter said of the signed text, addenda and all.
+        hold_s: pause before anything of it is sent.
+        method: how the signer proved who it is.
     """
 
     signature_id: UUID
@@ -44,6 +49,9 @@ class Amending:
     seen_version: int
     seen_images: str
     objects: Sequence[NewObject]
+    checked: Checked
+    hold_s: float = 0.0
+    method: str = "password"
 
 
 def addend(uow: UnitOfWork, report_id: UUID, text: str, act: Amending) -> Signature:
@@ -152,9 +160,13 @@ def _amend(
         text_sha256=text_sha256(signed),
         draft_id=report.draft_id,
         image_set_sha256=act.seen_images,
+        objects_sha256=objects_sha256({one.sop_instance_uid: one.sha256 for one in act.objects}),
+        method=act.method,
     )
     session.add(signature)
     session.flush()  # first: the database itself refuses these states without a signature
+    checks = keep_check(uow, signature, act.checked)
+    hold = begin_hold(uow, report, signature, act.hold_s)
     number = _next(uow, report, state)
     session.add(Amendment(report_id=report.id, signature_id=signature.id, state=state, number=number, text=text))
     before = text_sha256(report.sections)
@@ -162,12 +174,12 @@ def _amend(
     report.image_set_sha256 = act.seen_images
     report.late_images = False
     report.locked_by = report.locked_at = None
-    detail = act_detail(signature, act.objects) | {"number": number, "before_sha256": before}
+    detail = act_detail(signature, act.objects) | {"number": number, "before_sha256": before, "checks": checks}
     why = text if state is ReportState.CORRECTED else ""
     move_report(uow, report, state, reason=why, detail=detail)
     add_revision(uow, report, author_id=reader.id, sections=signed)
     for made in act.objects:
-        owe(uow, made, report.study_id, signature_id=signature.id)
+        owe(uow, made, report.study_id, signature_id=signature.id, hold=hold)
     report.updated_at = utcnow()
     session.flush()
     return signature

@@ -13,9 +13,9 @@ from db.commitment_models import CommitmentRequest, RequestState
 from db.critical_models import AlertState, CriticalAlert, CriticalNotice, NoticeState
 from db.expectation_models import Expectation
 from db.lifecycle.tables import (
-    HOLD_MOVES,
     ALERT_MOVES,
     DELIVERY_MOVES,
+    HOLD_MOVES,
     NOTICE_MOVES,
     PACKAGE_MOVES,
     PRIOR_MOVES,

@@ -24,7 +24,7 @@ _ENDED = (ReadingState.DRAFTED, ReadingState.NO_DRAFT, ReadingState.IGNORED)
 _WITH_A_PERSON = (ReadingState.HELD, ReadingState.FAILED)
 _FINAL = (ReportState.FINAL, ReportState.ADDENDED, ReportState.CORRECTED)
 _UNFINISHED = (ReportState.DRAFTED, ReportState.IN_REVIEW, ReportState.PRELIMINARY)
-_UNSETTLED = (DeliveryState.PENDING, DeliveryState.SENDING, DeliveryState.FAILED)
+_UNSETTLED = (DeliveryState.PENDING, DeliveryState.SENDING, DeliveryState.FAILED, DeliveryState.HELD)
 _UNCOMMITTED = (CommitmentState.ASKED, CommitmentState.REFUSED, CommitmentState.ALARM)
 MAX_REASON_CHARS = 500
 

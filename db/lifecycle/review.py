@@ -20,6 +20,15 @@ from db.uow import UnitOfWork
 
 SECTION_KEYS = ("history", "technique", "comparison", "findings", "impression", "recommendation", "addendum")
 MAX_SECTION_CHARS = 65_536
+REJECTIONS: Mapping[str, str] = {  # why a draft is refused: code, never changed once used -> words
+    "FINDINGS_WRONG": "Findings wrong",
+    "FINDINGS_MISSED": "Findings missed",
+    "WRONG_SIDE": "Wrong side or location",
+    "TEXT_UNUSABLE": "Text unusable",
+    "IMAGE_QUALITY": "Image quality",
+    "WRONG_PROTOCOL": "Wrong protocol or body part",
+    "OTHER": "Other",
+}
 
 
 def open_review(uow: UnitOfWork, report_id: UUID, *, take_over: bool = False) -> int:
@@ -115,29 +124,33 @@ def decide_finding(
     return report.version
 
 
-def reject(uow: UnitOfWork, report_id: UUID, *, reason: str, seen_version: int) -> None:
-    """Refuse the draft for a reason; its undecided Findings are rejected with it, what is owed of it withdrawn.
+def reject(uow: UnitOfWork, report_id: UUID, *, reason: str, seen_version: int, code: str = "") -> None:
+    """Refuse the draft for a reason, with a ``code`` of REJECTIONS if there is one.
+
+    Its undecided Findings are rejected with it, and what is owed of it is withdrawn.
 
     Raises:
         LifecycleError: stale version, not IN_REVIEW, or not locked by the Actor.
-        RefusedInputError: no reason.
+        RefusedInputError: no reason, or an unknown code.
     """
     reader, report = held_report(uow, report_id, seen_version)
     if not reason.strip():
         raise RefusedInputError("a rejection needs a reason")
+    if code and code not in REJECTIONS:
+        raise RefusedInputError(f"unknown code of a rejection; known: {', '.join(REJECTIONS)}")
     for finding in undecided(uow, report):
         _decide(uow, report, finding, Decision.REJECTED, reader.id, "draft rejected")
     if report.draft_id is not None:
-        _refuse(uow, report.draft_id, reader.id, reason.strip())
+        _refuse(uow, report.draft_id, reader.id, reason.strip(), code)
         withdraw_drafts(uow, report.draft_id)
-    move_report(uow, report, ReportState.REJECTED, reason=reason.strip())
+    move_report(uow, report, ReportState.REJECTED, reason=reason.strip(), detail={"code": code})
     report.locked_by = report.locked_at = None
 
 
-def _refuse(uow: UnitOfWork, draft_id: UUID, reader_id: UUID, reason: str) -> None:
+def _refuse(uow: UnitOfWork, draft_id: UUID, reader_id: UUID, reason: str, code: str) -> None:
     """Keep that this draft was refused; one that is read again and refused again was refused already."""
     if uow.session.scalar(select(DraftRejection.id).where(DraftRejection.draft_id == draft_id)) is None:
-        uow.session.add(DraftRejection(draft_id=draft_id, rejected_by=reader_id, reason=reason))
+        uow.session.add(DraftRejection(draft_id=draft_id, rejected_by=reader_id, reason=reason, code=code))
 
 
 DRAFTERS = frozenset({Role.RESIDENT, Role.RADIOLOGIST, Role.LEAD})  # may work on a report

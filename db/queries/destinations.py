@@ -14,7 +14,7 @@ from db.models import Delivery, ResultObject
 from db.queries.details import DeliveryRow
 from db.types import CommitmentState, CountState, DeliveryState
 
-_WAITING = (DeliveryState.PENDING, DeliveryState.SENDING)
+_WAITING = (DeliveryState.PENDING, DeliveryState.SENDING, DeliveryState.HELD)
 
 
 @dataclass

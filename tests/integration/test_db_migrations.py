@@ -14,12 +14,14 @@ from sqlalchemy.exc import DatabaseError, IntegrityError
 from db import lifecycle, models, report_models
 from db.engine import ROOT, alembic_config, make_engine, migrate
 from db.lifecycle import asking
+from db.lifecycle.report_text import accept_text
 from db.packages import accept_licence
 from db.uow import unit_of_work
 from tests.asking_support import under_review
 from tests.db_support import SENDER, addend, decide_all, open_review, person, received, sign
 
 WRITTEN_ONCE = [
+    "accepted_text",
     "amendment",
     "answer",
     "answer_copy",
@@ -29,6 +31,7 @@ WRITTEN_ONCE = [
     "licence_acceptance",
     "redraft_offer",
     "report_revision",
+    "safety_check",
     "signature",
 ]
 
@@ -113,6 +116,8 @@ def signed(sessions):
     refused = received(sessions, "1.2.826.0.2").queued().running().drafted()
     version = open_review(refused, reader)
     with unit_of_work(sessions, reader) as uow:
+        version = accept_text(uow, refused.report().id, "findings", seen_version=version)
+    with unit_of_work(sessions, reader) as uow:
         lifecycle.reject(uow, refused.report().id, reason="wrong", seen_version=version)
     return journey
 
@@ -125,6 +130,7 @@ def _count(engine: sa.Engine, table: str) -> int:
 
 def test_what_is_written_once_is_neither_changed_nor_removed(engine, signed):
     columns = {
+        "accepted_text": "section",
         "amendment": "text",
         "answer": "text",
         "answer_copy": "section",
@@ -134,6 +140,7 @@ def test_what_is_written_once_is_neither_changed_nor_removed(engine, signed):
         "licence_acceptance": "accepted_by",
         "redraft_offer": "content",
         "report_revision": "sections",
+        "safety_check": "rules",
         "signature": "meaning",
     }
     for table in WRITTEN_ONCE:
