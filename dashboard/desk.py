@@ -2,101 +2,45 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy.orm import Session
 
 from config.settings import Settings
+from dashboard.desk_views import (
+    EvidenceView,
+    FindingView,
+    MarkView,
+    SectionView,
+    evidence_view,
+    finding_views,
+    flat_facts,
+    mark_views,
+    section_views,
+)
+from dashboard.history import RevisionView, revision_views
 from dashboard.library import StudyImages, study_images
+from dashboard.model_cards import ModelAbout, about
 from dashboard.people import Person
 from dashboard.permissions import Permission
-from dashboard.presentation import EDITABLE_SECTIONS, SECTION_TITLES, status_pill
+from dashboard.presentation import status_pill
 from dashboard.slices import SliceServer
-from dashboard.viewing import Jump, Lightbox, ViewerPage
+from dashboard.viewing import Lightbox, ViewerPage
+from dashboard.words import Words, words_of
 from db.lifecycle import AMENDABLE
 from db.lifecycle.expectations import announcement
 from db.models import Reading, ResultObject, Study
 from db.queries import DeliveryRow, ReportDetail, StudyDetail, image_set_sha256, report_detail, study_detail
 from db.queries.amendments import SignedAmendment, amendments
 from db.queries.orders import RisSide, ris_side
-from db.report_models import Draft, Evidence, Finding, Report, Signature
+from db.queries.wording import accepted_sections
+from db.report_models import Draft, Report, Signature
 from db.types import Decision, Presence, ReportState
 from db.users import list_users
 
 SIGNED = frozenset({ReportState.PRELIMINARY, ReportState.FINAL, ReportState.ADDENDED, ReportState.CORRECTED})
 OPENABLE = frozenset({ReportState.DRAFTED, ReportState.IN_REVIEW, ReportState.PRELIMINARY, ReportState.REJECTED})
-_MARK_TITLES: Mapping[str, str] = {
-    "omission": "Omission: an expert's finding is missing from the text",
-    "contradiction": "Contradiction: the text and an expert disagree",
-    "laterality": "Side to check",
-    "number": "Number to check",
-    "comparison": "Comparison: no earlier images were compared",
-    "trigger": "Model lapse",
-    "unfounded": "Unfounded: no expert assessed it",
-    "not_asked": "Seen by an expert, asked by nobody",
-    "result": "Not among what is sent",
-    "resources": "Done with less",
-}
-
-
-@dataclass(frozen=True)
-class SectionView:
-    """One section: its text now, and what the AI wrote."""
-
-    key: str
-    title: str
-    text: str
-    ai: str
-
-    @property
-    def is_ai(self) -> bool:
-        """Whether the text is the AI's, untouched."""
-        return bool(self.ai) and self.text == self.ai
-
-    @property
-    def rows(self) -> int:
-        """Lines to give the editor without a script."""
-        return min(14, self.text.count("\n") + 1 + len(self.text) // 70)
-
-
-@dataclass(frozen=True)
-class FindingView:
-    """One finding and where to see it."""
-
-    row: Finding
-    jump: Jump | None
-
-
-@dataclass(frozen=True)
-class MarkView:
-    """One doubt of the content checks."""
-
-    kind: str
-    title: str
-    text: str
-
-
-@dataclass(frozen=True)
-class EvidenceView:
-    """One expert run, its output split into what is printed how."""
-
-    row: Evidence
-    probabilities: Sequence[tuple[str, float | None]]
-    threshold: float | None
-    volumes: Sequence[tuple[str, str]]
-    other: Sequence[tuple[str, str]]
-
-
-@dataclass(frozen=True)
-class RevisionView:
-    """One save: who, when, and what changed in it."""
-
-    number: int
-    author: str
-    created_at: datetime
-    changes: Sequence[tuple[str, str, str]]
 
 
 @dataclass(frozen=True)
@@ -126,6 +70,9 @@ class DeskPage:
     can_edit: bool
     can_open: bool
     ris: RisSide  # the order it answers, and whether its patient was corrected
+    about: Sequence[ModelAbout]  # the models behind the draft, as their packages describe them
+    words: Words  # templates and macros at hand; empty for who cannot edit
+    autosave_s: float
 
     @property
     def series(self) -> Sequence[Any]:
@@ -159,8 +106,13 @@ class DeskPage:
 
     @property
     def has_ai_text(self) -> bool:
-        """Whether some section is the AI's, untouched."""
-        return any(one.is_ai for one in self.sections)
+        """Whether some sentence is shown as the AI's: untouched, not accepted, and nobody has signed."""
+        return not self.is_signed and any(one.has_ai for one in self.sections)
+
+    @property
+    def revision(self) -> int:
+        """Number of the newest revision; 0 when nothing was written."""
+        return self.revisions[0].number if self.revisions else 0
 
     @property
     def not_assessed(self) -> Sequence[Mapping[str, str]]:
@@ -232,7 +184,9 @@ def load_desk(
     authors = {one.id: one.printed_name for one in list_users(db)}
     mine = detail.report.locked_by == reader.id
     edits = reader.may(Permission.REPORT_EDIT)
-    views = [FindingView(one, light.jump(one)) for one in detail.findings]
+    can_edit = edits and mine and detail.report.state is ReportState.IN_REVIEW
+    ris = ris_side(db, detail.study)
+    views = finding_views(detail, {one.id: light.jump(one) for one in detail.findings})
     return DeskPage(
         study=detail.study,
         reading=detail.reading,
@@ -240,12 +194,12 @@ def load_desk(
         draft=detail.draft,
         draft_is_stale=_is_stale(detail),
         short_of=_short_of(db, detail),
-        sections=_sections(detail),
+        sections=section_views(detail, views, accepted_sections(db, detail.report)),
         findings=[one for one in views if one.row.presence is Presence.PRESENT],
         absent=[one for one in views if one.row.presence is not Presence.PRESENT],
-        marks=_marks(detail.draft),
-        evidence=[_evidence(one) for one in detail.evidence],
-        revisions=_revisions(detail, authors),
+        marks=mark_views(detail.draft),
+        evidence=[evidence_view(one) for one in detail.evidence],
+        revisions=revision_views(detail, authors),
         signatures=sorted(detail.signatures, key=lambda one: one.signed_at, reverse=True),
         delivered=study.deliveries,
         made=detail.objects,
@@ -254,9 +208,12 @@ def load_desk(
         images=images,
         viewer=light.page(asked) if asked is not None else None,
         lock_holder=detail.locked_by.printed_name if detail.locked_by and not mine else "",
-        can_edit=edits and mine and detail.report.state is ReportState.IN_REVIEW,
+        can_edit=can_edit,
         can_open=edits and detail.report.state in OPENABLE and detail.locked_by is None,
-        ris=ris_side(db, detail.study),
+        ris=ris,
+        about=about(list(detail.draft.provenance.get("models", [])) if detail.draft else [], settings),
+        words=words_of(db, reader.id, detail.study, ris.order) if can_edit else Words(),
+        autosave_s=settings.review.autosave_s,
     )
 
 
@@ -276,64 +233,3 @@ def _short_of(db: Session, detail: ReportDetail) -> list[str]:
 
 def _is_stale(detail: ReportDetail) -> bool:
     return detail.draft is not None and detail.draft.reading_id != detail.reading.id
-
-
-def _sections(detail: ReportDetail) -> list[SectionView]:
-    now: Mapping[str, Any] = detail.report.sections
-    ai: Mapping[str, Any] = detail.draft.sections if detail.draft else {}
-    extra = ("addendum",) if now.get("addendum") else ()
-    return [
-        SectionView(key, SECTION_TITLES[key], str(now.get(key) or ""), str(ai.get(key) or ""))
-        for key in (*EDITABLE_SECTIONS, *extra)
-    ]
-
-
-def _marks(draft: Draft | None) -> list[MarkView]:
-    marks = draft.marks if draft else []
-    return [
-        MarkView(kind := str(one.get("kind", "")), _MARK_TITLES.get(kind, "To check"), str(one.get("text", "")))
-        for one in marks
-    ]
-
-
-def _evidence(row: Evidence) -> EvidenceView:
-    output: Mapping[str, Any] = row.output
-    scores: Mapping[str, float | None] = output.get("probabilities") or {}
-    volumes: Mapping[str, float] = output.get("volumes_ml") or {}
-    rest = {key: value for key, value in output.items() if key not in {"probabilities", "threshold", "volumes_ml"}}
-    return EvidenceView(
-        row=row,
-        probabilities=sorted(scores.items(), key=lambda one: -1.0 if one[1] is None else one[1], reverse=True),
-        threshold=output.get("threshold"),
-        volumes=[(name, f"{value:,.1f} ml") for name, value in sorted(volumes.items(), key=lambda one: -one[1])],
-        other=flat_facts(rest),
-    )
-
-
-def _revisions(detail: ReportDetail, authors: Mapping[UUID, str]) -> list[RevisionView]:
-    """Newest first, each with the sections that differ from the one before."""
-    views: list[RevisionView] = []
-    before: Mapping[str, Any] = {}
-    for one in detail.revisions:
-        after: Mapping[str, Any] = one.sections
-        changes = [
-            (title, str(before.get(key) or ""), str(after.get(key) or ""))
-            for key, title in SECTION_TITLES.items()
-            if str(before.get(key) or "") != str(after.get(key) or "")
-        ]
-        author = authors.get(one.author_id, "") if one.author_id else ""
-        views.append(RevisionView(one.number, author, one.created_at, changes if views else []))
-        before = after
-    return views[::-1]
-
-
-def flat_facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the plain values of a JSON record as (name, text), and of one level below."""
-    facts: list[tuple[str, str]] = []
-    for name, value in record.items():
-        if isinstance(value, str | int | float | bool):
-            facts.append((name.replace("_", " "), str(value)))
-        elif isinstance(value, Mapping):
-            below = [f"{key}={item}" for key, item in value.items() if isinstance(item, str | int | float | bool)]
-            facts += [(name.replace("_", " "), ", ".join(below))] if below else []
-    return facts

@@ -1,13 +1,13 @@
 """How values read on the screen: names, dates, ages, states, differences."""
 
-import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, date, datetime
 
 from flask import Flask
 
 from config.results import ResultKind
+from dashboard.differences import word_diff
 from db.types import DeliveryState, Priority, ReadingState, ReportState, utcnow
 
 SECTION_TITLES: Mapping[str, str] = {
@@ -49,6 +49,7 @@ _DELIVERY_PILLS: Mapping[DeliveryState, tuple[str, str]] = {
     DeliveryState.DELIVERED: ("Delivered", "ok"),
     DeliveryState.FAILED: ("Not delivered", "bad"),
     DeliveryState.WITHDRAWN: ("Withdrawn", ""),
+    DeliveryState.HELD: ("Stopped", "warn"),
 }
 
 _K = ResultKind
@@ -174,23 +175,6 @@ def waiting_class(value: datetime | None, priority: Priority) -> str:
     warn, bad = {Priority.STAT: (20, 60), Priority.URGENT: (60, 240), Priority.ROUTINE: (720, 2880)}[priority]
     minutes = (utcnow() - value).total_seconds() / 60
     return "age-bad" if minutes >= bad else "age-warn" if minutes >= warn else ""
-
-
-def word_diff(before: str, after: str) -> list[tuple[str, str]]:
-    """Return the pieces of a word-level comparison as (``same`` | ``ins`` | ``del``, text)."""
-    old, new = _words(before), _words(after)
-    pieces: list[tuple[str, str]] = []
-    for kind, a, b, c, d in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
-        if kind == "equal":
-            pieces.append(("same", "".join(old[a:b])))
-            continue
-        pieces += [("del", "".join(old[a:b]))] if b > a else []
-        pieces += [("ins", "".join(new[c:d]))] if d > c else []
-    return pieces
-
-
-def _words(text: str) -> Sequence[str]:
-    return re.findall(r"\s+|\w+|[^\w\s]", text)
 
 
 def register_filters(app: Flask) -> None:

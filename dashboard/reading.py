@@ -2,22 +2,29 @@
 
 from uuid import UUID
 
-from flask import Blueprint, Response, abort, flash, redirect, render_template, request, url_for
+from flask import Blueprint, Response, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
 from config.errors import LifecycleError, RefusedInputError
-from dashboard.desk import DeskPage, load_desk, report_id_of
-from dashboard.images import shelf
+from dashboard import editing
 from dashboard.panels import reading_panels
-from dashboard.people import audit_view, person, sessions, site, work
+from dashboard.people import person, sessions, site, work
 from dashboard.permissions import Permission, requires
-from dashboard.presentation import EDITABLE_SECTIONS
 from dashboard.priors import priors_view
+from dashboard.report_page import desk, is_fragment, record_view, report_of, seen_version, sent_sections, with_version
+from dashboard.words import words_of
 from db import lifecycle
 from db.audit import AuditTag
-from db.types import Decision
+from db.lifecycle.report_text import rewrite
+from db.queries import report_detail
+from db.queries.orders import ris_side
+from db.types import Decision, utcnow
+from db.uow import UnitOfWork
+
+__all__ = ["bp", "desk", "record_view", "report_of", "seen_version"]
 
 bp = Blueprint("reading", __name__, url_prefix="/studies/<uuid:study_id>")
+bp.register_blueprint(editing.bp)
 
 
 @bp.get("")
@@ -51,10 +58,11 @@ def report(study_id: UUID) -> ResponseReturnValue:
 @bp.post("/review")
 @requires(Permission.REPORT_EDIT)
 def open_review(study_id: UUID) -> ResponseReturnValue:
-    """Lock the report for this reader; with ``take_over`` also from another."""
+    """Lock the report for this reader; with ``take_over`` also from another. An empty one starts from a template."""
     report_id = report_of(study_id)
     with work() as uow:
-        lifecycle.open_review(uow, report_id, take_over=request.form.get("take_over") == "1")
+        version = lifecycle.open_review(uow, report_id, take_over=request.form.get("take_over") == "1")
+        _fill_if_empty(uow, report_id, version)
     return redirect(url_for("reading.show", study_id=study_id), 303)
 
 
@@ -73,15 +81,15 @@ def release(study_id: UUID) -> ResponseReturnValue:
 @requires(Permission.REPORT_EDIT)
 def save(study_id: UUID) -> ResponseReturnValue:
     """Keep the text as the next revision; when somebody was faster, show both texts instead."""
-    sections = {key: _text(request.form[key]) for key in EDITABLE_SECTIONS if key in request.form}
+    sections = sent_sections()
     report_id = report_of(study_id)
     try:
         with work() as uow:
             version = lifecycle.save_sections(uow, report_id, sections, seen_version=seen_version())
-    except LifecycleError as exc:
-        return _conflict(study_id, sections, exc)
-    if request.headers.get("HX-Request"):
-        return _with_version(Response(render_template("_saved.html", version=version)), version)
+    except LifecycleError:
+        return editing.conflict(study_id, sections)
+    if is_fragment():
+        return with_version(Response(render_template("_saved.html", version=version, at=utcnow())), version)
     flash(f"Saved as version {version}.", "ok")
     return redirect(url_for("reading.show", study_id=study_id, _anchor="text"), 303)
 
@@ -99,76 +107,24 @@ def decide(study_id: UUID, finding_id: UUID) -> ResponseReturnValue:
         version = lifecycle.decide_finding(
             uow, report_id, finding_id, decision, reason=reason, seen_version=seen_version()
         )
-    if request.headers.get("HX-Request"):
-        return _with_version(Response(render_template("_findings.html", p=desk(study_id))), version)
+    if is_fragment():
+        return with_version(Response(render_template("_findings_again.html", p=desk(study_id))), version)
     return redirect(url_for("reading.show", study_id=study_id, _anchor=f"finding-{finding_id}"), 303)
 
 
-def desk(study_id: UUID, *, with_viewer: bool = False) -> DeskPage:
-    """Return the page of a study for who is logged in; 404 when there is none."""
-    with sessions()() as db:
-        page = load_desk(
-            db,
-            study_id,
-            reader=person(),
-            settings=site(),
-            server=shelf().slices,
-            asked=request.args if with_viewer else None,
-        )
-    if page is None:
-        abort(404)
-    return page
-
-
-def report_of(study_id: UUID) -> UUID:
-    """Return the Report of a study; 404 when there is none."""
-    with sessions()() as db:
-        found = report_id_of(db, study_id)
-    if found is None:
-        abort(404)
-    return found
-
-
-def record_view(page: DeskPage, what: str) -> None:
-    """Record that this person saw this patient's report."""
-    with work() as uow:
-        audit_view(
-            uow,
-            AuditTag.REPORT_VIEWED,
-            study_id=page.study.id,
-            report_id=page.report.id,
-            detail={"page": what, "state": page.report.state.value, "version": page.report.version},
-        )
-
-
-def seen_version() -> int:
-    """Return the version the form was made from; 0, which is always stale, when it names none."""
-    return request.form.get("version", type=int, default=0)
-
-
-def _text(value: str) -> str:
-    return value.replace("\r\n", "\n").strip()
+def _fill_if_empty(uow: UnitOfWork, report_id: UUID, version: int) -> None:
+    """Start a report without any text from the template of its procedure, on the record; one with text stays."""
+    detail = report_detail(uow.session, report_id)
+    if detail is None or any(detail.report.sections.values()):
+        return
+    order = ris_side(uow.session, detail.study).order
+    best = words_of(uow.session, person().id, detail.study, order).best
+    if best is not None:
+        how = {"template": str(best.id), "how": "empty report"}
+        rewrite(uow, report_id, best.sections, AuditTag.REPORT_TEMPLATE_USED, seen_version=version, detail=how)
 
 
 def _decision(value: str) -> Decision:
     if value not in {Decision.ACCEPTED, Decision.EDITED, Decision.REJECTED}:
         raise RefusedInputError("a finding is accepted, edited or rejected")
     return Decision(value)
-
-
-def _with_version(response: Response, version: int) -> Response:
-    """Tell every form on the page the new version."""
-    response.headers["HX-Trigger"] = f'{{"reportVersion": {version}}}'
-    return response
-
-
-def _conflict(study_id: UUID, yours: dict[str, str], error: LifecycleError) -> Response:
-    page = desk(study_id)
-    both = [
-        {"title": one.title, "yours": yours[one.key], "theirs": one.text, "rows": one.rows}
-        for one in page.sections
-        if one.key in yours
-    ]
-    text = {True: "It is open for you again.", False: f"It is now: {page.pill[0]}."}[page.can_edit]
-    del error  # its words are for the log; the page shows the two texts
-    return Response(render_template("conflict.html", p=page, both=both, text=text), 409)

@@ -180,7 +180,7 @@ def test_no_log_line_names_a_patient_even_when_something_breaks(site: Site, monk
         def broken(*_: object, **__: object) -> None:
             raise ValueError("Halvorsen P-1001")
 
-        monkeypatch.setattr("dashboard.reading.load_desk", broken)
+        monkeypatch.setattr("dashboard.report_page.load_desk", broken)
         answer = browser.get(f"/studies/{study_id}")
     finally:
         logging.getLogger().handlers.clear()
