@@ -67,7 +67,7 @@ def upgrade() -> None:
         "disk_measure",
         sa.Column("id", _NUMBER, nullable=False),
         _time("taken_at"),
-        sa.Column("seconds", sa.Float(), nullable=False),
+        sa.Column("seconds", sa.Double(), nullable=False),
         sa.Column("total_bytes", sa.JSON(), nullable=False),
         sa.Column("parts", sa.JSON(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_disk_measure")),
