@@ -202,17 +202,21 @@ def outputs(rates: Sequence[RateShift]) -> Sheet:
 
 def _shift_cells(one: Shift) -> tuple[Cell, ...]:
     return (
-        *(GROUPS.get(one.name, one.name), sum(one.before.values()), sum(one.now.values())),
+        *(GROUPS.get(one.name, one.name.capitalize()), sum(one.before.values()), sum(one.now.values())),
         *(one.psi, one.distance, _VERDICTS[one.verdict]),
     )
 
 
-def _index_chart(shifts: Sequence[Shift]) -> Mapping[str, Any]:
-    names = [GROUPS.get(one.name, one.name) for one in shifts]
+def _index_chart(shifts: Sequence[Shift]) -> Mapping[str, Any] | None:
+    names = [GROUPS.get(one.name, one.name.capitalize()) for one in shifts]
+    if all(one.psi is None for one in shifts):
+        return None
     return {"kind": "bars", "labels": names, "series": [{"name": "Stability index", "values": [s.psi for s in shifts]}]}
 
 
-def _intervals(labels: Sequence[str], shares: Sequence[Share], name: str) -> Mapping[str, Any]:
+def _intervals(labels: Sequence[str], shares: Sequence[Share], name: str) -> Mapping[str, Any] | None:
+    if all(one.value is None for one in shares):
+        return None
     return {
         "kind": "interval",
         "labels": list(labels),
