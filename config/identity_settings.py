@@ -2,8 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, SecretStr, model_validator
+
+_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+RoleName = Literal["viewer", "resident", "radiologist", "lead", "admin", "auditor"]  # not service: that is no person
 
 
 class OidcSettings(BaseModel, frozen=True, extra="forbid"):
@@ -16,7 +21,7 @@ class OidcSettings(BaseModel, frozen=True, extra="forbid"):
     scopes: str = Field(default="openid profile email", description="What we ask for.")
     login_claim: str = Field(default="preferred_username", description="Claim that holds the login.")
     role_claim: str = Field(default="groups", description="Claim that holds groups or roles.")
-    roles: Mapping[str, str] = Field(
+    roles: Mapping[str, RoleName] = Field(
         default={}, description="Role of each group; who is in none of them is refused, the first one named here wins."
     )
 
@@ -24,6 +29,9 @@ class OidcSettings(BaseModel, frozen=True, extra="forbid"):
     def _complete(self) -> "OidcSettings":
         if self.issuer and not (self.client_id and self.client_secret and self.roles):
             raise ValueError("oidc needs client_id, client_secret and roles")
+        parts = urlsplit(self.issuer)
+        if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
+            raise ValueError("oidc.issuer off loopback needs https")
         return self
 
 
@@ -43,10 +51,21 @@ class LdapSettings(BaseModel, frozen=True, extra="forbid"):
     )
     name_attribute: str = Field(default="cn", description="Attribute with the printed name.")
     group_attribute: str = Field(default="memberOf", description="Attribute with the groups.")
-    roles: Mapping[str, str] = Field(
+    roles: Mapping[str, RoleName] = Field(
         default={}, description="Role of each group; who is in none of them is refused, the first one named here wins."
     )
     timeout_s: float = Field(default=5.0, gt=0, description="An answer that takes longer is not waited for.")
+
+    @model_validator(mode="after")
+    def _secured(self) -> "LdapSettings":
+        if not self.url:
+            return self
+        if not (self.base and self.roles and "{login}" in self.user_filter):
+            raise ValueError("ldap needs base, roles, and {login} in user_filter")
+        parts = urlsplit(self.url)
+        if parts.scheme == "ldap" and not self.starttls and parts.hostname not in _LOOPBACK:
+            raise ValueError("ldap.starttls is off only on loopback: a password would be readable on the way")
+        return self
 
 
 class IdentitySettings(BaseModel, frozen=True, extra="forbid"):
@@ -60,4 +79,7 @@ class IdentitySettings(BaseModel, frozen=True, extra="forbid"):
     )
     break_glass_s: int = Field(default=3600, ge=60, description="How long access for a stated reason lasts.")
     login_rate: str = Field(default="20 per minute", description="Logins and signatures tried from one address.")
-    request_rate: str = Field(default="6000 per minute", description="Requests of one session or address; a study of 2000 slices is 2000 of them.")
+    request_rate: str = Field(
+        default="6000 per minute",
+        description="Requests of one session or address; a study of 2000 slices is 2000 of them.",
+    )

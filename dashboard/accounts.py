@@ -9,13 +9,14 @@ from db.users import count_users, create_user
 
 _FIRST = (
     ("radiologist", "First Radiologist", Role.RADIOLOGIST),
+    ("lead", "First Lead", Role.LEAD),
     ("admin", "First Administrator", Role.ADMIN),
     ("auditor", "First Auditor", Role.AUDITOR),
 )
 
 
 def create_first_users(sessions: sessionmaker[Session]) -> list[tuple[str, str, str]]:
-    """Add one account per role with a random password, when there is no account yet.
+    """Add one account for each role that a new site needs with a random password, when there is no account yet.
 
     Returns:
         (login, role, password) of each account made; empty when accounts exist. The passwords are kept

@@ -3,17 +3,19 @@
 from typing import Any
 from urllib.parse import urlsplit
 
-from flask import Blueprint, Response, flash, redirect, render_template, request, url_for
+from flask import Blueprint, Response, current_app, flash, redirect, render_template, request, url_for
 from flask_login import current_user
 from werkzeug.wrappers import Response as BaseResponse
 
-from config.errors import RefusedInputError
+from config.errors import PeerUnavailableError, RefusedInputError
+from dashboard.identity.directory import Directory
 from dashboard.identity.rates import count_attempt
 from dashboard.passwords import hash_password, needs_rehash, verify_password
 from dashboard.people import begin_session, end_session, person, sessions, site, work
 from dashboard.permissions import Permission, requires
 from db.audit import AuditTag
 from db.report_models import UserAccount
+from db.types import AccountSource
 from db.uow import Actor, unit_of_work
 from db.users import find_user, record_login, set_password_hash
 
@@ -70,7 +72,7 @@ def change_password() -> Any:
     if check_password(person().login, request.form.get("current", ""), again=True) is None:
         return render_template("password.html", error="The present password is wrong, or the account is locked."), 400
     try:
-        hashed = hash_password(new)
+        hashed = hash_password(new, login=person().login)
     except RefusedInputError as exc:
         return render_template("password.html", error=f"Not changed: {exc}."), 400
     with work() as uow:
@@ -85,23 +87,69 @@ def change_password() -> Any:
 def check_password(login_name: str, given: str, *, again: bool = False) -> UserAccount | None:
     """Check a password and record the outcome; return the account when its owner may go on.
 
+    A local account is checked here and nowhere else; any other login by the directory, when there is one. Each way
+    takes as long for a login that does not exist.
+
     Args:
         login_name: the account; an unknown one is not recorded by name, for it may be a mistyped password.
         given: the password as typed.
         again: a re-authentication inside a session; failures count toward the same lock.
 
     Raises:
+        NotAuthorisedError: the directory knows the person, who is in none of the groups that may come in.
         TooManyRequests: too many attempts from this address.
     """
     count_attempt()
     with sessions()() as db:
         known = find_user(db, login_name)
-    stored = known.password_hash if known else None
+    is_local = known is not None and known.source is AccountSource.LOCAL
+    stored = known.password_hash if known is not None and is_local else None
     ok = verify_password(stored, given)
-    actor = Actor(known.login, "person", known.id) if known else Actor("unknown", "person")
+    directory = people_directory()
+    if directory is not None and (known is None or known.source is AccountSource.LDAP):
+        return _by_directory(directory, login_name, given, again=again)
+    if directory is not None:
+        directory.rehearse(login_name)
+    verified = _record(known, login_name, ok, again=again)
+    if verified is not None and stored is not None and needs_rehash(stored):
+        with unit_of_work(sessions(), Actor(verified.login, "person", verified.id)) as uow:
+            set_password_hash(uow, verified.id, hash_password(given), rehash=True)
+    return verified
+
+
+def people_directory() -> Directory | None:
+    """Return the directory that checks passwords; None without one."""
+    chosen = site().identity.ldap
+    if not chosen.url:
+        return None
+    kept: Directory = current_app.extensions.setdefault("firstread.directory", Directory(chosen))
+    return kept
+
+
+def _by_directory(directory: Directory, login_name: str, given: str, *, again: bool) -> UserAccount | None:
+    from dashboard.identity.external import External, admit_external
+
+    try:
+        found = directory.check(login_name, given)
+    except PeerUnavailableError:
+        actor = Actor("unknown", "person")
+        with unit_of_work(sessions(), actor) as uow:
+            tag = AuditTag.USER_REAUTHENTICATION_FAILED if again else AuditTag.USER_LOGIN_FAILED
+            uow.audit(tag, outcome="failure", object_type="user", detail={"reason": "directory does not answer"})
+        return None
+    if found is None:
+        with sessions()() as db:
+            known = find_user(db, login_name)
+        return _record(known, login_name, False, again=again)
+    external = External(AccountSource.LDAP, found.external_id, login_name, found.printed_name, found.role)
+    return admit_external(external, again=again)
+
+
+def _record(known: UserAccount | None, login_name: str, ok: bool, *, again: bool) -> UserAccount | None:
     web = site().web
+    actor = Actor(known.login, "person", known.id) if known else Actor("unknown", "person")
     with unit_of_work(sessions(), actor) as uow:
-        verified = record_login(
+        return record_login(
             uow,
             login_name,
             ok,
@@ -109,14 +157,19 @@ def check_password(login_name: str, given: str, *, again: bool = False) -> UserA
             lockout_s=web.lockout_s,
             reauthentication=again,
         )
-        if verified is not None and stored is not None and needs_rehash(stored):
-            set_password_hash(uow, verified.id, hash_password(given), rehash=True)
-    return verified
 
 
 def _login_page(*, next_path: str, error: str = "", login: str = "") -> str:
+    directory = people_directory()
+    if directory is not None and directory.is_down:
+        error = f"{error} The directory does not answer at the moment: only local accounts can log in.".strip()
     return render_template(
-        "login.html", next=inside(next_path), error=error, login=login, organization=site().organization
+        "login.html",
+        next=inside(next_path),
+        error=error,
+        login=login,
+        organization=site().organization,
+        sso_on=bool(site().identity.oidc.issuer),
     )
 
 

@@ -31,12 +31,14 @@ _HEADINGS = {
     404: "Not found",
     405: "Not possible this way",
     413: "Too large",
+    423: "The screen is locked",
 }
 _TEXTS = {
     403: "Your role does not allow this page or action. The attempt was recorded.",
     404: "This page does not exist, or no longer does.",
     405: "This address does not take that kind of request.",
     413: "The request is larger than this page takes.",
+    423: "Unlock it; your text stays here.",
 }
 
 

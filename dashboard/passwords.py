@@ -13,12 +13,16 @@ MAX_LENGTH = 200
 _hasher = PasswordHasher()  # RFC 9106 low-memory profile, argon2-cffi's default
 
 
-def hash_password(password: str) -> str:
+def hash_password(password: str, *, login: str = "") -> str:
     """Return the argon2id hash of ``password``.
 
     Raises:
-        RefusedInputError: too short or too long (NIST SP 800-63B section 3.1.1.2).
+        RefusedInputError: too short or too long (NIST SP 800-63B section 3.1.1.2), or hardly more than the login.
     """
+    if login and login.lower() in password.lower() and len(password) - len(login) < MIN_LENGTH // 2:
+        raise RefusedInputError("a password is not the login with a few characters more")
+    if len(set(password)) < 4:
+        raise RefusedInputError("a password has at least four different characters")
     if not MIN_LENGTH <= len(password) <= MAX_LENGTH:
         raise RefusedInputError(f"a password has {MIN_LENGTH} to {MAX_LENGTH} characters")
     return _hasher.hash(password)

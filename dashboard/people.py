@@ -2,28 +2,34 @@
 
 import hashlib
 import secrets
-import threading
 import time
 from dataclasses import dataclass
 from typing import Any, cast
 from uuid import UUID
 
-from flask import Flask, Response, abort, current_app, redirect, request, session, url_for
+from flask import Flask, Response, abort, current_app, g, redirect, render_template, request, session, url_for
 from flask_login import LoginManager, current_user, login_user, logout_user
 from sqlalchemy.orm import Session, sessionmaker
+from werkzeug.exceptions import Forbidden
 from werkzeug.wrappers import Response as BaseResponse
 
 from config.settings import Settings
 from dashboard.identity.challenges import Challenges
+from dashboard.identity.marks import SessionMarks
 from dashboard.identity.rates import install_rates
 from dashboard.permissions import Permission, allows
 from db.audit import AuditTag
+from db.lifecycle.breaking import open_grant, open_grants
 from db.report_models import UserAccount
-from db.types import Role
+from db.types import AccountSource, Role
 from db.uow import Actor, UnitOfWork, unit_of_work
 
 _PUBLIC_ENDPOINTS = frozenset({"static"})
 _OWN_DOORS = frozenset({"dicomweb", "fhir", "workitems"})  # guarded by dashboard.dicomweb.door, which takes tokens too
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_OWN_SITE = frozenset({"same-origin", "none"})  # none: the person typed the address
+_WHILE_LOCKED = frozenset({"auth.logout"})  # single sign-on is open to everybody
+_MANY_LOOKS = frozenset({"images", "dicomweb"})
 _TOUCH_S = 20.0  # the session cookie is renewed at most this often
 
 
@@ -55,24 +61,6 @@ class Person:
         return allows(self.role, Permission(permission))
 
 
-class EndedSessions:
-    """Sessions that were logged out, so that a copied cookie is worth nothing afterwards."""
-
-    def __init__(self, keep_s: float) -> None:
-        self._keep_s = keep_s
-        self._ended: dict[str, float] = {}
-        self._lock = threading.Lock()
-
-    def end(self, key: str) -> None:
-        """Refuse ``key`` from now on; forgotten once its cookie would have expired anyway."""
-        now = time.time()
-        with self._lock:
-            self._ended = {one: at for one, at in self._ended.items() if at > now - self._keep_s} | {key: now}
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._ended
-
-
 def person() -> Person:
     """Return who is logged in; only behind the guard."""
     return cast("Person", current_user)
@@ -96,6 +84,8 @@ def work() -> Any:
 def audit_view(uow: UnitOfWork, tag: AuditTag, **columns: Any) -> None:
     """Record that patient data was looked at, with the address it was shown to."""
     detail = {"address": request.remote_addr or "", **columns.pop("detail", {})}
+    if "break_glass" in g:
+        detail["break_glass"] = g.break_glass
     uow.audit(tag, detail=detail, **columns)
 
 
@@ -122,6 +112,30 @@ def session_name() -> str:
     return str(session["key"])
 
 
+def touch() -> None:
+    """Keep that somebody is at work, so that the session does not end."""
+    if time.time() - float(session.get("seen", 0)) > _TOUCH_S:
+        session["seen"] = time.time()
+
+
+def lock_session() -> None:
+    """Refuse this session everything but unlocking; the server remembers it too, for a cookie can be old."""
+    session["locked"] = True
+    _marks("locked").add(session_name())
+
+
+def unlock_session() -> None:
+    """Let this session go on."""
+    session.pop("locked", None)
+    session["seen"] = time.time()
+    _marks("locked").remove(session_name())
+
+
+def is_locked() -> bool:
+    """Return whether this session waits for its owner."""
+    return bool(session.get("locked")) or session.get("key", "") in _marks("locked")
+
+
 def note_proof() -> None:
     """Keep that the person just proved who they are."""
     session["proven"] = time.time()
@@ -136,22 +150,19 @@ def account_of_session() -> UserAccount | None:
 
 def end_session() -> None:
     """Log out; a copy of the cookie is refused too."""
-    ended: EndedSessions = current_app.extensions["firstread.ended_sessions"]
     if "key" in session:
-        ended.end(session["key"])
+        _marks("ended").add(session["key"])
     logout_user()
     session.clear()
 
 
+def _marks(kind: str) -> SessionMarks:
+    return cast("SessionMarks", current_app.extensions[f"firstread.{kind}_sessions"])
+
+
 def _person(account: UserAccount) -> Person:
-    return Person(
-        account.id,
-        account.login,
-        account.printed_name,
-        Role(account.role),
-        stamp_of(account),
-        str(account.source.value),
-    )
+    role, source = Role(account.role), AccountSource(account.source)
+    return Person(account.id, account.login, account.printed_name, role, stamp_of(account), source.value)
 
 
 def install(app: Flask, settings: Settings) -> None:
@@ -161,20 +172,42 @@ def install(app: Flask, settings: Settings) -> None:
     manager = LoginManager()
     manager.session_protection = "strong"
     manager.init_app(app)
-    app.extensions["firstread.ended_sessions"] = EndedSessions(settings.web.idle_timeout_s)
+    app.extensions["firstread.ended_sessions"] = SessionMarks(settings.web.idle_timeout_s)
+    app.extensions["firstread.locked_sessions"] = SessionMarks(settings.web.idle_timeout_s)
 
     @manager.user_loader  # type: ignore[untyped-decorator, unused-ignore]
     def load(user_id: str) -> Person | None:
         return _load(UUID(user_id), settings.web.idle_timeout_s)
+
+    @app.context_processor
+    def context() -> dict[str, object]:
+        return _shown_everywhere(settings)
 
     @app.before_request
     def guard() -> BaseResponse | None:
         return _guard()
 
 
+def _shown_everywhere(settings: Settings) -> dict[str, object]:
+    """Return what the frame of every page says of the person: the lock, passkeys, and studies opened by a reason."""
+    identity = settings.identity
+    shown: dict[str, object] = {
+        "lock_after_s": identity.lock_after_s,
+        "passkeys_on": identity.passkeys,
+        "sso_name": identity.oidc.name,
+        "screen_locked": False,
+        "broken_glass": [],
+    }
+    if current_user.is_authenticated:
+        shown["screen_locked"] = is_locked()
+        if current_user.may("break_glass"):
+            with sessions()() as db:
+                shown["broken_glass"] = open_grants(db, person().id)
+    return shown
+
+
 def _load(user_id: UUID, idle_timeout_s: float) -> Person | None:
-    ended: EndedSessions = current_app.extensions["firstread.ended_sessions"]
-    if session.get("key", "") in ended or time.time() - float(session.get("seen", 0)) > idle_timeout_s:
+    if session.get("key", "") in _marks("ended") or time.time() - float(session.get("seen", 0)) > idle_timeout_s:
         return None
     with sessions()() as db:
         account = db.get(UserAccount, user_id)
@@ -185,7 +218,10 @@ def _load(user_id: UUID, idle_timeout_s: float) -> Person | None:
 
 def _guard() -> BaseResponse | None:
     """Refuse what the table does not allow; a view that names no permission is refused to everybody."""
-    if request.endpoint is None or request.endpoint in _PUBLIC_ENDPOINTS or request.blueprint in _OWN_DOORS:
+    if request.endpoint is None or request.endpoint in _PUBLIC_ENDPOINTS:
+        return None
+    _refuse_other_sites()
+    if request.blueprint in _OWN_DOORS:
         return None
     view = current_app.view_functions[request.endpoint]
     permission = getattr(view, "permission", None)
@@ -193,18 +229,66 @@ def _guard() -> BaseResponse | None:
         return None
     if not current_user.is_authenticated:
         return _to_login()
-    if permission is None or not allows(person().role, permission):
-        with work() as uow:
-            audit_view(uow, AuditTag.ACCESS_REFUSED, outcome="failure", detail={"endpoint": request.endpoint})
-        abort(403)
-    if not getattr(view, "passive", False) and time.time() - float(session.get("seen", 0)) > _TOUCH_S:
-        session["seen"] = time.time()
+    if is_locked() and request.blueprint != "locking" and request.endpoint not in _WHILE_LOCKED:
+        return _to_lock()
+    if permission is None or not (allows(person().role, permission) or opened_by_reason(permission)):
+        return _refuse(permission)
+    if not getattr(view, "passive", False):
+        touch()
     return None
 
 
+def opened_by_reason(permission: Permission | None) -> bool:
+    """Return whether the person broke the glass for the Study of this address, to read it; recorded each time.
+
+    Looks at images are recorded by their own views, with the grant.
+    """
+    asked = request.view_args or {}
+    if permission is not Permission.STUDY_READ or not person().may(Permission.BREAK_GLASS) or "prior_id" in asked:
+        return False
+    with sessions()() as db:
+        grant = open_grant(db, person().id, study_id=asked.get("study_id"), study_uid=asked.get("study_uid", ""))
+    if grant is None:
+        return False
+    g.break_glass = str(grant.id)
+    if request.blueprint not in _MANY_LOOKS:
+        with work() as uow:
+            audit_view(
+                uow, AuditTag.BREAK_GLASS_USED, study_id=grant.study_id, detail={"endpoint": request.endpoint or ""}
+            )
+    return True
+
+
+def _refuse_other_sites() -> None:
+    """Refuse what a page of another site sends, as the browser says; the forms' own mark would refuse it too."""
+    if request.method not in _SAFE_METHODS and request.headers.get("Sec-Fetch-Site", "none") not in _OWN_SITE:
+        abort(403)
+
+
+def _refuse(permission: Permission | None) -> BaseResponse:
+    with work() as uow:
+        audit_view(uow, AuditTag.ACCESS_REFUSED, outcome="failure", detail={"endpoint": request.endpoint})
+    study_id = (request.view_args or {}).get("study_id")
+    if permission is Permission.STUDY_READ and study_id and request.method == "GET" and person().may("break_glass"):
+        return Response(render_template("break_glass.html", study_id=study_id, error=""), 403)
+    raise Forbidden
+
+
+def is_page() -> bool:
+    """Return whether a browser asks for a whole page, not a part of one."""
+    mode = request.headers.get("Sec-Fetch-Mode", "navigate")
+    return request.method == "GET" and "HX-Request" not in request.headers and mode == "navigate"
+
+
 def _to_login() -> BaseResponse:
-    if request.headers.get("HX-Request") or request.method != "GET":
-        if request.headers.get("HX-Request"):
-            return Response("Your session has ended. Log in again in another tab; your text stays here.", 401)
-        return redirect(url_for("auth.login"), 303)
-    return redirect(url_for("auth.login", next=request.path), 303)
+    if is_page():
+        return redirect(url_for("auth.login", next=request.path), 303)
+    if "HX-Request" in request.headers or request.headers.get("Sec-Fetch-Mode", "navigate") != "navigate":
+        return Response("Your session has ended. Log in again; your text stays here.", 401, mimetype="text/plain")
+    return redirect(url_for("auth.login"), 303)
+
+
+def _to_lock() -> BaseResponse:
+    if is_page():
+        return redirect(url_for("locking.show", next=request.path), 303)
+    return Response("The screen is locked. Unlock it; your text stays here.", 423, mimetype="text/plain")

@@ -31,6 +31,7 @@ class Permission(StrEnum):
     MODEL_APPROVE = "model_approve"  # the second person of a model switch
     TRACE = "trace"  # what became of a study; names no patient
     BREAK_GLASS = "break_glass"  # read one study that the role does not allow, for a reason, on the record
+    BREAK_GLASS_REVIEW = "break_glass_review"  # who did that, and why
     AUDIT = "audit"
     USERS = "users"
 
@@ -43,7 +44,7 @@ TABLE: Mapping[Role, frozenset[Permission]] = {
     Role.VIEWER: _READS,
     Role.RESIDENT: _DRAFTS,
     Role.RADIOLOGIST: _SIGNS,
-    Role.LEAD: _SIGNS | {_P.STUDY_ASSIGN, _P.WORDING, _P.QUALITY, _P.MODEL_APPROVE},
+    Role.LEAD: _SIGNS | {_P.STUDY_ASSIGN, _P.WORDING, _P.QUALITY, _P.MODEL_APPROVE, _P.BREAK_GLASS_REVIEW},
     # runs the system; has no business in the reports (minimum necessary)
     Role.ADMIN: frozenset(
         {
@@ -59,7 +60,7 @@ TABLE: Mapping[Role, frozenset[Permission]] = {
         }
     ),
     # answers "what happened": reads everything, changes nothing
-    Role.AUDITOR: frozenset({_P.STUDY_READ, _P.TRACE, _P.QUALITY, _P.AUDIT}),
+    Role.AUDITOR: frozenset({_P.STUDY_READ, _P.TRACE, _P.QUALITY, _P.BREAK_GLASS_REVIEW, _P.AUDIT}),
     # a machine has no session: what its token may do is in its scopes
     Role.SERVICE: frozenset(),
 }

@@ -13,9 +13,9 @@ from uuid import UUID
 from flask import Flask, current_app, g, request
 from flask_login import current_user
 from werkzeug.datastructures import WWWAuthenticate
-from werkzeug.exceptions import Forbidden, Unauthorized
+from werkzeug.exceptions import Forbidden, Locked, Unauthorized
 
-from dashboard.people import person, sessions, site
+from dashboard.people import audit_view, is_locked, opened_by_reason, person, sessions, site
 from dashboard.permissions import Permission, allows
 from dashboard.slices import LruCache
 from db.audit import AuditTag
@@ -44,7 +44,7 @@ class Record:
     def write(self, tag: AuditTag, *, study_id: UUID | None = None, outcome: str = "success", **detail: Any) -> None:
         """Record one act of the present client."""
         with unit_of_work(sessions(), client().actor) as uow:
-            uow.audit(tag, study_id=study_id, outcome=outcome, detail={"address": request.remote_addr or "", **detail})
+            audit_view(uow, tag, study_id=study_id, outcome=outcome, detail=detail)
 
     def look(self, study_id: UUID, series_instance_uid: str, what: str) -> None:
         """Record that something small of a Series was read, unless it was recorded some minutes ago."""
@@ -105,14 +105,24 @@ def admit() -> None:
 
 
 def _by_token(permission: Permission | None) -> Client:
-    scheme, _, given = request.headers["Authorization"].partition(" ")
+    return admit_token(_SCOPES.get(permission) if permission else None)
+
+
+def admit_token(scope: Scope | None) -> Client:
+    """Return whose token the Authorization header carries, when it has ``scope``; None is no token's.
+
+    Raises:
+        Unauthorized: no token, or one that is worth nothing.
+        Forbidden: it has not this scope.
+    """
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
     with sessions()() as db:
         bearer = find_bearer(db, given.strip()) if scheme.lower() == "bearer" else None
     if bearer is None:
         record().refusal(Actor("unknown", "peer"), "token")
         raise _unauthorized("invalid_token")
     actor = Actor(f"token:{bearer.name}", "peer")
-    if permission is None or _SCOPES.get(permission) not in bearer.scopes:
+    if scope is None or scope not in bearer.scopes:
         record().refusal(actor, "scope")
         raise Forbidden("The scope of this token does not allow it.")
     _note(bearer, actor)
@@ -127,7 +137,9 @@ def _note(bearer: Bearer, actor: Actor) -> None:
 
 def _by_session(permission: Permission | None) -> Client:
     someone = person()
-    if permission is None or not allows(someone.role, permission):
+    if is_locked():
+        raise Locked("The screen is locked.")
+    if permission is None or not (allows(someone.role, permission) or opened_by_reason(permission)):
         record().refusal(someone.actor, "role")
         raise Forbidden("Your role does not allow this.")
     if request.method not in _SAFE_METHODS:

@@ -62,7 +62,7 @@ def begin_assertion(purpose: str) -> str:
         user_verification=UserVerificationRequirement.REQUIRED,
     )
     challenges().keep(options.challenge, purpose, session_name())
-    return webauthn.options_to_json(options)
+    return str(webauthn.options_to_json(options))
 
 
 def finish_assertion(response: Mapping[str, Any], *, purpose: str) -> UserAccount | None:

@@ -46,14 +46,14 @@ def count_attempt() -> None:
     """
     limiter: Limiter = current_app.extensions["firstread.limiter"]
     rate: RateLimitItem = current_app.extensions["firstread.login_rate"]
-    address = request.remote_addr or ""
+    address = request.remote_addr or "unknown"
     if not limiter.limiter.hit(rate, "proof", address):
         reset_at, _ = limiter.limiter.get_window_stats(rate, "proof", address)
         raise TooManyRequests(retry_after=max(1, int(reset_at - time.time()) + 1))
 
 
 def _who() -> str:
-    return str(session.get("key") or request.remote_addr or "")
+    return str(session.get("key") or request.remote_addr or "unknown")
 
 
 def _is_exempt() -> bool:

@@ -7,14 +7,18 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from flask import request
 from pydantic import SecretStr
 
 from config.errors import ConfigurationError
 from config.settings import Settings
 from dashboard.app import create_app
+from dashboard.passwords import hash_password
 from dashboard.security import session_key
 from db.report_models import UserAccount
+from db.tokens import Scope, create_token
 from db.types import Role
+from db.uow import Actor, unit_of_work
 from db.users import find_user
 from tests.dashboard_support import PASSWORD, Browser, Site, ct_study, make_site
 
@@ -38,6 +42,26 @@ ALLOWED: dict[tuple[str, str], set[Role | None]] = {
     ("GET", "home.index"): LOGGED_IN,
     ("GET", "account.password"): LOGGED_IN,
     ("POST", "account.password_submit"): LOGGED_IN,
+    ("GET", "oidc.start"): EVERYBODY,
+    ("GET", "oidc.again"): EVERYBODY,
+    ("GET", "oidc.callback"): EVERYBODY,
+    ("POST", "passkeys.challenge"): EVERYBODY,
+    ("POST", "passkeys.log_in"): EVERYBODY,
+    ("GET", "passkeys.show"): LOGGED_IN,
+    ("POST", "passkeys.options"): LOGGED_IN,
+    ("POST", "passkeys.add"): LOGGED_IN,
+    ("POST", "passkeys.remove"): LOGGED_IN,
+    ("GET", "locking.state"): EVERYBODY,
+    ("POST", "locking.unlock"): EVERYBODY,
+    ("GET", "locking.show"): LOGGED_IN,
+    ("GET", "locking.opened_page"): LOGGED_IN,
+    ("POST", "locking.lock"): LOGGED_IN,
+    ("GET", "breaking.index"): {L, O},
+    ("GET", "breaking.ask"): {A},
+    ("POST", "breaking.ask_submit"): {A},
+    ("GET", "api_tokens.show"): {A},
+    ("POST", "api_tokens.create"): {A},
+    ("POST", "api_tokens.revoke"): {A},
     ("GET", "worklist.show"): LISTS,
     ("GET", "worklist.pulse"): LISTS,
     ("POST", "worklist.search"): LISTS,
@@ -131,6 +155,13 @@ ALLOWED: dict[tuple[str, str], set[Role | None]] = {
     **{("GET", f"fhir.{view}"): {O} for view in ("search_audit", "read_audit")},
 }  # fmt: skip
 
+UID_VALUES = {"index": 0, "seq": 1, "numbers": "1", "number": "1", "name": "7FE00010", "kind": "Patient",
+              "state": "FINAL", "study_uid": "1.2.3", "series_uid": "1.2.4", "sop_uid": "1.2.5", "uid": "1.2.6", "ae_title": "MACHINE",
+              "filename": "firstread.css", "rest": "Medication"}  # fmt: skip
+LAST = ("locking.lock", "auth.logout")  # nothing can be asked after these
+PROOFS = {"passkeys.log_in", "locking.unlock"}  # open to all, and what is sent here proves nothing: refused by the view
+SCOPES = {Scope.READ: READS, Scope.WRITE: DRAFTS}  # behind the doors that take tokens
+
 
 @pytest.fixture
 def site(tmp_path: Path, sqlite_url: str) -> Site:
@@ -165,6 +196,7 @@ def test_each_role_passes_exactly_the_doors_of_its_work(site: Site, role: Role |
         "reading_id": uuid4(),
         "delivery_id": uuid4(),
         "user_id": uuid4(),
+        "passkey_id": uuid4(),
         "index": 0,
         "state": "FINAL",
         "filename": "firstread.css",
@@ -181,10 +213,12 @@ def test_each_role_passes_exactly_the_doors_of_its_work(site: Site, role: Role |
         "uid": "1.2.6",
         "ae_title": role.value if role else "ANYBODY",
     }
+    reached = set()
+    site.app.before_request(lambda: reached.add((request.method, request.endpoint)))  # runs behind the guard
     browser = site.client(role.value if role else "")
     token = browser.token("/account/password")
     wrong = []
-    for method, endpoint in sorted(ALLOWED, key=lambda door: door[1] == "auth.logout"):  # logging out comes last
+    for method, endpoint in sorted(ALLOWED, key=lambda door: LAST.index(door[1]) if door[1] in LAST else -1):
         rule = next(r for r in site.app.url_map.iter_rules() if r.endpoint == endpoint)
         with site.app.test_request_context():
             path = site.app.url_for(endpoint, **{name: values[name] for name in rule.arguments})
@@ -193,11 +227,55 @@ def test_each_role_passes_exactly_the_doors_of_its_work(site: Site, role: Role |
         answer = browser.open(path, method=method, headers=upgrade if rule.websocket else {}, **form)
         to_login = answer.status_code == 303 and answer.headers["Location"].startswith("/login")
         passed = answer.status_code != 403 and not to_login and "WWW-Authenticate" not in answer.headers
+        if endpoint in PROOFS:
+            passed = (method, endpoint) in reached
         if endpoint == "auth.logout":
             passed = "user:logout" in site.tags()
         if passed != (role in ALLOWED[method, endpoint]):
             wrong.append((method, endpoint, answer.status_code))
     assert wrong == []
+
+
+def test_a_service_has_no_login_even_with_a_password(site: Site) -> None:
+    with site.sessions.begin() as db:
+        machine = UserAccount(
+            login="robot", printed_name="Robot", role=Role.SERVICE, password_hash=hash_password(PASSWORD)
+        )
+        db.add(machine)
+    assert site.client().log_in("robot").status_code == 401
+    assert site.tags(actor="robot") == ["user:login_failed"]
+    answer = site.client("admin").submit("/users", login="robot2", printed_name="Robot", role="service")
+    assert answer.status_code == 400
+
+
+@pytest.mark.parametrize("scope", list(Scope))
+def test_a_token_passes_exactly_the_doors_of_its_scope(site: Site, scope: Scope) -> None:
+    with unit_of_work(site.sessions, Actor("admin", "person")) as uow:
+        token = create_token(uow, name="MACHINE", scopes=[scope], days=1)
+    machine = site.app.test_client()
+    passed = set()
+    for rule in site.app.url_map.iter_rules():
+        values = {name: UID_VALUES.get(name, str(uuid4())) for name in rule.arguments}
+        if rule.websocket or rule.endpoint.endswith(".open_channel"):
+            continue
+        with site.app.test_request_context():
+            path = site.app.url_for(rule.endpoint, **values)
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}:
+            answer = machine.open(path, method=method, headers={"Authorization": f"Bearer {token}"})
+            to_login = answer.status_code == 303 and answer.headers["Location"].startswith("/login")
+            if answer.status_code not in {400, 401, 403} and not to_login:
+                passed.add((method, rule.endpoint))
+    doors = {
+        (method, endpoint)
+        for (method, endpoint), who in ALLOWED.items()
+        if endpoint.partition(".")[0] in {"dicomweb", "fhir", "workitems"}
+        and who == SCOPES.get(scope, set())
+        and not endpoint.endswith(".open_channel")
+    }
+    public = {door for door, who in ALLOWED.items() if who == EVERYBODY}
+    assert {door for door in passed - public if not door[1].startswith("metrics.")} <= doors
+    assert {door for door in doors if door[0] == "GET"} <= passed
+    assert any(door[1].startswith("metrics.") for door in passed) <= (scope is Scope.METRICS)
 
 
 def test_a_refused_door_is_on_the_record(site: Site) -> None:

@@ -161,6 +161,7 @@ def test_first_users_are_made_once(tmp_path: Path, sqlite_url: str) -> None:
     made = create_first_users(sessions)
     assert [(login, role) for login, role, _ in made] == [
         ("radiologist", "radiologist"),
+        ("lead", "lead"),
         ("admin", "admin"),
         ("auditor", "auditor"),
     ]

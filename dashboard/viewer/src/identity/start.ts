@@ -1,4 +1,8 @@
 // Starts passkeys and screen lock inside what was just loaded.
+import { startLock } from "./lock";
+import { startPasskeys } from "./passkey";
+
 export function startIdentity(loaded: Element): void {
-  void loaded;
+  startPasskeys(loaded);
+  startLock();
 }
