@@ -20,6 +20,8 @@ CONTENT_SECURITY_POLICY = "; ".join((
     "frame-ancestors 'none'",
 ))  # fmt: skip
 
+_HASHED = ("chunk-", "asset-")  # files of the build whose name changes with their content
+
 
 def session_key(settings: Settings) -> bytes:
     """Return the key that signs sessions: the configured one, else one made once in the data folder.
@@ -71,4 +73,6 @@ def add_security_headers(app: Flask, *, tls: bool) -> None:
             response.headers["Strict-Transport-Security"] = "max-age=31536000"
         if request.endpoint != "static":
             response.headers["Cache-Control"] = "no-store"
+        elif request.path.rpartition("/")[2].startswith(_HASHED) and response.status_code == 200:
+            response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
         return response

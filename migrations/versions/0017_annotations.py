@@ -30,7 +30,7 @@ def upgrade() -> None:
             nullable=False,
         ),
         sa.Column("points", sa.JSON(), nullable=False),
-        sa.Column("value", sa.Float(), nullable=True),
+        sa.Column("value", sa.Double(), nullable=True),
         sa.Column("unit", sa.String(32), nullable=False),
         sa.Column("text", sa.String(400), nullable=False),
         sa.Column("author_id", sa.Uuid(), nullable=False),

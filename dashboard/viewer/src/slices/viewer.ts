@@ -201,14 +201,35 @@ export class Viewer {
   }
 }
 
-let current: Viewer | null = null;
+// what keys move: the server's slices, or the stage that has taken their place
+export interface Moved {
+  readonly root: HTMLElement;
+  step(by: number): void;
+  goTo(index: number): void;
+  preset(position: number): void;
+  toggleOverlays(): void;
+  resetView(): void;
+}
 
-export function currentViewer(): Viewer | null {
-  return current;
+interface Shown extends Moved {
+  show(detail: { seriesId: string; index: number; segmentLabel?: string }): Promise<void>;
+}
+
+let current: Viewer | null = null;
+let stage: Shown | null = null;
+
+export function currentViewer(): Moved | null {
+  return stage?.root.isConnected ? stage : current;
 }
 
 export function startViewer(root: HTMLElement): void {
+  if (root.dataset["stage"] === "wanted" || root.dataset["stage"] === "starting") return;
   if (root.querySelector("#slice") && current?.root !== root) current = new Viewer(root);
+}
+
+export function leaveToStage(root: HTMLElement, taken: Shown): void {
+  stage = taken;
+  if (current?.root === root) current = null;
 }
 
 // A link that carries data-jump moves the viewer instead of loading the page anew.
@@ -219,7 +240,10 @@ document.addEventListener("click", (event) => {
   for (const other of document.querySelectorAll(".finding.current")) other.classList.remove("current");
   link.closest(".finding")?.classList.add("current");
   const { series, index, label } = link.dataset;
-  if (current && series === current.series) {
+  if (stage?.root.isConnected) {
+    const detail = { seriesId: series ?? "", index: Number(index), ...(label ? { segmentLabel: label } : {}) };
+    document.dispatchEvent(new CustomEvent("firstread:show", { detail }));
+  } else if (current && series === current.series) {
     current.goTo(Number(index));
     if (label) current.showLabel(label);
   } else {

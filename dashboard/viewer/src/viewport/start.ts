@@ -1,4 +1,34 @@
-// Starts the Cornerstone3D viewer inside what was just loaded.
+// Starts the Cornerstone3D viewer inside what was just loaded. The server's slices are on the screen until it has its
+// first image, and stay when it cannot start.
+import { leaveToStage, startViewer } from "../slices/viewer";
+import { startSplitter } from "./splitter";
+import { listen } from "./window";
+
+let isListening = false;
+
 export function startViewport(loaded: Element): void {
-  void loaded;
+  const root = loaded.matches("#viewer") ? loaded : loaded.querySelector("#viewer");
+  if (!isListening && (root || document.querySelector("#viewer"))) {
+    isListening = true;
+    listen();
+  }
+  if (loaded.matches("#findings") || loaded.querySelector("#findings")) document.dispatchEvent(new CustomEvent("firstread:decided"));
+  if (!(root instanceof HTMLElement) || root.dataset["stage"] !== "wanted") return;
+  root.dataset["stage"] = "starting";
+  startSplitter(root);
+  void open(root);
+}
+
+async function open(root: HTMLElement): Promise<void> {
+  try {
+    const { openStage } = await import("./room");
+    const stage = await openStage(root);
+    root.dataset["stage"] = "live";
+    leaveToStage(root, stage);
+  } catch (error) {
+    // a browser too old for it, a blocked script: the server's slices do
+    console.warn("The slices are shown by the server:", error instanceof Error ? error.message : error);
+    root.dataset["stage"] = "off";
+    startViewer(root);
+  }
 }

@@ -1,0 +1,71 @@
+// Opens the stage and ties it to the page: events of other rooms, the rail, keys, how long images were looked at.
+import { bindKeys } from "./keys";
+import { Stage, type ShowDetail } from "./stage";
+import { announce, onRemote } from "./window";
+
+const BEAT_S = 5;
+let last: { stage: Stage; end: () => void } | null = null;
+
+export async function openStage(root: HTMLElement): Promise<Stage> {
+  last?.end();
+  const stage = new Stage(root);
+  const ended = new AbortController();
+  const { signal } = ended;
+  const on = (name: string, handle: (event: CustomEvent) => void): void => document.addEventListener(name, (event) => handle(event as CustomEvent), { signal });
+  stage.onFirst = () => {
+    root.dataset["drawn"] = "1";
+    performance.mark("firstread:first-image");
+    document.dispatchEvent(new CustomEvent("firstread:viewed", { detail: { first: true, seconds: 0 } }));
+  };
+  stage.onMoved = () => announce({ kind: "moved", series: stage.active.stack?.series.id, index: stage.active.shown });
+  const beat = window.setInterval(() => {
+    const isSeen = document.visibilityState === "visible" && root.isConnected && root.dataset["drawn"] === "1";
+    if (isSeen) document.dispatchEvent(new CustomEvent("firstread:viewed", { detail: { seconds: BEAT_S } }));
+  }, BEAT_S * 1000);
+  const end = (): void => {
+    ended.abort();
+    window.clearInterval(beat);
+    stage.stop();
+  };
+  last = { stage, end };
+  try {
+    await stage.start();
+  } catch (error) {
+    end();
+    last = null;
+    throw error;
+  }
+  on("firstread:show", (event) => {
+    void stage.show(event.detail as ShowDetail);
+    announce({ kind: "show", detail: event.detail as ShowDetail });
+  });
+  on("firstread:decided", () => void stage.refreshMasks());
+  onRemote(stage, signal);
+  bindRail(stage, root, signal);
+  bindKeys(stage, signal);
+  return stage;
+}
+
+// a click hangs the series in the active pane, a drag in any
+function bindRail(stage: Stage, root: HTMLElement, signal: AbortSignal): void {
+  const rail = root.querySelector(".rail");
+  rail?.addEventListener(
+    "click",
+    (event) => {
+      const link = (event.target as Element).closest<HTMLElement>("a[data-series]");
+      if (!link) return;
+      event.preventDefault();
+      event.stopPropagation();
+      void stage.hangSeries(stage.active, link.dataset["series"] ?? "");
+    },
+    { capture: true, signal },
+  );
+  rail?.addEventListener(
+    "dragstart",
+    (event) => {
+      const link = (event.target as Element).closest<HTMLElement>("a[data-series]");
+      (event as DragEvent).dataTransfer?.setData("text/x-firstread-series", link?.dataset["series"] ?? "");
+    },
+    { signal },
+  );
+}

@@ -1,0 +1,436 @@
+// The viewer: panes in a grid, what hangs in them, and everything that moves them.
+import { cache, init as initCore, RenderingEngine, Enums, getRenderingEngine } from "@cornerstonejs/core";
+
+import { Cine } from "./cine";
+import { Legend } from "./legend";
+import { Links } from "./links";
+import { registerLoader } from "./loader";
+import { look, Masks, type Segment } from "./masks";
+import { Measuring } from "./measuring";
+import { loadScene, type Preset, type Scene, type SeriesEntry } from "./model";
+import { Pane, words } from "./pane";
+import { Reformats } from "./reformats";
+import { Stack } from "./stack";
+import { Toolbar } from "./toolbar";
+import { Hands, type Choice } from "./tools";
+import { askText } from "./ask";
+import { fallbackPresets } from "./presets";
+
+export interface ShowDetail {
+  sopInstanceUid?: string;
+  seriesInstanceUid?: string;
+  seriesId?: string;
+  frameNumber?: number;
+  index?: number;
+  segmentLabel?: string;
+  trackingUid?: string;
+  box?: [number, number, number, number];
+}
+
+const ENGINE = "firstread";
+export const LAYOUTS: readonly [number, number][] = [[1, 1], [1, 2], [2, 2]];
+
+export class Stage {
+  panes: Pane[] = [];
+  active!: Pane;
+  scene!: Scene;
+  readonly cine = new Cine();
+  readonly engine: RenderingEngine;
+  readonly hands: Hands;
+  readonly isGpu: boolean;
+  private readonly grid: HTMLElement;
+  private readonly legend: Legend;
+  private readonly toolbar: Toolbar;
+  private readonly measuring: Measuring;
+  private readonly links: Links;
+  private readonly reformats: Reformats;
+  private readonly masks = new Map<string, Masks>();
+  private readonly priorScenes = new Map<string, Scene>();
+  private readonly observer: ResizeObserver;
+  private hasShown = false;
+  onFirst: () => void = () => undefined;
+  onMoved: (stage: Stage) => void = () => undefined;
+
+  constructor(readonly root: HTMLElement) {
+    initCore();
+    this.isGpu = hasGpu();
+    registerLoader();
+    getRenderingEngine(ENGINE)?.destroy();
+    cache.purgeCache();
+    this.engine = new RenderingEngine(ENGINE);
+    this.hands = new Hands(() => askText(root, "What does the arrow point at?"));
+    this.grid = element("div", "cs-grid");
+    const legend = element("div", "row labels cs-legend");
+    legend.setAttribute("role", "group");
+    legend.setAttribute("aria-label", "AI overlays");
+    this.legend = new Legend(legend, () => this.repaint(), (segment) => this.goToSegment(segment));
+    this.measuring = new Measuring(root.dataset["study"] ?? "", root.dataset["csrf"] ?? "", root.dataset["keeps"] === "1");
+    this.toolbar = new Toolbar(this);
+    this.links = new Links(this);
+    this.reformats = new Reformats(this);
+    this.measuring.onTrouble = (text) => this.toolbar.say(text);
+    const area = element("div", "cs-area");
+    area.append(this.toolbar.top, this.grid, this.toolbar.bottom, legend);
+    this.area = area;
+    this.observer = new ResizeObserver(() => this.resized());
+    this.observer.observe(this.grid);
+  }
+
+  readonly area: HTMLElement;
+
+  async start(): Promise<void> {
+    const first = this.root.dataset["series"] ?? "";
+    this.scene = await loadScene(this.root.dataset["study"] ?? "", first);
+    if (!this.scene.dicomweb || !this.scene.series.length) throw new Error("There is nothing that Cornerstone could show");
+    const kept = this.measuring.load().catch((error: unknown) => this.toolbar.say(words(error)));
+    const { rows, columns, cells, linked } = this.scene.hanging;
+    this.root.querySelector("figure")!.replaceWith(this.area);
+    this.root.querySelector("form.viewer-tools")?.remove();
+    this.root.classList.add("live");
+    this.lay(rows, columns);
+    this.links.isOn = linked;
+    // the series that is read first gets its image first
+    const order = cells.map((_, at) => at).sort((a, b) => Number(cells[b] === first) - Number(cells[a] === first));
+    this.activate(this.panes[Math.max(0, cells.indexOf(first))]!);
+    for (const at of order) await this.hangSeries(this.panes[at]!, cells[at]!, cells[at] === first ? Number(this.root.dataset["index"]) : undefined);
+    await kept;
+    for (const pane of this.panes) if (pane.stack) this.measuring.restore(pane.stack, pane.element);
+    this.engine.render();
+    this.toolbar.refresh();
+  }
+
+  // -- panes
+
+  lay(rows: number, columns: number): void {
+    this.reformats.leave();
+    this.cine.stop();
+    const hung = this.panes.map((pane) => ({ stack: pane.stack, index: pane.wanted, caption: pane.caption, offset: pane.linkOffset }));
+    for (const pane of this.panes) this.close(pane);
+    this.grid.style.gridTemplateColumns = `repeat(${columns}, minmax(0, 1fr))`;
+    this.grid.style.gridTemplateRows = `repeat(${rows}, minmax(0, 1fr))`;
+    this.panes = Array.from({ length: rows * columns }, (_, at) => this.open(`pane-${at}`, Enums.ViewportType.STACK));
+    this.activate(this.panes[0]!);
+    hung.slice(0, this.panes.length).forEach((one, at) => {
+      const pane = this.panes[at]!;
+      pane.linkOffset = one.offset;
+      if (one.stack) void this.put(pane, one.stack, one.index, one.caption);
+    });
+    this.layout = [rows, columns];
+  }
+
+  layout: [number, number] = [1, 1];
+
+  open(id: string, type: Enums.ViewportType, orientation?: Enums.OrientationAxis): Pane {
+    const pane = new Pane(id, this.engine, this.root.dataset["patient"] ?? "");
+    pane.root.dataset["gpu"] = this.isGpu ? "1" : "0";
+    this.grid.append(pane.root);
+    pane.enable(type, orientation);
+    this.hands.group.addViewport(id, ENGINE);
+    pane.onShown = () => this.shown(pane);
+    pane.root.addEventListener("pointerdown", () => this.activate(pane), true);
+    pane.root.addEventListener("focus", () => this.activate(pane));
+    pane.root.addEventListener("wheel", (event) => this.wheel(pane, event), { passive: false, capture: true });
+    pane.root.addEventListener("dblclick", () => pane.reset());
+    pane.root.addEventListener("dragover", (event) => event.preventDefault());
+    pane.root.addEventListener("drop", (event) => {
+      event.preventDefault();
+      const seriesId = event.dataTransfer?.getData("text/x-firstread-series");
+      if (seriesId) void this.hangSeries(pane, seriesId);
+    });
+    return pane;
+  }
+
+  close(pane: Pane): void {
+    pane.stack?.stop();
+    this.hands.group.removeViewports(ENGINE, pane.id);
+    this.engine.disableElement(pane.id);
+    pane.root.remove();
+  }
+
+  activate(pane: Pane): void {
+    if (this.active === pane) return;
+    this.active = pane;
+    for (const one of this.panes) one.root.classList.toggle("active", one === pane);
+    this.changed();
+  }
+
+  // what depends on which pane is active
+  changed(): void {
+    const series = this.active.stack?.series.id;
+    for (const link of this.root.querySelectorAll<HTMLElement>(".rail a")) {
+      if (link.dataset["series"] === series) link.setAttribute("aria-current", "true");
+      else link.removeAttribute("aria-current");
+    }
+    this.legend.show(this.active.masks);
+    this.toolbar.refresh();
+  }
+
+  async hangSeries(pane: Pane, seriesId: string, index?: number, scene = this.scene, caption = ""): Promise<void> {
+    const entry = scene.series.find((one) => one.id === seriesId);
+    if (!entry) return pane.trouble("This series holds no images that can be shown.");
+    try {
+      const stack = await Stack.load(scene.study_id, scene.study_uid, entry);
+      await this.put(pane, stack, index ?? Math.floor(stack.count / 2), caption);
+    } catch (error) {
+      pane.trouble(words(error));
+    }
+  }
+
+  async put(pane: Pane, stack: Stack, index: number, caption = ""): Promise<void> {
+    pane.masks = this.masks.get(stack.series.id) ?? null;
+    await pane.hang(stack, index, caption);
+    if (pane === this.active) this.changed();
+    this.measuring.restore(stack, pane.element);
+    if (stack.studyId === this.scene.study_id && !pane.masks) await this.loadMasks(stack);
+  }
+
+  private async loadMasks(stack: Stack): Promise<void> {
+    const made = new Masks(stack);
+    this.masks.set(stack.series.id, made);
+    try {
+      await made.load();
+    } catch (error) {
+      this.masks.delete(stack.series.id);
+      this.toolbar.say(`The overlays could not be loaded: ${words(error)}`);
+      return;
+    }
+    for (const pane of this.panes) if (pane.stack === stack) pane.masks = made;
+    this.changed();
+    this.repaint();
+  }
+
+  // panes that were opened around a stack: its masks belong to them
+  async adopt(stack: Stack): Promise<void> {
+    for (const pane of this.panes) if (pane.stack === stack) pane.masks = this.masks.get(stack.series.id) ?? null;
+    if (!this.masks.has(stack.series.id)) await this.loadMasks(stack);
+  }
+
+  async refreshMasks(): Promise<void> {
+    for (const made of this.masks.values()) await made.refresh().catch(() => undefined);
+    this.changed();
+    this.repaint();
+  }
+
+  repaint(): void {
+    for (const pane of this.panes) pane.repaint();
+  }
+
+  private shown(pane: Pane): void {
+    if (!this.hasShown) {
+      this.hasShown = true;
+      this.onFirst();
+    }
+    if (pane === this.active) {
+      this.links.follow(pane);
+      this.toolbar.position();
+      this.onMoved(this);
+    }
+  }
+
+  private wheel(pane: Pane, event: WheelEvent): void {
+    event.preventDefault();
+    event.stopPropagation();
+    this.activate(pane);
+    if (event.ctrlKey) {
+      pane.viewport.setZoom(Math.max(0.2, Math.min(30, pane.viewport.getZoom() * (event.deltaY < 0 ? 1.15 : 1 / 1.15))));
+      pane.viewport.render();
+    } else pane.step(event.deltaY > 0 ? 1 : -1);
+  }
+
+  private resized(): void {
+    this.engine.resize(true, true);
+    this.repaint();
+  }
+
+  // -- what keys, buttons and other rooms ask for (desk/keys.ts calls the first five)
+
+  step(by: number): void {
+    this.active.step(by);
+  }
+
+  goTo(index: number): void {
+    void this.active.goTo(index);
+  }
+
+  preset(position: number): void {
+    const preset = this.presets[position];
+    if (!preset) return;
+    for (const pane of this.panes) if (pane === this.active || (pane.plane && pane.stack === this.active.stack)) pane.setPreset(preset);
+    this.toolbar.refresh();
+  }
+
+  get presets(): Preset[] {
+    return fallbackPresets(this.active.stack?.series ?? null);
+  }
+
+  toggleOverlays(): void {
+    look.hidden = !look.hidden;
+    this.legend.show(this.active.masks);
+    this.repaint();
+  }
+
+  resetView(): void {
+    this.active.reset();
+  }
+
+  choose(choice: Choice): void {
+    this.hands.choose(choice);
+    this.toolbar.refresh();
+  }
+
+  invert(): void {
+    const { viewport } = this.active;
+    viewport.setProperties({ invert: !viewport.getProperties().invert });
+    viewport.render();
+  }
+
+  flip(horizontal: boolean): void {
+    const { viewport } = this.active;
+    const { flipHorizontal, flipVertical } = viewport.getCamera();
+    viewport.setCamera(horizontal ? { flipHorizontal: !flipHorizontal } : { flipVertical: !flipVertical });
+    viewport.render();
+  }
+
+  rotate(): void {
+    const { viewport } = this.active;
+    viewport.setViewPresentation({ rotation: ((viewport.getViewPresentation().rotation ?? 0) + 90) % 360 });
+    viewport.render();
+  }
+
+  toggleCine(): void {
+    this.cine.toggle(this.active);
+    this.toolbar.refresh();
+  }
+
+  nextLayout(): void {
+    const at = LAYOUTS.findIndex(([rows, columns]) => rows === this.layout[0] && columns === this.layout[1]);
+    const [rows, columns] = LAYOUTS[(at + 1) % LAYOUTS.length]!;
+    this.lay(rows, columns);
+    this.fill();
+  }
+
+  // empty panes get the next series of the rail
+  fill(): void {
+    const free = this.scene.series.filter((one) => !this.panes.some((pane) => pane.stack?.series.id === one.id));
+    for (const pane of this.panes) {
+      const next = pane.stack ? undefined : free.shift();
+      if (next) void this.hangSeries(pane, next.id);
+    }
+    this.toolbar.refresh();
+  }
+
+  async toggleReformat(): Promise<void> {
+    await this.reformats.toggle();
+    this.toolbar.refresh();
+  }
+
+  get isReformatted(): boolean {
+    return this.reformats.isOn;
+  }
+
+  toggleLink(): void {
+    this.links.toggle();
+    this.toolbar.refresh();
+  }
+
+  get isLinked(): boolean {
+    return this.links.isOn;
+  }
+
+  removeSelected(): boolean {
+    const removed = this.measuring.removeSelected();
+    if (removed) this.engine.render();
+    return removed;
+  }
+
+  say(text: string): void {
+    this.toolbar.say(text);
+  }
+
+  // a prior beside, scrolled together by position; asked again it goes away
+  async togglePrior(studyId = this.scene.priors[0]?.study_id): Promise<void> {
+    if (!studyId) return this.toolbar.say("No earlier study has its images here.");
+    if (this.panes.some((pane) => pane.stack?.studyId === studyId)) return this.lay(1, 1);
+    const now = this.active.stack;
+    const { wanted } = this.active;
+    const entry = this.scene.priors.find((one) => one.study_id === studyId);
+    const scene = this.priorScenes.get(studyId) ?? (await loadScene(studyId, "", true));
+    this.priorScenes.set(studyId, scene);
+    const series = now && comparable(now.series, scene.series);
+    if (!now || !series) return this.toolbar.say("The earlier study holds no images to compare with.");
+    this.lay(1, 2);
+    const [left, right] = [this.panes[0]!, this.panes[1]!];
+    await this.put(left, now, wanted, "Current");
+    await this.hangSeries(right, series.id, undefined, scene, `Prior ${entry?.day ?? ""}`);
+    this.links.align(left, right);
+    this.toolbar.refresh();
+  }
+
+  // a finding, a sentence, the other window: go there and mark it
+  async show(detail: ShowDetail): Promise<void> {
+    this.cine.stop();
+    if (this.reformats.isOn) await this.reformats.toggle();
+    const series = this.seriesFor(detail);
+    if (!series) return this.toolbar.say("Its images are not here.");
+    let pane = this.panes.find((one) => one.stack?.series.id === series.id);
+    if (!pane) {
+      pane = this.active;
+      await this.hangSeries(pane, series.id, detail.index);
+    }
+    this.activate(pane);
+    const stack = pane.stack;
+    if (!stack) return;
+    const masks = this.masks.get(series.id);
+    if (masks) pane.masks = masks;
+    const label = detail.segmentLabel ?? detail.trackingUid ?? "";
+    const segment = label && masks ? masks.show(label) : undefined;
+    pane.highlighted = segment?.key ?? "";
+    pane.box = detail.box && detail.sopInstanceUid ? { uid: detail.sopInstanceUid, corners: detail.box } : null;
+    if (segment) look.hidden = false;
+    const index = detail.index ?? (detail.sopInstanceUid ? stack.indexOf(detail.sopInstanceUid, detail.frameNumber) : -1);
+    const target = index >= 0 ? index : segment ? masks!.widest(segment) : null;
+    if (target !== null && target !== undefined) await pane.goTo(target);
+    this.legend.show(pane.masks);
+    pane.repaint();
+  }
+
+  private seriesFor(detail: ShowDetail): SeriesEntry | undefined {
+    const { series } = this.scene;
+    const named = series.find((one) => one.id === detail.seriesId || one.uid === detail.seriesInstanceUid);
+    if (named) return named;
+    const holding = this.panes.find((pane) => detail.sopInstanceUid && (pane.stack?.indexOf(detail.sopInstanceUid) ?? -1) >= 0);
+    return holding?.stack?.series ?? this.active.stack?.series;
+  }
+
+  private goToSegment(segment: Segment): void {
+    const stack = this.active.stack;
+    if (stack) void this.show({ seriesId: stack.series.id, segmentLabel: segment.key });
+  }
+
+  stop(): void {
+    this.cine.stop();
+    this.observer.disconnect();
+    for (const pane of this.panes) pane.stack?.stop();
+    this.engine.destroy();
+  }
+}
+
+// the series to compare with: same modality, then the same role or words, then the most images
+function comparable(now: SeriesEntry, series: SeriesEntry[]): SeriesEntry | undefined {
+  const same = series.filter((one) => one.modality === now.modality);
+  const score = (one: SeriesEntry): number =>
+    (one.role && one.role === now.role ? 1e6 : 0) + (one.description.toLowerCase() === now.description.toLowerCase() ? 1e5 : 0) + one.count;
+  return same.sort((a, b) => score(b) - score(a))[0];
+}
+
+function hasGpu(): boolean {
+  const context = document.createElement("canvas").getContext("webgl2");
+  context?.getExtension("WEBGL_lose_context")?.loseContext();
+  return context !== null;
+}
+
+export function element(tag: string, name: string): HTMLElement {
+  const made = document.createElement(tag);
+  made.className = name;
+  return made;
+}
