@@ -14,6 +14,7 @@ from config.routing import CompletenessRule, RoutingVerdict, Rules, SeriesFacts,
 from db.audit import AuditTag
 from db.expectation_models import Expectation
 from db.image_set import image_set_sha256
+from db.lifecycle.critical import keep_urgent
 from db.lifecycle.expectations import announcement
 from db.lifecycle.moves import locked, move_reading
 from db.lifecycle.orders import attach
@@ -167,6 +168,7 @@ def complete(
     reading.priority = Priority(verdict.priority)
     reading.use = Use(verdict.use)
     attach(uow, study)  # after routing has given it a priority, before it is queued by it
+    keep_urgent(uow, reading)
     _route(uow, study, reading, verdict, held=_held(*ended) if ended else "")
     return reading.state
 

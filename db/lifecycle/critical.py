@@ -38,6 +38,7 @@ def open_suspected(uow: UnitOfWork, reading: Reading, draft_id: UUID, labels: Co
         .order_by(Finding.position)
     )
     found = [one for one in uow.session.scalars(query) if _named(one.label).casefold() in critical]
+    keep_urgent(uow, reading)
     if not found:
         return []
     _lock_report(uow, reading.study_id)
@@ -50,6 +51,16 @@ def open_suspected(uow: UnitOfWork, reading: Reading, draft_id: UUID, labels: Co
             )
             opened.append(_open(uow, reading, alert))
     return opened
+
+
+def keep_urgent(uow: UnitOfWork, reading: Reading) -> None:
+    """Raise a new Reading, which is locked, to STAT while an alert of its Study is open."""
+    query = select(CriticalAlert.id).where(
+        CriticalAlert.study_id == reading.study_id, CriticalAlert.state.in_(OPEN_ALERTS)
+    )
+    open_one = uow.session.scalar(query.limit(1))
+    if open_one is not None:
+        raise_priority(uow, reading, Priority.STAT, critical_alert=str(open_one))
 
 
 def mark(
