@@ -17,8 +17,9 @@ import structlog
 ALLOWED_FIELDS = frozenset({
     "association", "attempt", "bytes", "calling_ae", "called_ae", "child", "count", "delivery_id", "destination",
     "draft_id", "error", "event", "exit_code", "expert", "hint", "host", "instances", "level", "logger", "model", "pid",
-    "port", "process", "profile", "queue", "reading_id", "report_id", "request_id", "revision", "rounds", "rule",
-    "seconds", "state", "status", "step", "study_id", "task", "timestamp", "tokens", "user_id", "version", "where",
+    "port", "process", "profile", "question_id", "queue", "reading_id", "redraft_id", "report_id", "request_id",
+    "revision", "rounds", "rule", "seconds", "state", "status", "step", "study_id", "task", "timestamp", "tokens",
+    "user_id", "version", "where",
 })  # fmt: skip
 _NAME = re.compile(r"^[a-z_]+(\.[a-z_]+)+$")
 _FOREIGN_EVENT = "library.message"

@@ -1,7 +1,7 @@
 """The worker process: a Celery worker that reads Studies."""
 
 from celery import Celery
-from celery.signals import setup_logging, worker_process_init
+from celery.signals import setup_logging, worker_process_init, worker_process_shutdown
 from sqlalchemy.orm import Session, sessionmaker
 from transformers.utils.logging import disable_progress_bar
 
@@ -11,15 +11,27 @@ from config.settings import Settings
 from db.audit import AuditTag
 from db.engine import make_engine, make_sessions
 from db.uow import Actor, unit_of_work
+from worker.asking import answer_questions
 from worker.pipeline import StudyPipeline
+from worker.presence import Presence
 from worker.reader import Reader
-from worker.tasks import register
+from worker.redrafting import make_drafts_anew
+from worker.tasks import register, register_errands
 
 
 def make_worker(settings: Settings, sessions: sessionmaker[Session]) -> Celery:
-    """Return a Celery app whose one task reads a Study."""
+    """Return a Celery app whose tasks read Studies, answer questions and draft anew, with one set of models."""
+    return _with_tasks(settings, sessions, StudyPipeline(sessions, settings))
+
+
+def _with_tasks(settings: Settings, sessions: sessionmaker[Session], pipeline: StudyPipeline) -> Celery:
     app = make_celery(settings)
-    register(app, Reader(sessions, settings, StudyPipeline(sessions, settings)))
+    register(app, Reader(sessions, settings, pipeline))
+    register_errands(
+        app,
+        questions=answer_questions(pipeline, sessions, settings),
+        redrafts=make_drafts_anew(pipeline, sessions, settings),
+    )
     return app
 
 
@@ -27,11 +39,17 @@ def run_worker(settings: Settings) -> None:
     """Serve until SIGTERM; a Reading in work is finished, or given back when its lease ends."""
     engine = make_engine(settings.database)
     sessions = make_sessions(engine)
-    app = make_worker(settings, sessions)
+    pipeline = StudyPipeline(sessions, settings)
+    app = _with_tasks(settings, sessions, pipeline)
+    presence = Presence(sessions, settings, pipeline.warm)
 
     def after_fork(**_: object) -> None:
         # connections must not be shared with the parent
         engine.dispose(close=False)
+        presence.start()
+
+    def before_end(**_: object) -> None:
+        presence.stop()
 
     def our_logs(**_: object) -> None:
         # a progress bar is no log line
@@ -39,6 +57,7 @@ def run_worker(settings: Settings) -> None:
         configure_logs(level=settings.log_level, json=settings.log_json, process="worker")
 
     worker_process_init.connect(after_fork, weak=False)
+    worker_process_shutdown.connect(before_end, weak=False)
     setup_logging.connect(our_logs, weak=False)
     _record(sessions, AuditTag.PROCESS_STARTED)
     try:

@@ -13,8 +13,8 @@ from sqlalchemy.orm import Session, sessionmaker
 from config.errors import ModelPackageError
 from config.settings import Settings
 from db.audit import AuditTag
-from db.packages import list_packages
-from db.types import PackageKind
+from db.packages import ActivePackage, list_packages
+from db.types import PackageKind, PackageState
 from db.uow import Actor, unit_of_work
 from worker.experts.memory import release_memory
 from worker.experts.packages import open_package
@@ -81,6 +81,40 @@ class ModelsInUse:
         if missing:
             experts = self._experts_with([self._find_expert(one) for one in missing], experts)
         return vlm, experts
+
+    def with_vlm(self, folder: str) -> Models:
+        """Return a package of the store in place of the language model in force, beside the Experts in force.
+
+        On a GPU the model in force makes room, and is opened again with the next Study.
+
+        Args:
+            folder: of the package, relative to the store.
+
+        Raises:
+            ModelPackageError: it is missing, altered or retired.
+        """
+        with self._sessions() as session:
+            package = next((one for one in list_packages(session) if one.folder == folder), None)
+        if package is None or package.state is PackageState.RETIRED:
+            raise ModelPackageError("this model is not in the store any more, or was retired")
+        wanted = ActivePackage(**{name: getattr(package, name) for name in ActivePackage.__dataclass_fields__})
+        path = vlm_folder(self._settings, Drafting((wanted,), frozenset()))
+        vlm, experts = self.current()
+        if path == self._folder:
+            return vlm, experts
+        if self._device() != "cpu":
+            with self._lock:
+                self._vlm = None
+            del vlm
+            release_memory()
+        other = self._open_vlm(path)
+        self._record(other, experts)
+        return other, experts
+
+    def warm(self) -> frozenset[str]:
+        """Return the names of the models that are loaded at this moment; never waits for one that is being opened."""
+        vlm, experts = self._vlm, self._experts
+        return frozenset({*((vlm.card.name,) if vlm else ()), *(experts.warm() if experts else ())})
 
     def reading(self, vlm: VisionLanguageModel) -> AbstractContextManager[None]:
         """Mark the time in which a Reading uses ``vlm``, where Readings share it."""

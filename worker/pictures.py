@@ -57,6 +57,30 @@ def first_pictures(study: ExpertInput, region: Region) -> tuple[Picture, ...]:
     return (_plain(study.volume, first_slice(study.volume, region)),)
 
 
+def shown_picture(study: ExpertInput, sop_instance_uid: str, frame_number: int) -> Picture | None:
+    """Return the picture of one image of a Study; None when the models do not read that image as a picture.
+
+    Those they read are the radiograph, and the slices of the Volumes that are cut across the body.
+
+    Args:
+        study: what the gate let through.
+        sop_instance_uid, frame_number: of the image; frames count from 1.
+    """
+    if study.radiograph is not None:
+        is_it = (study.radiograph.sop_instance_uid, 1) == (sop_instance_uid, frame_number)
+        return _radiograph(study.radiograph) if is_it else None
+    volumes = {"": study.volume} if study.brain_mr is None else dict(study.brain_mr)
+    for role, volume in volumes.items():
+        images = list(zip(volume.sop_instance_uids, volume.frame_numbers, strict=True)) if volume is not None else []
+        if volume is None or (sop_instance_uid, frame_number) not in images:
+            continue
+        source = images.index((sop_instance_uid, frame_number))
+        count = range(len(images))
+        index = next((one for one in count if axial_index(one, volume) == source), None)
+        return None if index is None else _plain(volume, index, role=role)
+    return None
+
+
 def overlay_picture(result: SegmentationResult, index: int) -> tuple[Picture, Overlay]:
     """Return slice ``index`` of the axial stack with a segmentation painted over, and what the legend is made of."""
     volume = result.volume

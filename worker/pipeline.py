@@ -1,10 +1,13 @@
 """The drafting pipeline of one worker process: models kept warm, Studies in, drafts out."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import torch
 from sqlalchemy.orm import Session, sessionmaker
@@ -16,7 +19,7 @@ from db.lifecycle import Claim, NewDraft
 from db.models import ImagingOrder, Reading
 from db.queries import InstancePath
 from db.queries.priors import ComparedPrior, compared_prior
-from db.types import Use
+from db.types import Use, utcnow
 from publishing.draft import Place
 from publishing.identity import corrected_patient, restate_patient
 from reports.values import Equipment
@@ -32,6 +35,7 @@ from worker.models_in_use import Models, ModelsInUse
 from worker.outputs import identity, write_outputs
 from worker.profiles import Profile, profile
 from worker.provenance import PIPELINE_VERSION, job_record, objects_record, provenance_record
+from worker.rewording import AS_WRITTEN, Rewording
 from worker.vlm.backends import VisionLanguageModel, VlmCard
 
 
@@ -59,6 +63,27 @@ class Run:
     clock: Clock
 
 
+@dataclass(frozen=True)
+class Ready:
+    """A Study that passed the gates, and the models that may read it.
+
+    Attributes:
+        intake: what is read.
+        bench: the models, as a conversation uses them.
+        loaded: the language model itself, whatever the wording of its prompts.
+        experts: the registry behind the bench.
+        refused: Experts that are not offered, with the reason.
+        clock: seconds so far.
+    """
+
+    intake: Intake
+    bench: Bench
+    loaded: VisionLanguageModel
+    experts: ExpertRegistry
+    refused: Mapping[str, str]
+    clock: Clock
+
+
 class StudyPipeline:
     """Callable that turns a Claim into a draft; holds the models of this process."""
 
@@ -72,9 +97,17 @@ class StudyPipeline:
         """Return the models in force, see `ModelsInUse.current`."""
         return self._models.current()
 
+    def warm(self) -> frozenset[str]:
+        """Return the names of the loaded models, see `ModelsInUse.warm`."""
+        return self._models.warm()
+
     def models_of(self, recorded: Sequence[Mapping[str, Any]]) -> Models:
         """Return the models of a provenance record, see `ModelsInUse.recorded`."""
         return self._models.recorded(recorded)
+
+    def models_with(self, folder: str) -> Models:
+        """Return the models in force with another language model, see `ModelsInUse.with_vlm`."""
+        return self._models.with_vlm(folder)
 
     def __call__(self, claim: Claim) -> NewDraft:
         """Read one Study: gate, draft, write the objects; the database is only read.
@@ -84,20 +117,53 @@ class StudyPipeline:
             ModelError: a model broke its contract.
             TransientError: another attempt may succeed.
         """
+        return self._draft(claim, claim.reading_id)
+
+    def redraft(
+        self, claim: Claim, *, of: UUID, asked_at: datetime, reworded: Rewording, note: Mapping[str, Any]
+    ) -> NewDraft:
+        """Read one Study again, otherwise than the rules say; what is written is the new draft's own.
+
+        Args:
+            claim: of the redraft, whose id is that of the Reading it may become.
+            of: the Reading whose draft is under review.
+            asked_at: when the reader asked; the objects carry it.
+            reworded: what is different.
+            note: what the provenance says of it, as ``redraft``.
+
+        Raises:
+            As `__call__`.
+        """
+        return self._draft(claim, of, asked_at=asked_at, reworded=reworded, note=note)
+
+    def _draft(
+        self,
+        claim: Claim,
+        reading_id: UUID,
+        *,
+        asked_at: datetime | None = None,
+        reworded: Rewording = AS_WRITTEN,
+        note: Mapping[str, Any] | None = None,
+    ) -> NewDraft:
         with self._sessions() as session:
             held = queries.instance_paths(session, claim.study_id, claim.revision)
-            detail = queries.reading_detail(session, claim.reading_id)
+            detail = queries.reading_detail(session, reading_id)
             prior = compared_prior(session, claim.study_id)
             order = session.get(ImagingOrder, detail.study.order_id) if detail and detail.study.order_id else None
             patient = corrected_patient(session, detail.study) if detail else None
         if detail is None or detail.reading.completed_at is None:
             raise LifecycleError("the reading is not complete")
-        run = self.run(held, profile(claim.profile), use=claim.use, prior=prior)
+        reading = detail.reading
+        if asked_at is not None:
+            reading = Reading(rule=reading.rule, completed_at=asked_at, started_at=utcnow())
+        run = self.run(held, profile(claim.profile), use=claim.use, prior=prior, reworded=reworded)
+        if note is not None:
+            run.content.provenance["redraft"] = dict(note)
         # after the models: they read neither the order nor who the patient is
         run.content.sections = history_section(order) | run.content.sections
         restate_patient((ds for used in run.intake.headers.values() for ds in used), patient)
         require_age(run.intake.first, profile(claim.profile))  # the birth date may be another one
-        return self._new_draft(claim, run, detail.reading, order)
+        return self._new_draft(claim, run, reading, order)
 
     def run(
         self,
@@ -107,6 +173,7 @@ class StudyPipeline:
         use: Use | None,
         recorded: Sequence[Mapping[str, Any]] = (),
         prior: ComparedPrior | None = None,
+        reworded: Rewording = AS_WRITTEN,
     ) -> Run:
         """Gate and draft kept Instances; nothing is written.
 
@@ -116,6 +183,35 @@ class StudyPipeline:
             use: what the draft is for; None for a repetition, which nobody will read as a report.
             recorded: models of a provenance record to use instead of the active ones.
             prior: the earlier Study that the draft names for comparison.
+            reworded: what a reader wants to be different.
+
+        Raises:
+            As `__call__`.
+        """
+        ready = self.prepare(held, chosen, use=use, recorded=recorded, reworded=reworded)
+        if chosen.expert in ready.refused:
+            raise OutsideIntendedUseError(ready.refused[chosen.expert])
+        with self.working(ready):
+            content = draft_study(ready.intake, reworded.profile(chosen), ready.bench, prior)
+        ready.clock.lap("drafting")
+        vlm = ready.bench.vlm
+        content.provenance = provenance_record(content, ready.intake, held, vlm, self._settings) | {
+            "experts_not_offered": [
+                *ready.refused.values(), *(f"{x.entry.name}: {x.why}" for x in ready.experts.unavailable())
+            ]
+        }  # fmt: skip
+        return Run(ready.intake, content, vlm, ready.clock)
+
+    def prepare(
+        self,
+        held: Sequence[InstancePath],
+        chosen: Profile,
+        *,
+        use: Use | None,
+        recorded: Sequence[Mapping[str, Any]] = (),
+        reworded: Rewording = AS_WRITTEN,
+    ) -> Ready:
+        """Gate kept Instances and put the models that may read them on a bench.
 
         Raises:
             As `__call__`.
@@ -129,16 +225,14 @@ class StudyPipeline:
             {store / instance.path: instance.sha256 for instance in held},
         )
         clock.lap("intake")
-        vlm, experts = self.models_of(recorded) if recorded else self.models()
+        vlm, experts = self._models_for(recorded, reworded)
         if use is not None:
             self._permit(use, chosen, vlm, experts)
         clock.lap("models")
         refused = unsuited(experts, chosen, intake)
-        if chosen.expert in refused:
-            raise OutsideIntendedUseError(refused[chosen.expert])
         worker = self._settings.worker
         bench = Bench(
-            vlm=vlm,
+            vlm=reworded.model(vlm),
             cards=[card for card in experts.cards() if card.name not in refused],
             expert=experts.get,
             study=intake.study,
@@ -147,18 +241,27 @@ class StudyPipeline:
             max_rounds=worker.max_rounds,
             max_triggers=worker.max_triggers,
         )
+        return Ready(intake, bench, vlm, experts, refused, clock)
+
+    @contextmanager
+    def working(self, ready: Ready) -> Iterator[None]:
+        """Use the models of a bench.
+
+        Raises:
+            GpuBusyError: no memory left on the device.
+        """
         try:
-            with self._models.reading(vlm):
-                content = draft_study(intake, chosen, bench, prior)
+            with self._models.reading(ready.loaded):
+                yield
         except torch.OutOfMemoryError as exc:
             # the next attempt must not meet the same full device
-            experts.unload_idle()
+            ready.experts.unload_idle()
             raise GpuBusyError("no memory left on the device") from exc
-        clock.lap("drafting")
-        content.provenance = provenance_record(content, intake, held, vlm, self._settings) | {
-            "experts_not_offered": [*refused.values(), *(f"{x.entry.name}: {x.why}" for x in experts.unavailable())]
-        }
-        return Run(intake, content, vlm, clock)
+
+    def _models_for(self, recorded: Sequence[Mapping[str, Any]], reworded: Rewording) -> Models:
+        if recorded:
+            return self.models_of(recorded)
+        return self.models_with(reworded.folder) if reworded.folder else self.models()
 
     def _permit(self, use: Use, chosen: Profile, vlm: VisionLanguageModel, experts: ExpertRegistry) -> None:
         """Refuse models that may not draft this Study: by their licence, or because they demonstrate.

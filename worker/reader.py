@@ -1,12 +1,9 @@
 """One Reading, from claim to an end a person can see: load, compute, save."""
 
-import os
-import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from uuid import UUID
 
 import structlog
@@ -24,6 +21,8 @@ from config.settings import Settings
 from db import lifecycle, queries
 from db.lifecycle import Claim, NewDraft
 from db.uow import Actor, UnitOfWork, unit_of_work
+from worker.presence import process_name
+from worker.leases import renewed
 
 log = structlog.get_logger()
 
@@ -38,7 +37,6 @@ class Reader:
         self._sessions = sessions
         self._settings = settings.worker
         self._pipeline = pipeline
-        self._owner = f"{socket.gethostname()[:40]}:{os.getpid()}"
 
     def _unit(self) -> AbstractContextManager[UnitOfWork]:
         return unit_of_work(self._sessions, Actor("worker", "process"))
@@ -49,7 +47,7 @@ class Reader:
         Does nothing when another worker holds the Reading or it is finished: a message may come twice.
         """
         with self._unit() as uow:
-            claim = lifecycle.claim(uow, reading_id, owner=self._owner, lease_s=self._settings.lease_s)
+            claim = lifecycle.claim(uow, reading_id, owner=process_name(), lease_s=self._settings.lease_s)
         if claim is None:
             log.info("reading.skipped")
             return
@@ -96,7 +94,7 @@ class Reader:
 
         A worker that lost its lease leaves the Reading to the one that has it.
         """
-        reason = _reason(error)
+        reason = reason_of(error)
         try:
             with self._unit() as uow:
                 if isinstance(error, RefusedInputError):
@@ -114,32 +112,17 @@ class Reader:
         except LifecycleError:
             log.warning("reading.lost")
 
-    @contextmanager
-    def _heartbeat(self, claim: Claim) -> Iterator[None]:
+    def _heartbeat(self, claim: Claim) -> AbstractContextManager[None]:
         """Renew the lease from a thread while the pipeline computes."""
-        done = threading.Event()
 
-        def beat() -> None:
-            while not done.wait(self._settings.heartbeat_s):
-                try:
-                    with self._unit() as uow:
-                        lifecycle.heartbeat(uow, claim, lease_s=self._settings.lease_s)
-                except LifecycleError:
-                    log.warning("reading.lease_lost")
-                    return
-                except TransientError:
-                    log.warning("reading.heartbeat_late")
+        def renew() -> None:
+            with self._unit() as uow:
+                lifecycle.heartbeat(uow, claim, lease_s=self._settings.lease_s)
 
-        thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()
+        return renewed(renew, every_s=self._settings.heartbeat_s)
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """Return what a person reads: our own errors carry no patient data, any other only gives its class."""
     if isinstance(error, GeometryError):
         return f"geometry: {error}"

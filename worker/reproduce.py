@@ -18,6 +18,7 @@ from worker.comparison import priors_record
 from worker.pipeline import StudyPipeline
 from worker.profiles import profile
 from worker.provenance import SCHEMA
+from worker.rewording import Rewording
 
 Verdict = Literal["identical", "same findings", "differs"]
 
@@ -60,7 +61,8 @@ def reproduce(pipeline: StudyPipeline, sessions: sessionmaker[Session], draft_id
         prior = _prior(session, draft.study_id, recorded)
     _require_same_inputs(recorded, {one.sop_instance_uid: one.sha256 for one in held})
     chosen = profile(recorded["job"]["profile"])
-    again = pipeline.run(held, chosen, use=None, recorded=recorded["models"], prior=prior)
+    reworded = Rewording.of_record(recorded)
+    again = pipeline.run(held, chosen, use=None, recorded=recorded["models"], prior=prior, reworded=reworded)
     return compare(recorded, again.content.provenance)
 
 

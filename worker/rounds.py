@@ -1,20 +1,25 @@
 """The rounds of one conversation: Experts run, their answers are fed back, the model answers or asks for more."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
-from config.errors import GenerationBudgetError, ModelError, ModelOutputError
+from config.errors import GenerationBudgetError, ModelError, ModelOutputError, TriggerSyntaxError
 from worker.checks import Mark
-from worker.conversation import Bench, Dialogue, Key, Run, hear
+from worker.conversation import Bench, Dialogue, Key, Question, Run, hear
 from worker.experts.base import Classification, ExpertResult, SegmentationResult
 from worker.pictures import Picture, overlay_picture
 from worker.rendering import axial, axial_axes
 from worker.selection import widest_slices
 from worker.vlm.backends import Answer, Generation
-from worker.vlm.prompts import feedback
+from worker.vlm.cards import print_cards
+from worker.vlm.prompts import feedback, first_message
 from worker.vlm.templates import IMAGE, Message, plain_text
+
+_TRIGGER_TEXT = re.compile(r"<(\w+)\([^()<>]*\)>")
 
 _TRIGGER_TOKENS = 64
 """Budget of a text after feedback: only Triggers are looked for in it, and a longer text is an answer."""
@@ -86,6 +91,64 @@ def explore(bench: Bench, dialogue: Dialogue) -> None:
             return
         _feed_back(bench, dialogue, ran, dialogue.question.text)
         ran = _next_round(bench, dialogue, "", is_last=number == bench.max_rounds)
+
+
+def converse(bench: Bench, question: Question) -> str:
+    """Let the model answer a person's question in its own words, calling the Experts of the bench; return the words.
+
+    Only what the model writes starts an Expert. One that fails is marked, and the model answers without it. A terminal
+    Trigger says that the model is done: the Expert runs, and the text around it is the answer.
+
+    Args:
+        bench: the models; without cards no Expert is offered.
+        question: what is asked and shown; it demands no Expert.
+
+    Raises:
+        ModelOutputError: no words, or no end of Triggers.
+        TriggerSyntaxError: a Trigger that is none, or of an Expert that was not offered.
+        GenerationBudgetError: the conversation does not fit, or the model does not stop.
+    """
+    card = bench.vlm.card
+    cards = print_cards(bench.cards, published_wording=card.published_cards)
+    opening = first_message(
+        question.text, cards=cards, modality=bench.modality, images=len(question.pictures), style=card.style
+    )
+    record: dict[str, Any] = {"question": question.text, "prompt": opening.text, "rounds": [], "written": []}
+    record["pictures"] = [dict(picture.record) for picture in question.pictures]
+    bench.transcript.append(record)
+    dialogue = Dialogue(question, [opening], list(question.pictures), record)
+    for _ in range(bench.max_rounds + 1):
+        text = _write(bench, dialogue)
+        ran = _run_triggers(bench, dialogue)
+        if dialogue.is_done:
+            return plain_text(_TRIGGER_TEXT.sub(r"\1", text)).strip()
+        if not ran:
+            raise ModelOutputError("the model asked for experts that failed, and answered nothing")
+        dialogue.messages.append(Message("assistant", plain_text(text)))
+        _feed_back(bench, dialogue, ran, question.text)
+    raise ModelOutputError(f"after {bench.max_rounds} rounds the model still asked for experts instead of answering")
+
+
+def _write(bench: Bench, dialogue: Dialogue) -> str:
+    """Let the model write the next turn of a free conversation, and note what it asks for."""
+    answer = bench.vlm.generate(dialogue.messages, dialogue.images, max_new_tokens=bench.max_new_tokens)
+    text = answer.text.strip()
+    if not text:
+        raise ModelOutputError("the model wrote nothing")
+    dialogue.record["written"].append(
+        {"text": text, "prompt": answer.prompt, "token_ids": list(answer.token_ids), "tokens": answer.token_count}
+    )
+    heard = hear(bench, answer)
+    if heard.tried and not heard.triggers:
+        raise TriggerSyntaxError("; ".join(heard.lapses))
+    if heard.triggers:
+        _mark(bench, dialogue, heard.lapses)
+    spoke = [tuple(key) for turn in dialogue.record["rounds"] for key in turn["experts"]]
+    new = tuple(trigger for trigger in heard.triggers if (trigger.expert, trigger.argument) not in spoke)
+    if heard.triggers and not new:
+        raise ModelOutputError("the model asked for the same expert again instead of answering")
+    dialogue.triggers = new
+    return text
 
 
 def overlay_slices(result: SegmentationResult, wanted: frozenset[int]) -> list[int]:

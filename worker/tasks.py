@@ -1,4 +1,4 @@
-"""Celery's door: the task's name, its log context, and the hand-over to the Reader."""
+"""Celery's door: the tasks' names, their log context, and the hand-over to who does the work."""
 
 from typing import Protocol
 from uuid import UUID
@@ -15,6 +15,30 @@ class Reads(Protocol):
     def read_with_others(self, reading_id: UUID) -> None:
         """Bring one Reading, and others that wait, to an end a person can see; do nothing a second time."""
         ...
+
+
+class Runs(Protocol):
+    """What a reader's errand is handed over to."""
+
+    def run(self, errand_id: UUID) -> None:
+        """Bring one errand to an end a person can see; do nothing a second time."""
+        ...
+
+
+def register_errands(app: Celery, *, questions: Runs, redrafts: Runs) -> None:
+    """Register the tasks of what readers ask; as with Readings, the database decides when one is tried again."""
+
+    @app.task(name=TaskName.ANSWER_QUESTION, shared=False, acks_late=True)  # type: ignore[untyped-decorator]
+    def answer_question(*, question_id: str) -> None:
+        with structlog.contextvars.bound_contextvars(question_id=question_id, task=TaskName.ANSWER_QUESTION):
+            questions.run(UUID(question_id))
+
+    @app.task(name=TaskName.REDRAFT, shared=False, acks_late=True)  # type: ignore[untyped-decorator]
+    def redraft(*, redraft_id: str) -> None:
+        with structlog.contextvars.bound_contextvars(redraft_id=redraft_id, task=TaskName.REDRAFT):
+            redrafts.run(UUID(redraft_id))
+
+    del answer_question, redraft
 
 
 def register(app: Celery, reader: Reads) -> None:

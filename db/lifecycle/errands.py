@@ -9,7 +9,7 @@ from sqlalchemy import and_, or_, select, update
 
 from config.broker import TaskName
 from config.errors import LifecycleError
-from db.asking_models import Errand, ErrandState, Question, Redraft
+from db.asking_models import ErrandState, Question, Redraft
 from db.lifecycle.moves import locked, move_errand
 from db.lifecycle.queueing import LOST_WORKER, REMINDER_S
 from db.lifecycle.review import drafter, held_report
@@ -181,10 +181,10 @@ def try_later(
 
 def requeue(uow: UnitOfWork, now: datetime, *, max_attempts: int = 3) -> int:
     """Give errands of lost workers to others or FAIL them, and repeat messages that may be lost; return how many."""
-    return sum(_requeue(uow, kind, now, max_attempts) for kind in (Question, Redraft))
+    return _requeue(uow, Question, now, max_attempts) + _requeue(uow, Redraft, now, max_attempts)
 
 
-def _requeue(uow: UnitOfWork, kind: type[Question] | type[Redraft], now: datetime, max_attempts: int) -> int:
+def _requeue(uow: UnitOfWork, kind: type[Row], now: datetime, max_attempts: int) -> int:
     lost = and_(kind.state == ErrandState.RUNNING, kind.lease_until < now)
     waiting = and_(kind.state == ErrandState.ASKED, kind.next_attempt_at <= now)
     # rows another sweeper holds are its business
@@ -204,10 +204,14 @@ def _requeue(uow: UnitOfWork, kind: type[Question] | type[Redraft], now: datetim
 
 def overtake(uow: UnitOfWork, study_id: UUID, reason: str) -> None:
     """End what was asked about images that are no longer all of the Study; a worker at it is fenced off."""
-    for kind in (Question, Redraft):
-        query = select(kind.id).where(kind.study_id == study_id, kind.state.in_(OVERTAKEN))
-        for errand_id in uow.session.scalars(query).all():
-            end(uow, locked(uow, kind, errand_id), ErrandState.REFUSED, reason=reason)
+    _overtake(uow, Question, study_id, reason)
+    _overtake(uow, Redraft, study_id, reason)
+
+
+def _overtake(uow: UnitOfWork, kind: type[Row], study_id: UUID, reason: str) -> None:
+    query = select(kind.id).where(kind.study_id == study_id, kind.state.in_(OVERTAKEN))
+    for errand_id in uow.session.scalars(query).all():
+        end(uow, locked(uow, kind, errand_id), ErrandState.REFUSED, reason=reason)
 
 
 def _any(uow: UnitOfWork, kind: type[Question] | type[Redraft], claim: ErrandClaim) -> Question | Redraft:
@@ -216,6 +220,3 @@ def _any(uow: UnitOfWork, kind: type[Question] | type[Redraft], claim: ErrandCla
 
 def _lost(claim: ErrandClaim) -> LifecycleError:
     return LifecycleError(f"errand {claim.errand_id} is no longer this worker's")
-
-
-__all__ = ["Errand", "ErrandClaim", "claimed", "end", "held_for_asking", "keep_alive", "overtake", "requeue", "take"]
