@@ -66,14 +66,15 @@ def _send_due(
     taken = 0
     lease_s = 10 * settings.critical.send_timeout_s  # longer than the answers of one sending can take
     for _ in range(_BATCH):
+        at = max(now, utcnow())  # sending takes its time
         with unit_of_work(sessions, _ACTOR) as uow:
-            job = claim_notice(uow, max(now, utcnow()), channel, lease_s=lease_s)
+            job = claim_notice(uow, at, channel, lease_s=lease_s)
         if job is None:
             break
         try:
             send(job, settings)
         except PeerUnavailableError as exc:
-            _failed(sessions, job, str(exc))
+            _failed(sessions, job, str(exc), at)
         else:
             taken += _sent(sessions, job)
     return taken
@@ -90,11 +91,11 @@ def _sent(sessions: sessionmaker[Session], job: NoticeJob) -> bool:
     return True
 
 
-def _failed(sessions: sessionmaker[Session], job: NoticeJob, error: str) -> None:
+def _failed(sessions: sessionmaker[Session], job: NoticeJob, error: str, at: datetime) -> None:
     base_s = RETRY_BASE_S * random.uniform(0.75, 1.25)
     try:
         with unit_of_work(sessions, _ACTOR) as uow:
-            state = notice_failed(uow, job, error, base_s=base_s, max_attempts=MAX_ATTEMPTS)
+            state = notice_failed(uow, job, error, at, base_s=base_s, max_attempts=MAX_ATTEMPTS)
     except LifecycleError:
         log.warning("notice.overtaken", study_id=job.study_id)
         return
@@ -117,10 +118,10 @@ def send_mail(job: NoticeJob, settings: Settings) -> None:
             if wanted.smtp_user:
                 server.login(wanted.smtp_user, _secret(wanted.smtp_password))
             server.send_message(message, from_addr=wanted.mail_from, to_addrs=[job.recipient])
+    except (OSError, smtplib.SMTPException) as exc:  # a certificate's error is both an OSError and a ValueError
+        raise PeerUnavailableError(_mail_words(exc, wanted)) from exc
     except ValueError as exc:
         raise PeerUnavailableError("the sender or the recipient is no mail address") from exc
-    except (OSError, smtplib.SMTPException) as exc:
-        raise PeerUnavailableError(_mail_words(exc, wanted)) from exc
 
 
 _PLAIN_WORDS: tuple[tuple[type[Exception], str], ...] = (  # first match wins

@@ -119,8 +119,10 @@ def notice_sent(uow: UnitOfWork, job: NoticeJob) -> None:
     move_notice(uow, notice, NoticeState.SENT, study_id=study_id, detail={"attempts": notice.attempts})
 
 
-def notice_failed(uow: UnitOfWork, job: NoticeJob, error: str, *, base_s: float, max_attempts: int) -> NoticeState:
-    """Postpone by ``base_s`` doubled per attempt, an hour at most, or give up; return the new state.
+def notice_failed(
+    uow: UnitOfWork, job: NoticeJob, error: str, at: datetime, *, base_s: float, max_attempts: int
+) -> NoticeState:
+    """Postpone, counted from ``at``, by ``base_s`` doubled per attempt, an hour at most, or give up; return the state.
 
     Raises:
         LifecycleError: the lease ran out, and somebody else sends it.
@@ -130,7 +132,7 @@ def notice_failed(uow: UnitOfWork, job: NoticeJob, error: str, *, base_s: float,
     to = NoticeState.FAILED if notice.attempts >= max_attempts else NoticeState.PENDING
     if to is NoticeState.PENDING:
         delay_s = min(base_s * 2 ** min(notice.attempts - 1, 30), _MAX_DELAY_S)
-        notice.next_attempt_at = utcnow() + timedelta(seconds=delay_s)
+        notice.next_attempt_at = at + timedelta(seconds=delay_s)
     detail = {"error": notice.last_error, "attempts": notice.attempts}
     move_notice(uow, notice, to, study_id=study_id, detail=detail)
     return to
