@@ -18,6 +18,7 @@ from db.audit import AuditTag
 from db.lifecycle.report_text import rewrite
 from db.queries import report_detail
 from db.queries.orders import ris_side
+from db.queries.wording import newest_revision
 from db.types import Decision, utcnow
 from db.uow import UnitOfWork
 
@@ -86,10 +87,13 @@ def save(study_id: UUID) -> ResponseReturnValue:
     try:
         with work() as uow:
             version = lifecycle.save_sections(uow, report_id, sections, seen_version=seen_version())
+            revision = newest_revision(uow.session, report_id)
     except LifecycleError:
         return editing.conflict(study_id, sections)
     if is_fragment():
-        return with_version(Response(render_template("_saved.html", version=version, at=utcnow())), version)
+        saved = with_version(Response(render_template("_saved.html", version=version, at=utcnow())), version)
+        saved.headers["Report-Revision"] = str(revision)  # what the next edit begins from, for the conflict page
+        return saved
     flash(f"Saved as version {version}.", "ok")
     return redirect(url_for("reading.show", study_id=study_id, _anchor="text"), 303)
 

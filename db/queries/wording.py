@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from sqlalchemy import or_, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from db.models import ImagingOrder, Study
-from db.report_models import Report
+from db.report_models import Report, ReportRevision
 from db.wording_models import AcceptedText, Macro, ReportTemplate
 
 
@@ -54,3 +54,9 @@ def fitting(kept: Sequence[ReportTemplate], study: Study, order: ImagingOrder | 
         return sum(map(bool, (one.modality, one.body_part, one.procedure)))
 
     return sorted((one for one in kept if criteria(one) and fits(one)), key=lambda one: (-criteria(one), one.name))
+
+
+def newest_revision(session: Session, report_id: UUID) -> int:
+    """Return the number of a report's newest revision; 0 when nothing was written."""
+    query = select(func.max(ReportRevision.number)).where(ReportRevision.report_id == report_id)
+    return session.scalar(query) or 0

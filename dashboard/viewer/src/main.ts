@@ -2,29 +2,27 @@
 import htmx from "htmx.org";
 
 import { startCritical } from "./critical/start";
-import { startEditor } from "./desk/editor";
 import { startKeys } from "./desk/keys";
+import { startDesk } from "./desk/start";
 import { startIdentity } from "./identity/start";
 import { startQuality } from "./quality/start";
 import { startRunning } from "./running/start";
 import { startSigning } from "./signing/start";
 import { startViewer } from "./slices/viewer";
 import { startViewport } from "./viewport/start";
-import { showTimers, startTimers, startWorklist } from "./worklist/live";
+import { startTimers, startWorklist } from "./worklist/live";
 
 document.documentElement.classList.add("js");
 
-const perRoom = [startCritical, startIdentity, startQuality, startRunning, startSigning, startViewport];
+const perRoom = [startDesk, startCritical, startIdentity, startQuality, startRunning, startSigning, startViewport];
 
 htmx.onLoad((loaded) => {
   const element = loaded as Element;
   const viewer = element.matches("#viewer") ? element : element.querySelector("#viewer");
   if (viewer instanceof HTMLElement) startViewer(viewer);
-  if (element.matches("#timers")) showTimers(element);
   for (const start of perRoom) start(element);
 });
 
-startEditor();
 startWorklist();
 startTimers();
 startKeys();

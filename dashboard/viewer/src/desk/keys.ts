@@ -1,5 +1,9 @@
 // Keyboard map; the same list is printed by the ? dialog (templates/_keys.html).
 import { currentViewer } from "../slices/viewer";
+import { nextField } from "./fields";
+import { currentFinding, select } from "./findings";
+import { saveNow, stay, toFindings } from "./start";
+import { selectAt, selectTab } from "./tabs";
 
 // a ticked box or a moved slider keeps the focus, but nobody types into it
 function typing(target: EventTarget | null): boolean {
@@ -7,31 +11,29 @@ function typing(target: EventTarget | null): boolean {
   return target instanceof HTMLElement && (target.isContentEditable || /^(TEXTAREA|SELECT)$/.test(target.tagName));
 }
 
-function findings(): HTMLElement[] {
-  return [...document.querySelectorAll<HTMLElement>(".finding")];
-}
-
-function select(by: number): void {
-  const all = findings();
-  if (!all.length) return;
-  const at = all.findIndex((one) => one.classList.contains("current"));
-  const next = all[Math.max(0, Math.min(all.length - 1, at + by))] ?? all[0]!;
-  all.forEach((one) => one.classList.toggle("current", one === next));
-  next.scrollIntoView({ block: "nearest" });
-  next.querySelector<HTMLAnchorElement>("a[data-jump]")?.click();
-  next.classList.add("current");
-}
-
-function press(selector: string): void {
-  const chosen = document.querySelector<HTMLElement>(`.finding.current ${selector}`);
+// decide the current finding; the first one when none is
+function decide(selector: string): void {
+  if (!currentFinding()) select(1);
+  const chosen = currentFinding()?.querySelector<HTMLElement>(selector);
   if (chosen instanceof HTMLDetailsElement) {
+    toFindings();
     chosen.open = true;
-    chosen.querySelector("input[type=text]")?.closest<HTMLInputElement>("input")?.focus();
+    chosen.querySelector<HTMLInputElement>("input[type=text]")?.focus();
   } else chosen?.click();
 }
 
 function follow(selector: string): void {
   document.querySelector<HTMLElement>(selector)?.click();
+}
+
+function write(): void {
+  selectTab("report");
+  document.querySelector<HTMLTextAreaElement>("#section-findings")?.focus();
+}
+
+function compare(): void {
+  selectTab("history");
+  follow("#history [data-key=diff]");
 }
 
 const KEYS: Record<string, () => void> = {
@@ -45,35 +47,71 @@ const KEYS: Record<string, () => void> = {
   "0": () => currentViewer()?.resetView(),
   n: () => select(1),
   b: () => select(-1),
-  a: () => press("[data-key=accept]"),
-  x: () => press("details.reject"),
-  e: () => press("details.edit"),
+  a: () => decide("[data-key=accept]"),
+  x: () => decide("details.reject"),
+  e: () => decide("details.edit"),
+  w: () => write(),
+  d: () => compare(),
   r: () => follow("[data-key=reject-draft]"),
   Escape: () => follow("[data-key=back]"),
 };
+
+function control(event: KeyboardEvent): boolean {
+  if (event.key === "s") return document.querySelector("form#sections") !== null && saveNow();
+  if (event.key === "Enter" && document.querySelector("#desk")) follow("[data-key=sign]");
+  return false;
+}
+
+function alt(event: KeyboardEvent): boolean {
+  const digit = /^Digit([1-5])$/.exec(event.code);
+  if (!digit || !document.querySelector("#desk-tabs")) return false;
+  selectAt(Number(digit[1]) - 1);
+  return true;
+}
+
+// out of a field, not out of the page
+function leaveField(target: HTMLElement): boolean {
+  target.closest("details")?.removeAttribute("open");
+  target.blur();
+  stay();
+  return true;
+}
+
+function plain(event: KeyboardEvent, dialog: HTMLDialogElement | null): boolean {
+  if (event.key === "?") {
+    dialog?.showModal();
+    return true;
+  }
+  const onPage = document.querySelector("#viewer") !== null;
+  if (/^[1-9]$/.test(event.key) && onPage && currentViewer()) currentViewer()!.preset(Number(event.key) - 1);
+  else if (event.key === "p" && document.querySelector("#desk") && !liveStage()) selectTab("priors");
+  else if (onPage && KEYS[event.key]) KEYS[event.key]!();
+  else return false;
+  return true;
+}
+
+// the stage beside has a p of its own: the prior's images
+function liveStage(): boolean {
+  return document.querySelector("#viewer[data-stage=live]") !== null;
+}
+
+function press(event: KeyboardEvent, dialog: HTMLDialogElement | null): boolean {
+  if (event.ctrlKey || event.metaKey) return control(event);
+  if (event.altKey) return alt(event);
+  if (event.key === "F2" && document.querySelector("form#sections")) {
+    selectTab("report");
+    return nextField(true);
+  }
+  if (!typing(event.target)) return plain(event, dialog);
+  return event.key === "Escape" && document.querySelector("#desk") !== null && leaveField(event.target as HTMLElement);
+}
 
 export function startKeys(): void {
   const dialog = document.querySelector<HTMLDialogElement>("dialog#keys");
   document.querySelector("[data-key=help]")?.addEventListener("click", () => dialog?.showModal());
   dialog?.addEventListener("click", (event) => event.target === dialog && dialog.close());
-
   document.addEventListener("keydown", (event) => {
-    if (dialog?.open) return;
-    if ((event.ctrlKey || event.metaKey) && event.key === "s") {
-      const form = document.querySelector<HTMLFormElement>("form#sections");
-      if (form) {
-        event.preventDefault();
-        form.requestSubmit();
-      }
-    } else if ((event.ctrlKey || event.metaKey) && event.key === "Enter") {
-      follow("[data-key=sign]");
-    } else if (!typing(event.target) && !event.ctrlKey && !event.metaKey && !event.altKey) {
-      if (event.key === "?") dialog?.showModal();
-      else if (/^[1-9]$/.test(event.key) && currentViewer()) currentViewer()!.preset(Number(event.key) - 1);
-      else if (document.querySelector("#viewer") && KEYS[event.key]) {
-        event.preventDefault();
-        KEYS[event.key]!();
-      }
-    }
+    if (event.defaultPrevented || document.querySelector("dialog[open]")) return;
+    if (press(event, dialog)) event.preventDefault();
   });
 }
