@@ -30,6 +30,7 @@ _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _OWN_SITE = frozenset({"same-origin", "none"})  # none: the person typed the address
 _WHILE_LOCKED = frozenset({"auth.logout"})  # single sign-on is open to everybody
 _MANY_LOOKS = frozenset({"images", "dicomweb"})
+SIGN_ON_S = 120.0  # a single sign-on that was asked for again counts so long, for one act
 _TOUCH_S = 20.0  # the session cookie is renewed at most this often
 
 
@@ -195,6 +196,7 @@ def _shown_everywhere(settings: Settings) -> dict[str, object]:
         "lock_after_s": identity.lock_after_s,
         "passkeys_on": identity.passkeys,
         "sso_name": identity.oidc.name,
+        "signed_on": lambda: time.time() - float(session.get("signed_on", 0)) < SIGN_ON_S,
         "screen_locked": False,
         "broken_glass": [],
     }

@@ -9,6 +9,7 @@ have Orthanc || need="$need orthanc"
 [ -e /usr/share/orthanc/plugins/libOrthancDicomWeb.so ] || need="$need orthanc-dicomweb"
 have chromium || have chromium-browser || need="$need chromium"
 ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || need="$need postgresql"
+[ -x /usr/sbin/slapd ] || need="$need slapd"
 [ -z "$need" ] && exit 0
 if [ "$(id -u)" != 0 ] || ! have apt-get; then
   echo "tests: not installed and not installable here:$need (their tests are skipped)"

@@ -8,7 +8,8 @@ import secrets
 import ssl
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,6 +26,7 @@ from db.types import Role
 log = structlog.get_logger()
 
 _IDENTITIES = ("entryUUID", "objectGUID")  # RFC 4530; Active Directory
+_PASSING = frozenset({51, 52})  # busy, unavailable (RFC 4511 section 4.1.9): says nothing about the password
 _DOWN_S = 30.0  # a directory that did not answer is left alone so long
 
 
@@ -99,7 +101,7 @@ class Directory:
             user=dn or None,
             password=password or None,
             authentication=SIMPLE if dn else None,
-            receive_timeout=chosen.timeout_s,
+            receive_timeout=max(1, round(chosen.timeout_s)),  # it takes whole seconds only
             auto_referrals=False,
             check_names=False,
             raise_exceptions=False,
@@ -113,7 +115,7 @@ class Directory:
         """Return the one entry of a login; two are as good as none."""
         chosen = self._settings
         bind_password = chosen.bind_password.get_secret_value() if chosen.bind_password else ""
-        with self._connection(chosen.bind_dn, bind_password) as connection:
+        with _unbound_after(self._connection(chosen.bind_dn, bind_password)) as connection:
             if not connection.bind():
                 raise LDAPException("the searching account is refused")
             connection.search(
@@ -128,8 +130,10 @@ class Directory:
         return entries[0] if len(entries) == 1 else None
 
     def _bind(self, dn: str, password: str) -> bool:
-        with self._connection(dn, password or secrets.token_hex(16)) as connection:
+        with _unbound_after(self._connection(dn, password or secrets.token_hex(16))) as connection:
             accepted = bool(connection.bind())
+            if connection.result["result"] in _PASSING:
+                raise LDAPException("busy or unavailable")
         return accepted and bool(password)
 
     def _person(self, entry: Mapping[str, Any]) -> DirectoryPerson:
@@ -139,6 +143,15 @@ class Directory:
         role = role_of(_texts(attributes.get(self._settings.group_attribute)), self._settings.roles)
         external_id = hashlib.sha256(b"ldap\0" + kept).hexdigest()
         return DirectoryPerson(external_id, name[0] if name else "", role)
+
+
+@contextmanager
+def _unbound_after(connection: Connection) -> Iterator[Connection]:
+    """Close the connection afterwards; ldap3's own context would bind, and raise for a wrong password."""
+    try:
+        yield connection
+    finally:
+        connection.unbind()
 
 
 def role_of(groups: Sequence[str], roles: Mapping[str, str]) -> Role | None:

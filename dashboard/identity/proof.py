@@ -6,11 +6,10 @@ import time
 from flask import request, session
 
 from dashboard.auth import check_password
-from dashboard.people import person
+from dashboard.people import SIGN_ON_S, account_of_session, person
 from db.report_models import UserAccount
 
 FRESH_S = 300  # so long a login counts as fresh for adding a passkey
-_SIGN_ON_S = 120  # and a single sign-on that was asked for again, for one act
 
 
 def prove(purpose: str) -> UserAccount | None:
@@ -47,13 +46,11 @@ def is_fresh() -> bool:
 
 def has_signed_on() -> bool:
     """Return whether a fresh single sign-on waits to be used for one act."""
-    return time.time() - float(session.get("signed_on", 0)) < _SIGN_ON_S
+    return time.time() - float(session.get("signed_on", 0)) < SIGN_ON_S
 
 
 def take_sign_on() -> UserAccount | None:
     """Use up a fresh single sign-on of this session, when there is one; return its account."""
-    from dashboard.people import account_of_session
-
     waits = has_signed_on()
     session.pop("signed_on", None)
     return account_of_session() if waits else None

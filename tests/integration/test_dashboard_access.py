@@ -66,6 +66,13 @@ ALLOWED: dict[tuple[str, str], set[Role | None]] = {
     ("GET", "worklist.pulse"): LISTS,
     ("POST", "worklist.search"): LISTS,
     ("POST", "worklist.complete_now"): LISTS,
+    ("POST", "worklist.keep"): LISTS,
+    ("POST", "worklist.drop"): LISTS,
+    ("POST", "assigning.take"): DRAFTS,
+    ("POST", "assigning.leave"): DRAFTS,
+    ("POST", "assigning.take_several"): DRAFTS,
+    ("POST", "assigning.give"): {L},
+    ("POST", "assigning.give_several"): {L},
     ("GET", "reading.show"): READS,
     ("GET", "reading.viewer"): READS,
     ("GET", "reading.report"): READS,
@@ -119,6 +126,8 @@ ALLOWED: dict[tuple[str, str], set[Role | None]] = {
     ("GET", "destinations.states"): {A},
     ("POST", "destinations.test"): {A},
     ("GET", "metrics.show"): {A},  # and this machine itself, and tokens of its scope
+    ("GET", "rules.show"): {A},
+    ("POST", "rules.judge"): {A},
     ("GET", "queue.show"): {A},
     ("GET", "queue.rows"): {A},
     ("POST", "queue.mode"): {A},
@@ -156,7 +165,8 @@ ALLOWED: dict[tuple[str, str], set[Role | None]] = {
 }  # fmt: skip
 
 UID_VALUES = {"index": 0, "seq": 1, "numbers": "1", "number": "1", "name": "7FE00010", "kind": "Patient",
-              "state": "FINAL", "study_uid": "1.2.3", "series_uid": "1.2.4", "sop_uid": "1.2.5", "uid": "1.2.6", "ae_title": "MACHINE",
+              "state": "FINAL", "study_uid": "1.2.3", "series_uid": "1.2.4", "sop_uid": "1.2.5", "uid": "1.2.6",
+              "ae_title": "MACHINE",
               "filename": "firstread.css", "rest": "Medication"}  # fmt: skip
 LAST = ("locking.lock", "auth.logout")  # nothing can be asked after these
 PROOFS = {"passkeys.log_in", "locking.unlock"}  # open to all, and what is sent here proves nothing: refused by the view
@@ -196,6 +206,7 @@ def test_each_role_passes_exactly_the_doors_of_its_work(site: Site, role: Role |
         "reading_id": uuid4(),
         "delivery_id": uuid4(),
         "user_id": uuid4(),
+        "list_id": uuid4(),
         "passkey_id": uuid4(),
         "index": 0,
         "state": "FINAL",
