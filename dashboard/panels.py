@@ -5,17 +5,20 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from dashboard.asking_panel import asking_panel
+from dashboard.assigned_panel import assigned_panel
+from dashboard.checks import checking_panel
 from dashboard.critical_view import critical_panel
 from dashboard.desk import DeskPage
-from dashboard.people import site
+from dashboard.people import person, site
 
 
 def reading_panels(db: Session, page: DeskPage) -> Mapping[str, Any]:
     """Return what each room shows of the study: ``critical``, ``asking``, ``checking``, ``wording``, ``assigned``."""
     return {
         "critical": critical_panel(db, page, site().critical),
-        "asking": None,
-        "checking": None,
+        "asking": asking_panel(db, page, person(), site()),
+        "checking": checking_panel(db, page),
         "wording": None,
-        "assigned": None,
+        "assigned": assigned_panel(db, page),
     }

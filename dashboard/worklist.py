@@ -1,78 +1,43 @@
-"""The worklist: tabs with counts, filters, search, and a bar that says when the list has changed."""
+"""The worklist: tabs with counts, filters, search, kept lists, and rows that live without moving."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
+from urllib.parse import urlencode
 from uuid import UUID
 
-from flask import Blueprint, current_app, flash, redirect, render_template, request, session, url_for
+from flask import Blueprint, Response, current_app, flash, redirect, render_template, request, session, url_for
 from flask.typing import ResponseReturnValue
 
 from config.errors import RefusedInputError
 from config.routing import RuleBook, load_rule_book
-from dashboard.desk import OPENABLE
 from dashboard.people import audit_view, person, sessions, site, work
 from dashboard.permissions import Permission, requires
-from dashboard.presentation import status_pill
+from dashboard.worklist_view import (
+    DAYS,
+    MODALITIES,
+    ORDERS,
+    SORTS,
+    Asked,
+    RowView,
+    asked_of,
+    asked_of_query,
+    news,
+    row_view,
+    tab_views,
+)
 from db import lifecycle
 from db.audit import AuditTag
-from db.queries import CompletionTimer, Tab, Worklist, WorklistRow, completion_timers, worklist
-from db.types import Priority, ReadingState, ReportState, utcnow
+from db.lifecycle.kept_lists import drop_list, keep_list
+from db.queries import CompletionTimer, Tab, Worklist, WorklistRow, completion_timers, worklist, worklist_rows
+from db.queries.worklist import still_listed
+from db.queries.worklist_people import kept_lists, readers, senders
+from db.types import Priority, ReadingState, utcnow
 
 bp = Blueprint("worklist", __name__, url_prefix="/worklist")
 
 PAGE_SIZE = 50
 _RULES = "firstread.rules"
-_MODALITIES = ("CR", "CT", "DX", "MG", "MR", "NM", "PT", "RF", "US", "XA")
-_TITLES: Mapping[Tab, str] = {
-    Tab.TO_READ: "AI drafted",
-    Tab.IN_REVIEW: "In review",
-    Tab.PRELIMINARY: "Preliminary",
-    Tab.SIGNED: "Final",
-    Tab.REJECTED: "Rejected",
-    Tab.PROCESSING: "In progress",
-    Tab.NO_DRAFT: "No draft",
-    Tab.ALL: "All",
-}
-AGAIN = frozenset({ReadingState.HELD, ReadingState.IGNORED, ReadingState.FAILED, ReadingState.NO_DRAFT})
-
-
-@dataclass(frozen=True)
-class TabView:
-    """One tab with its count."""
-
-    key: str
-    title: str
-    count: int
-
-
-@dataclass(frozen=True)
-class RowView:
-    """One study of the list, and what this person may do with it."""
-
-    row: WorklistRow
-    pill: tuple[str, str]
-    is_waiting: bool
-    can_open: bool
-    can_process: bool
-    timer: CompletionTimer | None  # while it is being received
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What the address asks for; nothing in it names a patient. The search words live in the session."""
-
-    tab: Tab
-    modality: str
-    priority: Priority | None
-    after: str
-    search: str
-
-    def address(self, endpoint: str, **more: Any) -> str:
-        """Return the address of this list."""
-        given = {"modality": self.modality, "priority": self.priority, "after": self.after} | more
-        return url_for(endpoint, tab=self.tab.value, **{key: value for key, value in given.items() if value})
 
 
 @bp.get("")
@@ -81,26 +46,32 @@ def show() -> ResponseReturnValue:
     """Show one page of one tab; recorded."""
     asked = _asked()
     found = _find(asked)
-    timers = _timers(found.rows)
     with work() as uow:
         audit_view(
             uow,
             AuditTag.WORKLIST_VIEWED,
             detail={"tab": asked.tab.value, "rows": len(found.rows), "searched": bool(asked.search)},
         )
+    with sessions()() as db:
+        choices = {"readers": readers(db), "senders": senders(db), "kept": kept_lists(db, person().id)}
+    shown = [row.study_id for row in found.rows]
     return render_template(
         "worklist.html",
-        tabs=_tabs(found),
+        tabs=tab_views(found, asked),
         tab=asked.tab.value,
         asked=asked,
-        rows=[_view(row, timers.get(row.study_id)) for row in found.rows],
-        total=found.counts[asked.tab],
-        modalities=_MODALITIES,
+        rows=views(found.rows),
+        modalities=MODALITIES,
         priorities=list(Priority),
-        here=asked.address("worklist.show"),
-        first=asked.address("worklist.show", after="") if asked.after else "",
-        next=asked.address("worklist.show", after=found.next_cursor) if found.next_cursor else "",
-        pulse=asked.address("worklist.pulse", stamp=_stamp(found)),
+        days=DAYS,
+        sorts=SORTS,
+        order=ORDERS[asked.sort],
+        here=urlencode(asked.query()),
+        first=asked.here().address() if asked.after or asked.before else "",
+        previous=asked.address(after="", before=found.previous_cursor) if found.previous_cursor else "",
+        next=asked.address(before="", after=found.next_cursor) if found.next_cursor else "",
+        pulse=asked.address("worklist.pulse", shown=",".join(one.hex for one in shown)),
+        **choices,
     )
 
 
@@ -110,23 +81,43 @@ def search() -> ResponseReturnValue:
     """Keep the search words in the session: a patient's name does not belong in an address."""
     session["search"] = "" if request.form.get("clear") else " ".join(request.form.get("search", "").split())[:64]
     tab = request.form.get("tab", "")
+    if "list" in request.form:
+        return redirect(asked_of_query(request.form["list"]).here().address(), 303)
     return redirect(url_for("worklist.show", tab=tab if tab in list(Tab) else Tab.TO_READ.value), 303)
 
 
 @bp.get("/pulse")
 @requires(Permission.WORKLIST)
 def pulse() -> ResponseReturnValue:
-    """Return fresh counts, and a bar when the list differs from what is shown. No row moves by itself."""
+    """Return what became of the rows on the screen, fresh counts, and a bar when the list is another. No row moves.
+
+    Nothing comes (204) when nothing changed since the pulse whose ``seen`` the address holds.
+    """
     asked = _asked()
+    shown = _shown()
     found = _find(asked)
-    return render_template(
+    now = [row.study_id for row in found.rows]
+    with sessions()() as db:
+        away = [one for one in shown if one not in set(now)]
+        gone_rows = worklist_rows(db, away)
+        still = frozenset(now) | still_listed(db, asked.tab, asked.wanted(person().id), person().id, away)
+    on_screen = set(shown)
+    changed = news(shown, now, still) if "shown" in request.args else None
+    page = render_template(
         "_news.html",
-        tabs=_tabs(found),
+        tabs=tab_views(found, asked),
         tab=asked.tab.value,
-        here=asked.address("worklist.show", after=""),
-        timers=_timers(found.rows).values(),
-        changed=request.args.get("stamp") != _stamp(found),
+        asked=asked,
+        here=asked.address(),
+        rows=views([*(row for row in found.rows if row.study_id in on_screen), *gone_rows]),
+        words=changed.words if changed else "",
+        list=urlencode(asked.query()),
     )
+    seen = hashlib.sha256(page.encode()).hexdigest()[:16]
+    if request.args.get("seen") == seen:
+        return Response(status=204)
+    again = asked.address("worklist.pulse", shown=request.args.get("shown", ""), seen=seen)
+    return page.replace("@again@", again.replace("&", "&amp;"), 1)
 
 
 pulse.passive = True  # type: ignore[attr-defined]  # does not keep a session alive
@@ -140,6 +131,34 @@ def complete_now(study_id: UUID) -> ResponseReturnValue:
         lifecycle.complete_now(uow, study_id)
     flash("The study is processed with the images that are here.", "ok")
     return redirect(url_for("worklist.show", tab=Tab.PROCESSING.value), 303)
+
+
+@bp.post("/lists")
+@requires(Permission.WORKLIST)
+def keep() -> ResponseReturnValue:
+    """Keep the list that is shown under a name; it is an address, without the search words."""
+    asked = asked_of_query(request.form.get("list", "")).here()
+    shared = request.form.get("shared") == "1"
+    with work() as uow:
+        keep_list(uow, request.form.get("name", ""), urlencode(asked.query()), shared=shared)
+    flash("The list is kept for everybody." if shared else "The list is kept.", "ok")
+    return redirect(asked.address(), 303)
+
+
+@bp.post("/lists/<uuid:list_id>/drop")
+@requires(Permission.WORKLIST)
+def drop(list_id: UUID) -> ResponseReturnValue:
+    """Delete a kept list."""
+    with work() as uow:
+        drop_list(uow, list_id)
+    flash("The list is deleted.", "ok")
+    return redirect(asked_of_query(request.form.get("list", "")).address(), 303)
+
+
+def views(rows: Sequence[WorklistRow]) -> list[RowView]:
+    """Return what the person logged in sees of these rows."""
+    timers = _timers(rows)
+    return [row_view(row, timers.get(row.study_id), person()) for row in rows]
 
 
 def _timers(rows: Iterable[WorklistRow]) -> dict[UUID, CompletionTimer]:
@@ -168,52 +187,25 @@ def _rules() -> RuleBook:
 
 
 def _asked() -> Asked:
-    tab, priority = request.args.get("tab") or Tab.TO_READ.value, request.args.get("priority", "")
-    modality = request.args.get("modality", "")
-    if tab not in list(Tab) or (priority and priority not in list(Priority)) or len(modality) > 16:
-        raise RefusedInputError("there is no such list")
-    return Asked(
-        tab=Tab(tab),
-        modality=modality,
-        priority=Priority(priority) if priority else None,
-        after=request.args.get("after", ""),
-        search=str(session.get("search", "")),
-    )
+    return asked_of(request.args, str(session.get("search", "")))
+
+
+def _shown() -> list[UUID]:
+    try:
+        return [UUID(one) for one in request.args.get("shown", "").split(",") if one][: 2 * PAGE_SIZE]
+    except ValueError as exc:
+        raise RefusedInputError("these are no studies") from exc
 
 
 def _find(asked: Asked) -> Worklist:
+    cursor: dict[str, Any] = {"after": asked.after or None, "before": asked.before or None}
     with sessions()() as db:
         return worklist(
             db,
-            tab=asked.tab,
-            search=asked.search,
-            modality=asked.modality,
-            priority=asked.priority,
-            after=asked.after or None,
+            asked.tab,
+            wanted=asked.wanted(person().id),
+            reader=person().id,
+            sort=asked.sort,
             limit=PAGE_SIZE,
+            **cursor,
         )
-
-
-def _tabs(found: Worklist) -> list[TabView]:
-    return [TabView(tab.value, title, found.counts[tab]) for tab, title in _TITLES.items()]
-
-
-def _view(row: WorklistRow, timer: CompletionTimer | None) -> RowView:
-    state = row.report_state
-    return RowView(
-        row=row,
-        pill=status_pill(state if state is not ReportState.UNREAD else None, row.reading_state),
-        is_waiting=state in {ReportState.UNREAD, ReportState.DRAFTED, ReportState.IN_REVIEW, ReportState.PRELIMINARY},
-        can_open=state in OPENABLE and not row.locked_by and person().may(Permission.REPORT_EDIT),
-        can_process=state is ReportState.UNREAD
-        and row.reading_state in AGAIN
-        and not row.is_prior
-        and person().may(Permission.PROCESS_AGAIN),
-        timer=timer,
-    )
-
-
-def _stamp(found: Worklist) -> str:
-    """Return what changes when a row does; short, and says nothing about anybody."""
-    seen = [(str(r.study_id), r.reading_state, r.report_version, r.priority, r.instance_count) for r in found.rows]
-    return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""What moves a Study up the worklist: its Reading's priority, which only ever rises, and a suspected critical result."""
+"""What moves a Study up the worklist: its Reading's priority, which only rises, and a suspected critical result."""
 
 from collections.abc import Mapping
 from uuid import UUID

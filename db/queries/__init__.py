@@ -18,19 +18,24 @@ from db.queries.details import (
 from db.queries.provenance import draft, human_side, newest_draft
 from db.queries.record import Problems, ReadingProblem, audit_events, find_studies, problems
 from db.queries.waiting import CompletionTimer, completion_timers
-from db.queries.worklist import Tab, Worklist, WorklistRow, worklist, worklist_row
+from db.queries.worklist import COUNT_LIMIT, Sort, Worklist, WorklistRow, worklist, worklist_row, worklist_rows
+from db.queries.worklist_lists import NOBODY, Tab, Wanted
 
 __all__ = [
+    "COUNT_LIMIT",
     "CompletionTimer",
     "DeliveryRow",
     "InstancePath",
+    "NOBODY",
     "Problems",
     "ReadingDetail",
     "ReadingProblem",
     "ReportDetail",
     "SeriesRow",
+    "Sort",
     "StudyDetail",
     "Tab",
+    "Wanted",
     "Worklist",
     "WorklistRow",
     "audit_events",
@@ -49,4 +54,5 @@ __all__ = [
     "waiting_readings",
     "worklist",
     "worklist_row",
+    "worklist_rows",
 ]

@@ -1,11 +1,11 @@
 """The worklist: where each Report is listed, who is to read it, lists that people keep.
 
-Safe while the previous release runs: the tables are new, the columns have defaults it does not know, and the database itself
-keeps the places on the list, also for what the previous release writes.
+Safe while the previous release runs: the tables are new, the columns have defaults it does not know, and the database
+itself keeps the places on the list, also for what the previous release writes.
 
-A Report's ``lane``, ``urgency`` and ``listed_at`` follow from rows of three tables (its own state, the state and priority
-of its Study's Reading in force, whether the Study was only fetched for comparison). Triggers write them, so that an
-index holds every list in its order and a page costs the same at its beginning and at its end.
+A Report's ``lane``, ``urgency`` and ``listed_at`` follow from rows of three tables (its own state, the state and
+priority of its Study's Reading in force, whether the Study was only fetched for comparison). Triggers write them, so
+that an index holds every list in its order and a page costs the same at its beginning and at its end.
 
 Revision: 0016, after 0015
 """

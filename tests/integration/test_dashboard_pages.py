@@ -28,7 +28,7 @@ def site(tmp_path: Path, sqlite_url: str) -> Site:
 
 
 def count(page: str, tab: str) -> int:
-    match = re.search(rf'tab={tab}"[^>]*>[^<]*<span class="count">(\d+)', page)
+    match = re.search(rf'data-tab="{tab}"[^>]*>[^<]*<span class="count">(\d+)', page)
     assert match is not None, tab
     return int(match[1])
 
@@ -90,7 +90,7 @@ def test_long_lists_have_pages(site: Site, monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_list_says_when_it_changed_and_moves_no_row_by_itself(site: Site) -> None:
     site.drafted(ct_study(1))
     browser = site.client("radiologist")
-    pulse = re.search(r'hx-get="([^"]+)"', browser.get("/worklist").text)
+    pulse = re.search(r'hx-get="(/worklist/pulse[^"]+)"', browser.get("/worklist").text)
     assert pulse is not None
     address = pulse[1].replace("&amp;", "&")
     assert "has changed" not in browser.get(address).text
