@@ -54,6 +54,7 @@ export class Pane {
     this.masksCanvas = this.find<HTMLCanvasElement>(".cs-masks");
     this.element.addEventListener("contextmenu", (event) => event.preventDefault());
     this.element.addEventListener(Enums.Events.IMAGE_RENDERED, () => this.rendered());
+    this.element.addEventListener("pointerdown", () => this.root.focus({ preventScroll: true }));
     this.find("button").addEventListener("click", () => void this.again());
   }
 
@@ -69,6 +70,16 @@ export class Pane {
   enable(type: Enums.ViewportType, orientation?: Enums.OrientationAxis): void {
     const defaultOptions = { background: [0, 0, 0] as Types.Point3, ...(orientation ? { orientation } : {}) };
     this.engine.enableElement({ viewportId: this.id, element: this.element, type, defaultOptions });
+    // the pane itself has the focus: Cornerstone's element would swallow every key
+    for (const one of this.element.querySelectorAll("[tabindex]")) one.removeAttribute("tabindex");
+    this.element.removeAttribute("tabindex");
+  }
+
+  // whether the picture has the size of the pane
+  fits(): boolean {
+    const { canvas } = this.viewport;
+    const ratio = window.devicePixelRatio || 1;
+    return !canvas || (Math.abs(canvas.width - this.element.clientWidth * ratio) < 2 && Math.abs(canvas.height - this.element.clientHeight * ratio) < 2);
   }
 
   // -- a stack
@@ -160,6 +171,9 @@ export class Pane {
     if (!this.plane) this.shown = this.viewport.getCurrentImageIdIndex();
     this.root.dataset["index"] = String(this.shown);
     this.root.dataset["series"] = stack.series.id;
+    const image = this.plane ? undefined : stack.frames[this.shown]; // a reformatted plane is no image of its own
+    this.root.dataset["uid"] = image?.uid ?? "";
+    this.root.dataset["frame"] = image ? String(image.frame) : "";
     this.describe();
     paintMasks(this);
     this.onShown(this);

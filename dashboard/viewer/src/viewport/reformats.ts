@@ -30,7 +30,7 @@ export class Reformats {
       await stack.whole();
       const volumeId = `firstread-volume:${stack.series.id}`;
       const volume = (await volumeLoader.createAndCacheVolume(volumeId, { imageIds: stack.imageIds })) as Types.IStreamingImageVolume;
-      stage.lay(1, 3);
+      stage.lay(1, 1);
       this.isOn = true;
       this.before = { layout, stack, index: wanted };
       volume.load();
@@ -54,12 +54,14 @@ export class Reformats {
       [pane.stack, pane.plane] = [stack, plane];
       return pane;
     });
+    stage.arrange("3fr 2fr", "1fr 1fr", "1 / 3");
     await setVolumesForViewports(stage.engine, [{ volumeId }], stage.panes.map((pane) => pane.id));
     const window = stack.frames[index]?.window;
     for (const pane of stage.panes) {
       if (window) pane.viewport.setProperties({ voiRange: rangeOf(...window) });
       pane.shown = 0;
     }
+    stage.resized();
     await stage.adopt(stack);
     stage.engine.renderViewports(stage.panes.map((pane) => pane.id));
     stage.activate(stage.panes[0] as Pane);

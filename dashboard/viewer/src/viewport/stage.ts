@@ -104,10 +104,9 @@ export class Stage {
   lay(rows: number, columns: number): void {
     this.reformats.leave();
     this.cine.stop();
-    const hung = this.panes.map((pane) => ({ stack: pane.stack, index: pane.wanted, caption: pane.caption, offset: pane.linkOffset }));
+    const hung = this.panes.filter((pane) => !pane.plane).map((pane) => ({ stack: pane.stack, index: pane.wanted, caption: pane.caption, offset: pane.linkOffset }));
     for (const pane of this.panes) this.close(pane);
-    this.grid.style.gridTemplateColumns = `repeat(${columns}, minmax(0, 1fr))`;
-    this.grid.style.gridTemplateRows = `repeat(${rows}, minmax(0, 1fr))`;
+    this.arrange(`repeat(${columns}, minmax(0, 1fr))`, `repeat(${rows}, minmax(0, 1fr))`);
     this.panes = Array.from({ length: rows * columns }, (_, at) => this.open(`pane-${at}`, Enums.ViewportType.STACK));
     this.activate(this.panes[0]!);
     hung.slice(0, this.panes.length).forEach((one, at) => {
@@ -119,6 +118,13 @@ export class Stage {
   }
 
   layout: [number, number] = [1, 1];
+
+  // the first pane may span several rows
+  arrange(columns: string, rows: string, firstRow = ""): void {
+    this.grid.style.gridTemplateColumns = columns;
+    this.grid.style.gridTemplateRows = rows;
+    if (firstRow && this.panes[0]) this.panes[0].root.style.gridRow = firstRow;
+  }
 
   open(id: string, type: Enums.ViewportType, orientation?: Enums.OrientationAxis): Pane {
     const pane = new Pane(id, this.engine, this.root.dataset["patient"] ?? "");
@@ -237,9 +243,14 @@ export class Stage {
     } else pane.step(event.deltaY > 0 ? 1 : -1);
   }
 
-  private resized(): void {
-    this.engine.resize(true, true);
+  // Cornerstone passes over a resize while a picture is pending: asked again until every canvas fits its pane
+  resized(tries = 10): void {
+    const isZoomed = this.panes.some((pane) => pane.shown >= 0 && Math.abs(pane.viewport.getZoom() - 1) > 0.01);
+    this.engine.resize(true, isZoomed);
     this.repaint();
+    requestAnimationFrame(() => {
+      if (tries > 0 && this.root.isConnected && this.panes.some((pane) => !pane.fits())) this.resized(tries - 1);
+    });
   }
 
   // -- what keys, buttons and other rooms ask for (desk/keys.ts calls the first five)
