@@ -19,6 +19,13 @@ class ReviewSettings(BaseModel, frozen=True, extra="forbid"):
     resolve_absent: bool = Field(
         default=False, description="Findings that the AI calls absent have to be decided too before a signature."
     )
+    blocking_rules: tuple[str, ...] = Field(
+        default=("placeholder", "critical_open", "rejected_asserted"),
+        description="Rules of the safety linter that stop a signature; any other is signed with a reason.",
+    )
     max_questions: int = Field(
         default=20, ge=0, le=200, description="Questions about one draft that readers may put to the model; 0 for none."
+    )
+    max_redrafts: int = Field(
+        default=5, ge=0, le=50, description="Drafts made anew of the same images that readers may ask for; 0 for none."
     )

@@ -1,6 +1,7 @@
 // The dashboard's one script. Every page also works without it; this makes the common moves fast.
 import htmx from "htmx.org";
 
+import { startAsking } from "./asking/start";
 import { startCritical } from "./critical/start";
 import { startKeys } from "./desk/keys";
 import { startDesk } from "./desk/start";
@@ -14,7 +15,7 @@ import { startTimers, startWorklist } from "./worklist/live";
 
 document.documentElement.classList.add("js");
 
-const perRoom = [startDesk, startCritical, startIdentity, startQuality, startRunning, startSigning, startViewport];
+const perRoom = [startDesk, startAsking, startCritical, startIdentity, startQuality, startRunning, startSigning, startViewport];
 
 htmx.onLoad((loaded) => {
   const element = loaded as Element;
