@@ -46,7 +46,7 @@ TITLES: Mapping[Tab, str] = {
 }
 HINTS: Mapping[Tab, str] = {
     Tab.MINE: "Assigned to you or locked by you, and not final yet.",
-    Tab.NO_DRAFT: "Here and without an AI draft: a person reads from scratch.",
+    Tab.NO_DRAFT: "Here, and without an AI draft; each row says why.",
     Tab.PROBLEMS: "What does not go on by itself: the AI failed, the study is held, or a result was not delivered.",
     Tab.FINAL_TODAY: "Signed, addended or corrected since midnight.",
 }
