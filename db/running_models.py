@@ -77,5 +77,5 @@ class DiskMeasure(Base):
     id: Mapped[Sequence]
     taken_at: Mapped[Instant]
     seconds: Mapped[float]  # it took
-    total_bytes: Mapped[Json]  # {"file_system", "free"} of the data folder's file system
     parts: Mapped[Json]  # {"instances": {"bytes", "files"}, …}
+    facts: Mapped[Json]  # {"per_day_7", "per_day_30", "kept": [{"reason", "studies", "bytes"}], "may_go": …}

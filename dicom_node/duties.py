@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from config.settings import Settings
 from db.types import utcnow
-from dicom_node import commitment, counting, delivery, expected, priors, testing
-from instances import retention
+from dicom_node import commitment, counting, delivery, expected, looking, priors, self_test, testing
+from instances import measuring, retention
 from publishing import alerts, rejections, retractions
 
 log = structlog.get_logger()
@@ -40,6 +40,9 @@ DUTIES = (
     Duty("mail_alerts", alerts.mail_due, 1.0),
     Duty("post_alerts", alerts.post_due, 1.0),
     Duty("delete_old", retention.delete_due, 60.0),
+    Duty("look_at_peers", looking.look_due, 0.5),
+    Duty("self_test", self_test.test_due, 1.0),
+    Duty("measure_disk", measuring.measure_due, 30.0),
 )
 
 

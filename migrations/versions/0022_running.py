@@ -68,8 +68,8 @@ def upgrade() -> None:
         sa.Column("id", _NUMBER, nullable=False),
         _time("taken_at"),
         sa.Column("seconds", sa.Double(), nullable=False),
-        sa.Column("total_bytes", sa.JSON(), nullable=False),
         sa.Column("parts", sa.JSON(), nullable=False),
+        sa.Column("facts", sa.JSON(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_disk_measure")),
     )
 
