@@ -18,8 +18,9 @@ from werkzeug.serving import make_server
 from werkzeug.wrappers import Request, Response
 
 from config.settings import CriticalSettings, Settings
-from db.critical_models import CriticalAlert, CriticalNotice
+from db.critical_models import CriticalAlert, CriticalNotice, Means, NewCommunication
 from db.lifecycle import critical
+from db.types import utcnow
 from db.uow import Actor, unit_of_work
 from tests.db_support import Journey, Sessions, received
 
@@ -56,6 +57,25 @@ def confirmed(sessions: Sessions, reader: Actor, alert_id: UUID, category: int |
     """Let a radiologist confirm."""
     with unit_of_work(sessions, reader) as uow:
         critical.confirm(uow, alert_id, category=category)
+
+
+def said(**changes: Any) -> NewCommunication:
+    """Dr Berg was told by phone a moment ago, and read it back."""
+    values: dict[str, Any] = {
+        "told_name": "Dr Berg",
+        "told_role": "Emergency physician",
+        "means": Means.PHONE,
+        "told_at": utcnow(),
+        "read_back": True,
+    }
+    return NewCommunication(**(values | changes))
+
+
+def told_of_a_critical_result(sessions: Sessions, reader: Actor, study_id: UUID) -> None:
+    """Let a radiologist mark something critical in a study, and tell somebody."""
+    with unit_of_work(sessions, reader) as uow:
+        marked = critical.mark(uow, study_id, what="Free air", category=1)
+        critical.record(uow, marked.id, said())
 
 
 def settings_with(folder: Any, **values: Any) -> Settings:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 from sqlalchemy import ColumnElement, and_, or_, select
@@ -107,6 +108,6 @@ def recipients(settings: CriticalSettings, *, escalated: bool) -> list[tuple[Cha
     people = (settings.escalate_to or settings.mail_to) if escalated else settings.mail_to
     found = [(Channel.MAIL, one[:254]) for one in dict.fromkeys(people)] if settings.smtp_host else []
     if settings.webhook_url:
-        host = settings.webhook_url.split("://", 1)[1].split("/", 1)[0].rsplit("@", 1)[-1]
+        host = urlsplit(settings.webhook_url).netloc.rpartition("@")[2]  # what else is in it may be a secret
         found.append((Channel.WEBHOOK, host[:254]))
     return found

@@ -9,26 +9,14 @@ from sqlalchemy.exc import IntegrityError
 
 from config.errors import LifecycleError, NotAuthorisedError, RefusedInputError
 from db import lifecycle
-from db.critical_models import AlertState, CriticalCommunication, Means, NewCommunication
+from db.critical_models import AlertState, CriticalCommunication
 from db.lifecycle import NewFinding, critical
 from db.queries.critical import open_alerts, summary
 from db.report_models import Report
 from db.types import Presence, Priority, Role, utcnow
 from db.uow import Actor, unit_of_work
-from tests.critical_support import PATIENT, alert, alerted, alerts, confirmed
+from tests.critical_support import PATIENT, alert, alerted, alerts, confirmed, said
 from tests.db_support import Journey, Sessions, header, person, receive, received, receiving, tags
-
-
-def said(**changes: Any) -> NewCommunication:
-    """Dr Berg was told by phone a moment ago, and read it back."""
-    values: dict[str, Any] = {
-        "told_name": "Dr Berg",
-        "told_role": "Emergency physician",
-        "means": Means.PHONE,
-        "told_at": utcnow(),
-        "read_back": True,
-    }
-    return NewCommunication(**(values | changes))
 
 
 def record(sessions: Sessions, reader: Actor, **changes: Any) -> CriticalCommunication:

@@ -18,6 +18,7 @@ from db.lifecycle.report_text import accept_text
 from db.packages import accept_licence
 from db.uow import unit_of_work
 from tests.asking_support import under_review
+from tests.critical_support import told_of_a_critical_result
 from tests.db_support import SENDER, addend, decide_all, open_review, person, received, sign
 
 WRITTEN_ONCE = [
@@ -26,6 +27,7 @@ WRITTEN_ONCE = [
     "answer",
     "answer_copy",
     "audit_event",
+    "critical_communication",
     "draft",
     "draft_rejection",
     "licence_acceptance",
@@ -119,6 +121,7 @@ def signed(sessions):
         version = accept_text(uow, refused.report().id, "findings", seen_version=version)
     with unit_of_work(sessions, reader) as uow:
         lifecycle.reject(uow, refused.report().id, reason="wrong", seen_version=version)
+    told_of_a_critical_result(sessions, reader, journey.study_id)
     return journey
 
 
@@ -135,6 +138,7 @@ def test_what_is_written_once_is_neither_changed_nor_removed(engine, signed):
         "answer": "text",
         "answer_copy": "section",
         "audit_event": "actor",
+        "critical_communication": "note",
         "draft": "sections",
         "draft_rejection": "reason",
         "licence_acceptance": "accepted_by",
