@@ -77,7 +77,7 @@ class SectionView:
     @property
     def rows(self) -> int:
         """Lines to give the editor without a script."""
-        return max(2, min(14, self.text.count("\n") + 1 + len(self.text) // 70))
+        return min(14, self.text.count("\n") + 1 + len(self.text) // 70)
 
 
 @dataclass(frozen=True)

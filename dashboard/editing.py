@@ -114,6 +114,9 @@ def show_comparison(study_id: UUID) -> ResponseReturnValue:
     page = desk(study_id)
     found, known = _compared(page.report.id)
     record_view(page, "comparison")
+    title = SECTION_TITLES.get(request.args.get("section", ""))
+    if is_fragment() and title:
+        return render_template("_section_diff.html", row=next((one for one in found.rows if one.title == title), None))
     template = "_comparison.html" if is_fragment() else "compare.html"
     return render_template(template, p=page, comparison=found, sides=known)
 

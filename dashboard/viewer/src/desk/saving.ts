@@ -187,6 +187,8 @@ export class Saving {
 // every form of the page sends the version it was made from
 export function setVersion(version: number): void {
   for (const input of document.querySelectorAll<HTMLInputElement>("#desk input[name=version]")) input.value = String(version);
+  const state = document.querySelector<HTMLElement>("#save-state:not(.unsaved)");
+  if (state) state.textContent = `Version ${version}`;
 }
 
 export function button(words: string, act: () => void): HTMLButtonElement {

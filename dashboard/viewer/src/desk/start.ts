@@ -24,7 +24,13 @@ export function startDesk(loaded: Element): void {
     if (returnTo) selectTab(returnTo);
     returnTo = "";
   }
+  paintAll();
+}
+
+function paintAll(): void {
   for (const paper of papers) paper.paint();
+  const legend = document.querySelector<HTMLElement>(".ai-legend");
+  if (legend && papers.length) legend.hidden = !document.querySelector(".tint .ai");
 }
 
 // a decision that needs words is made in the Findings tab; afterwards the reader is back where they were
@@ -47,18 +53,16 @@ export function saveNow(): boolean {
 function take(form: HTMLFormElement): void {
   saving = new Saving(form);
   papers = [...form.querySelectorAll<HTMLTextAreaElement>(".paper textarea")].map((area) => new Paper(area));
-  const repaint = (target: EventTarget | null): void => papers.find((one) => one.area === target)?.paint();
-  form.addEventListener("input", (event) => repaint(event.target));
-  form.addEventListener("desk:filled", () => papers.forEach((one) => one.paint()));
+  form.addEventListener("input", (event) => papers.find((one) => one.area === event.target)?.paint());
+  form.addEventListener("desk:filled", paintAll);
   startFields(form);
   saving.offer();
 }
 
 function listen(): void {
-  const repaint = (): void => papers.forEach((one) => one.paint());
-  document.addEventListener("desk:current", repaint);
-  document.addEventListener("desk:tab", repaint); // hidden text has no height
-  window.addEventListener("resize", repaint);
+  document.addEventListener("desk:current", paintAll);
+  document.addEventListener("desk:tab", paintAll); // hidden text has no height
+  window.addEventListener("resize", paintAll);
   document.addEventListener("firstread:measured", (event) => offerMeasurement((event as CustomEvent<{ text: string; isNew?: boolean }>).detail));
   document.body.addEventListener("reportVersion", (event) => setVersion((event as CustomEvent<{ value: number }>).detail.value));
   document.body.addEventListener("screen:mark", () => saving?.again());
@@ -69,7 +73,7 @@ function listen(): void {
   // whatever else is asked of the server waits until the text is there: nothing acts on an old text
   document.body.addEventListener("htmx:confirm", (event) => {
     const { elt, issueRequest } = (event as CustomEvent<{ elt: Element; issueRequest: (sure: boolean) => void }>).detail;
-    if (!saving?.pending || !elt.closest("#desk")) return;
+    if (!saving?.pending || !elt.closest("#desk") || elt.hasAttribute("data-passive")) return;
     event.preventDefault();
     void saving.save(true).then((done) => done && issueRequest(true));
   });
@@ -79,11 +83,14 @@ function listen(): void {
     event.preventDefault();
     void saving.save(true).then((done) => done && location.assign(link.href));
   });
+  // forms of other rooms too; those of htmx were held above
   document.addEventListener("submit", (event) => {
     const form = event.target as HTMLFormElement;
-    if (!form.matches("[data-after-save]") || !saving?.pending) return;
+    const isOurs = form.id === "sections" || form.hasAttribute("hx-post") || form.method === "dialog";
+    if (event.defaultPrevented || isOurs || !form.closest("#desk") || !saving?.pending) return;
     event.preventDefault();
-    void saving.save(true).then((done) => done && form.submit());
+    const { submitter } = event;
+    void saving.save(true).then((done) => done && form.requestSubmit(submitter));
   });
   document.addEventListener("click", (event) => {
     const target = event.target as Element;

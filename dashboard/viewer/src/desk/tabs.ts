@@ -19,7 +19,7 @@ export function selectTab(name: string, { focus = false, remember = true } = {})
     const part = partOf(nameOf(tab));
     if (part) part.hidden = !isChosen;
   }
-  if (focus) chosen.focus();
+  if (focus || chosen.parentElement?.contains(document.activeElement)) chosen.focus();
   if (remember) history.replaceState(history.state, "", `${location.pathname}${location.search}#tab-${name}`);
   document.dispatchEvent(new CustomEvent("desk:tab", { detail: name }));
 }
