@@ -101,7 +101,7 @@ def test_a_passkey_is_registered_logs_in_unlocks_and_is_refused_unverified_or_cl
     page.get_by_label("Name, such as").fill("Reading room 2")
     page.get_by_role("button", name="Add a passkey").click()
     expect(page.get_by_text("Passkey added.")).to_be_visible()
-    expect(page.get_by_role("cell", name="Reading room 2")).to_be_visible()
+    expect(page.get_by_role("cell", name="Reading room 2", exact=True)).to_be_visible()
     assert violations(page) == []
 
     page.get_by_role("button", name="Log out", exact=True).click()
