@@ -81,8 +81,8 @@ NOT_EARLIER = re.compile(
     r"|\bno (?:\w+ ){0,3}(?:are|is|were|was) available"
 )
 PLACEHOLDER = re.compile(
-    r"\[\s*\]|\[[\s_?.…xX*-]+\]|\[(?:side|left/right|right/left|number|size|date|name|enter|insert|fill|select|tbd)"
-    r"[^\]\n]{0,40}\]|_{3,}|\*{3,}|\bxx+\b(?! male)|\?\?+|\{[^}\n]{0,40}\}",
+    r"\[\s*\]|\[[\s_?.…xX*-]+\]|\[(?:side|left/right|right/left|number|size|date|name|enter|insert|fill|select|tbd"
+    r"|ai answer)[^\]\n]{0,40}\]|_{3,}|\*{3,}|\bxx+\b(?! male)|\?\?+|\{[^}\n]{0,40}\}",
     re.IGNORECASE,
 )
 

@@ -72,6 +72,8 @@ def test_a_question_is_asked_answered_and_copied_only_by_an_act(site, opened):
     assert site.report(study_id).sections["impression"] == f"{SECTIONS['impression']}\n{asking.marked(ANSWER.text)}"
     assert site.one(AnswerCopy).section == "impression"
     assert "Copied into Impression" in browser.get(f"/studies/{study_id}").text
+    checks = browser.get(f"/studies/{study_id}/checks", headers={"HX-Request": "true"}).text
+    assert asking.AI_MARK in checks  # an open field: nothing is signed before its reader has removed the mark
 
 
 def test_with_a_script_the_parts_come_alone_and_a_stale_page_stays_stale(site, opened):
