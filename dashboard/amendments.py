@@ -6,16 +6,18 @@ from uuid import UUID, uuid4
 
 from flask import Blueprint, Response, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
+from sqlalchemy.orm import Session
 
 from config.errors import AppError, LifecycleError, RefusedInputError
-from dashboard.auth import check_password
+from dashboard.checks import Checks, check_report
 from dashboard.desk import DeskPage
 from dashboard.errors import status_of
+from dashboard.identity.proof import prove
 from dashboard.people import person, sessions, site, work
 from dashboard.permissions import Permission, requires
 from dashboard.presentation import EDITABLE_SECTIONS, SECTION_TITLES
-from dashboard.reading import desk, record_view, seen_version
-from dashboard.signoff import destinations_of, refused
+from dashboard.report_page import desk, record_view, seen_version
+from dashboard.signoff import destinations_of, method_of_proof, refused
 from db import lifecycle
 from db.lifecycle import Amending, NewObject
 from db.queries import report_detail
@@ -77,14 +79,33 @@ def _submit(study_id: UUID, state: ReportState, typed: Typed) -> ResponseReturnV
     error = _lacks(page, state, typed)
     if error:
         return Response(_page(page, state, typed, error=error), 400)
-    if check_password(person().login, request.form.get("password", ""), again=True) is None:
-        return refused(lambda error: _page(page, state, typed, error=error))
+    with sessions()() as db:
+        checks = _checks(db, page.report.id, state, typed)
+    if checks.blocking or checks.unanswered:
+        error = "Look at the checks: change the text, or say why it is signed all the same."
+        return Response(_page(page, state, typed, error=error, checks=checks), 400)
+    if prove(purpose_of(page)) is None:
+        return refused(lambda error: _page(page, state, typed, error=error, checks=checks))
     try:
         _sign(page, state, typed)
     except (LifecycleError, RefusedInputError) as exc:
         return Response(_page(desk(study_id), state, typed, error=f"Not signed: {exc}."), status_of(exc))
     flash("Addendum signed." if state is ReportState.ADDENDED else "Correction signed.", "ok")
     return redirect(url_for("reading.show", study_id=study_id), 303)
+
+
+def purpose_of(page: DeskPage) -> str:
+    """Return what a passkey's answer is good for: an amendment of this version of this report."""
+    return f"amend:{page.report.id}:{page.report.version}"
+
+
+def _checks(db: Session, report_id: UUID, state: ReportState, typed: Typed) -> Checks:
+    """Return what the linter says of what was typed, with the reasons of the form."""
+    detail = report_detail(db, report_id)
+    assert detail is not None
+    sections = {**detail.report.sections, **typed.sections}
+    text = {"addendum": typed.text} if state is ReportState.ADDENDED else sections
+    return check_report(db, detail, state, text).answered(request.form)
 
 
 def _lacks(page: DeskPage, state: ReportState, typed: Typed) -> str:
@@ -123,31 +144,41 @@ def _sign(page: DeskPage, state: ReportState, typed: Typed) -> None:
         )
         made = write_signed_documents(db, detail, signing, settings)
     try:
-        _commit(page.report.id, signing, typed, made)
+        _commit(page, signing, typed, made)
     except AppError:
         discard(made, settings)
         raise
 
 
-def _commit(report_id: UUID, signing: Signing, typed: Typed, made: Sequence[NewObject]) -> None:
-    act = Amending(
-        signature_id=signing.signature_id,
-        meaning=signing.meaning,
-        printed_name=signing.printed_name,
-        authenticated_at=signing.signed_at,
-        signed_at=signing.signed_at,
-        seen_version=seen_version(),
-        seen_images=request.form.get("images", ""),
-        objects=made,
+def _commit(page: DeskPage, signing: Signing, typed: Typed, made: Sequence[NewObject]) -> None:
+    report_id = page.report.id
+    addenda = [one.amendment.text for one in page.amended[::-1] if one.amendment.state is ReportState.ADDENDED]
+    signed = lifecycle.with_addenda(
+        signing.sections if signing.sections is not None else page.report.sections,
+        [*addenda, *([typed.text] if signing.state is ReportState.ADDENDED else [])],
     )
     with work() as uow:
+        checks = _checks(uow.session, report_id, signing.state, typed)
+        act = Amending(
+            signature_id=signing.signature_id,
+            meaning=signing.meaning,
+            printed_name=signing.printed_name,
+            authenticated_at=signing.signed_at,
+            signed_at=signing.signed_at,
+            seen_version=seen_version(),
+            seen_images=request.form.get("images", ""),
+            objects=made,
+            checked=checks.checked(lifecycle.text_sha256(signed)),
+            hold_s=site().review.hold_s,
+            method=method_of_proof(),
+        )
         if signing.state is ReportState.ADDENDED:
             lifecycle.addend(uow, report_id, typed.text, act)
         else:
             lifecycle.correct(uow, report_id, typed.sections, typed.text, act)
 
 
-def _page(page: DeskPage, state: ReportState, typed: Typed, *, error: str = "") -> str:
+def _page(page: DeskPage, state: ReportState, typed: Typed, *, error: str = "", checks: Checks | None = None) -> str:
     blocks = [] if page.can_amend else ["Only a report that was signed as final has addenda and corrections."]
     return render_template(
         "amend.html",
@@ -158,6 +189,9 @@ def _page(page: DeskPage, state: ReportState, typed: Typed, *, error: str = "") 
         meaning=MEANINGS[state],
         destinations=destinations_of(page, state),
         blocks=blocks,
+        checks=checks,
+        purpose=purpose_of(page),
+        review=site().review,
         error=error,
     )
 

@@ -12,6 +12,7 @@ from dashboard.people import person, sessions, site, work
 from dashboard.permissions import Permission, requires
 from dashboard.priors import priors_view
 from dashboard.report_page import desk, is_fragment, record_view, report_of, seen_version, sent_sections, with_version
+from dashboard.signed_view import signed_view
 from dashboard.words import words_of
 from db import lifecycle
 from db.audit import AuditTag
@@ -53,7 +54,9 @@ def report(study_id: UUID) -> ResponseReturnValue:
     """Show the report alone, with its signature block, for reading and printing."""
     page = desk(study_id)
     record_view(page, "report page")
-    return render_template("report.html", p=page, organization=site().organization)
+    with sessions()() as db:
+        signed = signed_view(db, page)
+    return render_template("report.html", p=page, organization=site().organization, signed=signed)
 
 
 @bp.post("/review")

@@ -4,6 +4,7 @@ from uuid import UUID
 
 from flask import Response, abort, request
 
+from dashboard.checks import conceal
 from dashboard.desk import DeskPage, load_desk, report_id_of
 from dashboard.images import shelf
 from dashboard.people import audit_view, person, sessions, site, work
@@ -22,6 +23,7 @@ def desk(study_id: UUID, *, with_viewer: bool = False) -> DeskPage:
             server=shelf().slices,
             asked=request.args if with_viewer else None,
         )
+        page = conceal(db, page) if page is not None else None
     if page is None:
         abort(404)
     return page

@@ -72,7 +72,9 @@ class ReportFacts:
         has_prior: an earlier study of the patient is here.
         drawn: what readers measured on the images.
         open_alerts: labels of critical findings that nobody confirmed or dismissed.
+        untold_alerts: labels of confirmed ones that nobody was told of.
         has_communication: a record says who was told of the critical result.
+        is_addendum: the text only adds to a signed report: what it leaves out is said there.
     """
 
     sections: Mapping[str, str]
@@ -86,7 +88,9 @@ class ReportFacts:
     has_prior: bool = False
     drawn: Sequence[Measure] = ()
     open_alerts: Sequence[str] = ()
+    untold_alerts: Sequence[str] = ()
     has_communication: bool = False
+    is_addendum: bool = False
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ def decisions(facts: ReportFacts) -> Iterator[Issue]:
     for finding in facts.findings:
         if finding.decision == "rejected" and finding.presence == "present":
             yield from _rejected(finding, spoken, standing)
-        elif finding.decision == "accepted" and finding.stands:
+        elif finding.decision == "accepted" and finding.stands and not facts.is_addendum:
             yield from _accepted(finding, spoken)
         elif finding.decision == "edited":
             yield from _edited(finding, spoken)

@@ -23,7 +23,7 @@ def placeholders(facts: ReportFacts) -> Iterator[Issue]:
 
 def empty_impression(facts: ReportFacts) -> Iterator[Issue]:
     """Yield an issue when there is no impression."""
-    if not facts.sections.get("impression", "").strip():
+    if not facts.is_addendum and not facts.sections.get("impression", "").strip():
         yield Issue("impression_empty", "The impression is empty.", "impression")
 
 
@@ -71,7 +71,13 @@ def critical(facts: ReportFacts) -> Iterator[Issue]:
     """Yield critical results that nobody answered, or that the text states without saying who was told."""
     for label in facts.open_alerts:
         yield Issue("critical_open", f"Suspected critical result, neither confirmed nor dismissed: {label}.")
-    told = facts.has_communication or any(TOLD.search(text.lower()) for text in facts.sections.values())
+    for label in facts.untold_alerts:
+        yield Issue("critical_untold", f"Confirmed critical result, and nobody was told yet: {label}.")
+    told = (
+        facts.has_communication
+        or bool(facts.untold_alerts)
+        or any(TOLD.search(text.lower()) for text in facts.sections.values())
+    )
     if told:
         return
     for one in sentences(facts.sections, SPOKEN):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from safety.facts import Dimension, Place, Side
 
-SPOKEN = ("findings", "impression")  # what the report asserts; history and comparison speak of other things
+SPOKEN = ("findings", "impression", "addendum")  # what the report asserts; history and comparison speak of other things
 _SENTENCE = re.compile(r"[^.!?\n]+(?:\.(?=\d)[^.!?\n]*)*[.!?]*")
 _ABBREVIATION = re.compile(r"\b(?:dr|mr|mrs|prof|approx|ca|vs|no|cf|e\.g|i\.e)\.$", re.IGNORECASE)
 _PART = re.compile(r"\b(?:but|however|although|though|except|whereas|while|apart from|other than|aside from)\b|[;:]")

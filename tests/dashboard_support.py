@@ -258,6 +258,7 @@ def _password_hash() -> str:
 
 def make_site(folder: Path, database_url: str = "", **changes: Any) -> Site:
     """An installation with one account per role, in a migrated database; a new one in ``folder`` without a URL."""
+    changes.setdefault("review", {"hold_s": 0})  # what is signed is due at once
     settings = Settings(data_dir=folder, database_url=database_url, **changes)
     if not database_url:
         migrate(settings.database)

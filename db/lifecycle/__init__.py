@@ -22,6 +22,7 @@ from db.lifecycle.values import (
     NewObject,
     Received,
 )
+from db.lifecycle.viewing import count_view, has_seen_images, open_view, seconds_of
 from db.lifecycle.work import claim, drafted, fail, heartbeat, no_draft, retry
 
 __all__ = [
@@ -46,14 +47,17 @@ __all__ = [
     "complete_now",
     "correct",
     "corrected_sections",
+    "count_view",
     "decide_finding",
     "delivered",
     "delivery_failed",
     "drafted",
     "fail",
+    "has_seen_images",
     "heartbeat",
     "no_draft",
     "open_review",
+    "open_view",
     "process_again",
     "quarantine",
     "receive_instance",
@@ -68,6 +72,7 @@ __all__ = [
     "resubmit",
     "retry",
     "save_sections",
+    "seconds_of",
     "sign",
     "situation",
     "stop",

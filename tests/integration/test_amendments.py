@@ -19,7 +19,8 @@ from db.report_models import Amendment, ReportRevision, Signature
 from db.types import ReportState, Role
 from publishing.documents import report_document
 from tests.dashboard_support import PASSWORD, SECTIONS, Browser, Site, ct_study, make_site
-from tests.integration.test_dashboard_signing import reviewed, sign, text_of
+from tests.integration.test_dashboard_signing import reviewed, text_of
+from tests.signing_support import overrides, sign
 
 PACS = Destination(name="PACS", ae_title="PACS", host="127.0.0.1", port=11119)
 VIEWER = Destination(name="VIEWER", ae_title="VIEWER", host="127.0.0.1", port=11120, report="basic-text")
@@ -59,7 +60,9 @@ def amend(browser: Browser, study_id: UUID, what: str = "addendum", **fields: An
         given |= SECTIONS | {"reason": "Wrong side.", "impression": "Lung tumor on the left."}
     else:
         given |= {"text": "Compared with the CT of 2024: new."}
-    return browser.submit(path, **(given | fields))
+    answer = browser.submit(path, **(given | fields))
+    reasons = overrides(answer.text)  # checks are shown once there is something to check
+    return browser.submit(path, **(reasons | given | fields)) if reasons else answer
 
 
 def made_by(site: Site, signature: Signature) -> dict[str, ResultObject]:

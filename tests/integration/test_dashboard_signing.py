@@ -8,13 +8,13 @@ from uuid import UUID
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from werkzeug.test import TestResponse
 
 from config.settings import Destination
 from db.models import Delivery, ResultObject
 from db.report_models import Signature
 from db.types import DeliveryState, ReportState, Role
-from tests.dashboard_support import PASSWORD, Browser, Site, ct_study, make_site
+from tests.dashboard_support import Browser, Site, ct_study, make_site
+from tests.signing_support import sign
 
 PACS = Destination(name="PACS", ae_title="PACS", host="127.0.0.1", port=11119)
 
@@ -33,11 +33,6 @@ def reviewed(site: Site, browser: Browser, *, decide: bool = True, **changes: An
         answer = browser.submit(path, version=site.report(study_id).version, decision="accepted")
         assert answer.status_code == 303
     return study_id
-
-
-def sign(site: Site, browser: Browser, study_id: UUID, state: str = "FINAL", **fields: Any) -> TestResponse:
-    given = {"version": site.report(study_id).version, "password": PASSWORD, "checked": "1"} | fields
-    return browser.submit(f"/studies/{study_id}/sign/{state}", **given)
 
 
 def signed_files(site: Site) -> list[Path]:
