@@ -71,7 +71,7 @@ def test_the_worklist_says_what_each_study_waits_for_also_without_a_script(site:
     )
     assert re.fullmatch(r"complete in [56]\d s 2 received", said[1])
     assert page.count("Process now") == 2
-    pulse = re.search(r'hx-get="([^"]+pulse[^"]+)"', page)
+    pulse = re.search(r'hx-get="(/worklist/pulse[^"]+)"', page)
     assert pulse is not None
     news = browser.get(pulse[1].replace("&amp;", "&")).text
     assert 'hx-swap-oob="true"' in news
