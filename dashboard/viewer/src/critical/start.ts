@@ -29,7 +29,7 @@ function sayWhy(event: Event): void {
   if (!place || !(from instanceof Element) || !from.closest("#critical")) return;
   const request = (event as CustomEvent<{ xhr?: XMLHttpRequest }>).detail.xhr;
   const page = new DOMParser().parseFromString(request?.responseText ?? "", "text/html");
-  const said = page.querySelector("main p")?.textContent?.trim();
+  const said = page.querySelector("main p:not(.quiet)")?.textContent?.trim();
   place.textContent = said || "This was not recorded. Try again.";
   place.hidden = false;
   place.scrollIntoView({ block: "nearest" });
