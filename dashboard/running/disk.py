@@ -88,7 +88,7 @@ def show() -> ResponseReturnValue:
         facts=facts,
         rules=_rules(settings),
         age_s=(utcnow() - measured.taken_at).total_seconds() if measured else 0,
-        stale=bool(measured) and utcnow() - measured.taken_at > timedelta(hours=3),
+        stale=measured is not None and utcnow() - measured.taken_at > timedelta(hours=3),
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import yaml
-from flask import Blueprint, Flask, current_app, render_template, request
+from flask import Blueprint, current_app, render_template, request
 from flask.typing import ResponseReturnValue
 from pydantic import ValidationError
 from pydicom.uid import UID
@@ -88,11 +88,7 @@ def judge() -> ResponseReturnValue:
         return _page(asked, refused=str(exc)), 400
 
 
-def _exempt(app: Flask) -> None:
-    app.extensions["csrf"].exempt(judge)
-
-
-bp.record_once(lambda state: _exempt(state.app))
+bp.record_once(lambda state: state.app.extensions["csrf"].exempt(judge))  # which asks for the token itself
 
 
 def _edited() -> str:

@@ -95,7 +95,7 @@ def _oldest_waiting(session: Session, now: datetime) -> float:
 
 def _latency(session: Session, now: datetime) -> dict[str, Latency]:
     """Return how long Readings that ended lately took: first image to complete, to a worker, to the end."""
-    query: Select[Any] = (
+    query: Select[*tuple[Any, ...]] = (
         select(Study.first_received_at, Reading.completed_at, Reading.started_at, Reading.finished_at)
         .join(Study, Study.id == Reading.study_id)
         .where(

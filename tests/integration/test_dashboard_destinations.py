@@ -36,7 +36,12 @@ def site_with(tmp_path: Path, url: str, *destinations: dict[str, Any]) -> Site:
 
 def row_of(page: str, name: str) -> str:
     """The table row, and what a test said below it, as text with single spaces."""
-    after = page.partition("</main>")[0].partition(f"<b>{name}</b>")[2].partition("<td><b>")[0]
+    after = (
+        page.partition("</main>")[0]
+        .partition('<div id="peers"')[0]
+        .partition(f"<b>{name}</b>")[2]
+        .partition("<td><b>")[0]
+    )
     return " ".join(re.sub(r"<[^>]+>", " ", after).split())
 
 
