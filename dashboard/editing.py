@@ -8,6 +8,7 @@ from flask import Blueprint, Response, abort, flash, redirect, render_template, 
 from flask.typing import ResponseReturnValue
 
 from config.errors import LifecycleError, RefusedInputError
+from dashboard.desk import DeskPage
 from dashboard.history import Comparison, Side, compare, sides
 from dashboard.people import sessions, work
 from dashboard.permissions import Permission, requires
@@ -112,7 +113,7 @@ def restore_revision(study_id: UUID, number: int) -> ResponseReturnValue:
 def show_comparison(study_id: UUID) -> ResponseReturnValue:
     """Show two or three texts of the report beside each other, word by word: draft, signed, now, or revisions."""
     page = desk(study_id)
-    found, known = _compared(page.report.id)
+    found, known = _compared(page)
     record_view(page, "comparison")
     title = SECTION_TITLES.get(request.args.get("section", ""))
     if is_fragment() and title:
@@ -197,12 +198,16 @@ def _finding(uow: UnitOfWork, report_id: UUID, finding_id: UUID) -> tuple[Findin
     return finding, [one for one in rows if one is not finding]
 
 
-def _compared(report_id: UUID) -> tuple[Comparison, list[Side]]:
+def _compared(page: DeskPage) -> tuple[Comparison, list[Side]]:
+    """The texts asked for, of the sections this reader may see now, and every text there is to choose from."""
+    shown = {one.title for one in page.sections}
     with sessions()() as db:
-        detail = report_detail(db, report_id)
+        detail = report_detail(db, page.report.id)
         if detail is None:
             abort(404)
-        return compare(detail, [one for one in request.args.getlist("with") if one][:4]), list(sides(detail).values())
+        found = compare(detail, [one for one in request.args.getlist("with") if one][:4])
+        known = list(sides(detail).values())
+    return Comparison(found.sides, [one for one in found.rows if one.title in shown]), known
 
 
 def _revision_text(report_id: UUID, number: int) -> Mapping[str, Any]:

@@ -40,7 +40,8 @@ export class Saving {
     const done = await this.under;
     this.under = null;
     if (!done && this.isStale && asked) return this.compare();
-    return done && this.typed !== this.saved ? this.save(asked) : done;
+    // what was typed meanwhile waits for its own pause, unless somebody waits for it
+    return done && asked && this.typed !== this.saved ? this.save(true) : done;
   }
 
   // with the session back, or the network
@@ -144,13 +145,13 @@ export class Saving {
     if (told.reportVersion === undefined) return this.failed("the server's answer was not understood"); // a login page
     this.failures = 0;
     this.saved = upTo;
-    setVersion(told.reportVersion);
+    document.body.dispatchEvent(new CustomEvent("reportVersion", { detail: { value: told.reportVersion } }));
     const revision = this.form.querySelector<HTMLInputElement>("input[name=revision]");
     if (revision) revision.value = answer.headers.get("Report-Revision") ?? revision.value;
     if (this.typed === this.saved) {
       forget(this.study);
       this.say(said ?? "Saved", "saved");
-    }
+    } else this.say("Unsaved changes", "unsaved");
     return true;
   }
 

@@ -5,6 +5,12 @@ import { Paper } from "./paper";
 import { Saving, button, setVersion } from "./saving";
 import { currentTab, selectTab, startTabs } from "./tabs";
 
+interface Asked {
+  readonly elt: Element;
+  readonly verb: string;
+  readonly issueRequest: (sure: boolean) => void;
+}
+
 let saving: Saving | null = null;
 let papers: Paper[] = [];
 let returnTo = "";
@@ -72,8 +78,9 @@ function listen(): void {
   });
   // whatever else is asked of the server waits until the text is there: nothing acts on an old text
   document.body.addEventListener("htmx:confirm", (event) => {
-    const { elt, issueRequest } = (event as CustomEvent<{ elt: Element; issueRequest: (sure: boolean) => void }>).detail;
-    if (!saving?.pending || !elt.closest("#desk") || elt.hasAttribute("data-passive")) return;
+    const { elt, verb, issueRequest } = (event as CustomEvent<Asked>).detail;
+    const isPassive = elt.hasAttribute("data-passive") || (verb === "get" && !elt.closest("#history, .changes"));
+    if (!saving?.pending || !elt.closest("#desk") || isPassive) return;
     event.preventDefault();
     void saving.save(true).then((done) => done && issueRequest(true));
   });
