@@ -12,6 +12,7 @@ from config.routing import RuleBook, load_rules
 from config.settings import ROOT, Destination, DicomSettings, Settings, WorkerSettings
 from db import lifecycle, queries
 from db.models import AuditEvent, Delivery, ImagingOrder, OutboxMessage, Reading, ResultObject, Study
+from db.queries.critical import open_alerts
 from db.report_models import Draft
 from db.types import Priority, ReadingState, ReportState, utcnow
 from db.uow import Actor, unit_of_work
@@ -106,6 +107,8 @@ def test_a_received_radiograph_becomes_a_draft_with_its_objects_and_deliveries(i
     assert detail.draft.provenance["models"][0]["weights_sha256"]
     assert {f.label for f in detail.findings if f.presence == "present"} == {"Effusion", "Pneumothorax"}
     assert detail.reading.priority is Priority.STAT  # a suspected pneumothorax raises it
+    with sessions() as session:
+        assert [one.label for one in open_alerts(session, detail.study.id)] == ["Pneumothorax"]
     assert {o.kind for o in detail.objects} == {"FINDINGS_SR", "KEY_IMAGES", "DRAFT_SR"}
     assert all((settings.results_dir / o.path).stat().st_size > 1000 for o in detail.objects)
     assert sorted(d.destination for d in deliveries) == ["pacs"] * 3
