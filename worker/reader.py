@@ -21,8 +21,8 @@ from config.settings import Settings
 from db import lifecycle, queries
 from db.lifecycle import Claim, NewDraft
 from db.uow import Actor, UnitOfWork, unit_of_work
-from worker.presence import process_name
 from worker.leases import renewed
+from worker.presence import process_name
 
 log = structlog.get_logger()
 
