@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
+from config.review_settings import ReviewSettings
 from config.settings import Destination, DicomSettings, Hl7Settings, Settings, WebSettings, WorkerSettings
 from db.engine import make_engine, make_sessions
 from firstread.children import Family
@@ -81,6 +82,7 @@ def start_installation(
         hl7=Hl7Settings(port=free_port()) if receivers else Hl7Settings(),
         dicom=DicomSettings(port=free_port(), quiet_s=2.0),
         web=WebSettings(port=free_port()),
+        review=ReviewSettings(hold_s=1.0),
         worker=WorkerSettings(**worker) if worker else WorkerSettings(),
         models={"vlm": demo_model},
     )

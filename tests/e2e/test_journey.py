@@ -118,7 +118,7 @@ def test_a_radiologist_edits_and_signs_and_the_archive_gets_it(installation, rad
     sign = radiologist.get(f"{base}/sign/FINAL").form("/sign/FINAL")
     refused = radiologist.submit(sign, password="not the password", checked="1")
     assert refused.status in {400, 401, 403}
-    sign = radiologist.get(f"{base}/sign/FINAL").form("/sign/FINAL")
+    sign = radiologist.get(f"{base}/sign/FINAL").answered("/sign/FINAL")
     done = radiologist.submit(sign, password=installation.passwords["radiologist"], checked="1")
     assert done.status == 200
     assert "FINAL" in done.text.upper()

@@ -80,7 +80,7 @@ def signed(installation, sent, pages, radiologist):
     study = sent[SIGNED]
     radiologist.submit(study_page(radiologist, installation, study).form("/review"))
     base = accept_all(radiologist, installation, study).url.split("?")[0].rstrip("/")
-    form = radiologist.get(f"{base}/sign/FINAL").form("/sign/FINAL")
+    form = radiologist.get(f"{base}/sign/FINAL").answered("/sign/FINAL")
     done = radiologist.submit(form, password=installation.passwords["radiologist"], checked="1")
     assert done.status == 200
     assert "FINAL" in done.text.upper()
