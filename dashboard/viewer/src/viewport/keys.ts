@@ -9,7 +9,7 @@ const KEYS: Record<string, (stage: Stage) => void> = {
   g: (stage) => stage.choose("ANGLE"),
   u: (stage) => stage.choose("RECTANGLE"),
   o: (stage) => stage.choose("ELLIPSE"),
-  q: (stage) => stage.choose("PROBE"),
+  j: (stage) => stage.choose("PROBE"),
   t: (stage) => stage.choose("ARROW"),
   f: (stage) => stage.choose("scroll"),
   i: (stage) => stage.invert(),

@@ -22,7 +22,7 @@ const BUTTONS: readonly (Button | null)[] = [
   tool("ANGLE", "Angle (g)"),
   tool("RECTANGLE", "Rectangle: mean and standard deviation (u)"),
   tool("ELLIPSE", "Ellipse: mean and standard deviation (o)"),
-  tool("PROBE", "Probe: value at a point (q)"),
+  tool("PROBE", "Probe: value at a point (j)"),
   tool("ARROW", "Arrow with words (t)"),
   null,
   { name: "invert", title: "Invert (i)", press: (stage) => stage.invert() },
