@@ -30,6 +30,7 @@ _AFTER = re.compile(
     r"|(?:not|nor) (?:seen|present|identified|evident|detected|visible|demonstrated)|absent|unlikely)\b"
     r"|^[^.;,]{0,40}?\b(?:cannot|can not|could not) be (?:seen|identified|shown|demonstrated)\b"
 )
+_UNASSESSED = re.compile(r"\bnot (?:assessed|evaluated|included|asked)\b[^.;]*$")
 _NONE = re.compile(r"\s*[:=]\s*(?:none|no|absent|negative|nil)\b")  # as structured reports write
 _ASKS = re.compile(
     r"\b(?:recommend\w*|advis\w*|suggest(?:ed)? (?:a )?follow|follow[- ]up|correlat\w*|consider(?:ed|ing)?\b"
@@ -106,6 +107,8 @@ def sentences(sections: Mapping[str, str], keys: Sequence[str] = SPOKEN) -> Iter
 def is_denied(said: str, start: int, end: int) -> bool:
     """Return whether a sentence denies what stands at ``start``..``end`` of it."""
     before, after = said[:start], said[end:]
+    if _UNASSESSED.search(before):
+        return True  # the list after the colon is of what nobody looked for
     parts = list(_PART.finditer(before))
     before = before[parts[-1].end() :] if parts else before
     if _NONE.match(after):

@@ -1,5 +1,6 @@
 """The linter over sentences as radiologists write them: what it must catch, and what it must leave alone."""
 
+from dataclasses import replace
 from datetime import date
 from typing import Any
 
@@ -178,6 +179,15 @@ TABLE: list[tuple[str, ReportFacts]] = [
     ("", facts("Fracture of the left clavicle and of the right fifth rib.", impression="Left clavicular fracture.")),
     ("critical_untold", facts("Filling defects in keeping with acute pulmonary embolism on both sides.")),
     ("", facts("Pulmonary embolism is excluded.")),
+    # ordinary drafts of the pipeline
+    ("", facts("No hepatic tumor. Not assessed: pancreatic tumor, lung tumor, bone lesion.",
+               found("lung tumor", decision="rejected"))),
+    ("", facts("Lung tumor. Segmented lung tumor, right side: 12.4 ml in total, longest axial diameter 31 mm, on "
+               "slices 59 to 63 (15 mm along the slice normal).", replace(TUMOR, measures=[*TUMOR.measures,
+               Measure("length", 15.0)]))),
+    ("", facts("Pleural effusion. Cardiomegaly. No atelectasis, consolidation, infiltration, pneumothorax or mass.",
+               found("Effusion"), found("Cardiomegaly"), OFF)),
+    ("", facts("None of the assessed findings is seen.", NOT_SEEN)),
     # ordinary reports, nothing wrong
     ("", facts("The lungs are clear. No pleural effusion. The heart is of normal size. No acute bony abnormality.")),
     ("", facts("There is no intracranial hemorrhage, mass effect or midline shift.", **MR)),
