@@ -84,7 +84,7 @@ def test_rows_live_and_stay_where_they_are(
     expect(page.locator("#search")).to_be_focused()
     page.keyboard.press("Escape")
     page.locator("h1").evaluate("() => document.activeElement.blur()")
+    assert errors == []
     page.keyboard.press("k")
     page.keyboard.press("Enter")
     page.wait_for_url(re.compile("/studies/"))
-    assert errors == []
