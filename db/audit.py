@@ -166,8 +166,8 @@ class AuditTag(StrEnum):
     QUEUE_DRAINING = "queue:draining"
     QUEUE_RESUMED = "queue:resumed"
     PEER_TESTED = "peer:tested"
-    SELF_TEST_STARTED = "self_test:started"
-    SELF_TEST_FINISHED = "self_test:finished"
+    SELF_TEST_STARTED = "selftest:started"
+    SELF_TEST_FINISHED = "selftest:finished"
     # workitems (UPS)
     WORKITEM_CREATED = "workitem:created"
     WORKITEM_CLAIMED = "workitem:claimed"

@@ -101,7 +101,7 @@ def _parts(found: Mapping[str, Mapping[str, int]], disk: Any) -> list[Part]:
     """Return the parts, largest first, then what others hold and what is free."""
     total = disk.total if disk else 1
     ours = sorted(((name, one["files"], one["bytes"]) for name, one in found.items()), key=lambda one: -one[2])
-    other = [("everything else on this disk", None, disk.used - sum(one[2] for one in ours))] if disk else []
+    other = [("everything else on this disk", None, disk.total - disk.free - sum(one[2] for one in ours))] if disk else []
     parts: list[Part] = []
     x = 0.0
     for number, (name, files, size) in enumerate([*ours, *other]):
@@ -110,7 +110,7 @@ def _parts(found: Mapping[str, Mapping[str, int]], disk: Any) -> list[Part]:
         parts.append(Part(name, files, max(0, size), x, width, f"part-{5 if last else min(number, _DRAWN - 1)}"))
         x += width
     if disk:
-        parts.append(Part("free", None, disk.free, x, max(0.0, 1000 - x), "part-free"))
+        parts.append(Part("free", None, disk.free, x, 1000 * disk.free / total, "part-free"))
     return parts
 
 

@@ -79,7 +79,7 @@ def test_it_goes_by_c_store_to_a_draft_and_nothing_of_it_is_owed(tmp_path: Path,
     assert [one.state.value for one in rows(site.sessions, PriorSearch)] == ["SKIPPED"]
     assert [one.calling_ae for one in rows(site.sessions, PeerAssociation) if not one.rejected] == ["SELFTEST"]
     assert site.tags(object_type="peer") == ["peer:added", "peer:removed"]  # let in for that long, on the record
-    assert site.tags(object_type="self_test") == ["self_test:started", "self_test:finished"]
+    assert site.tags(object_type="self_test") == ["selftest:started", "selftest:finished"]
 
 
 def test_what_does_not_come_through_fails_where_it_hangs(tmp_path: Path, sqlite_url: str) -> None:
@@ -102,4 +102,4 @@ def test_what_does_not_come_through_fails_where_it_hangs(tmp_path: Path, sqlite_
         task.asked_at = utcnow() - timedelta(minutes=21)
     assert self_test.test_due(site.sessions, site.settings, utcnow()) == 1
     assert "not within 20 minutes: the Study is not in the database" in admin.get("/self-test").text
-    assert site.tags(tag="self_test:finished", outcome="failure") == ["self_test:finished"] * 2
+    assert site.tags(tag="selftest:finished", outcome="failure") == ["selftest:finished"] * 2
