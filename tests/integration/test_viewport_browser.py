@@ -1,0 +1,326 @@
+"""The Cornerstone3D viewer in a real browser over DICOMweb: grey values, masks, measures, reformats, priors."""
+
+import io
+import math
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+from pydicom import Dataset, dcmread
+from pydicom.data import get_testdata_file
+from pydicom.uid import DigitalXRayImageStorageForPresentation, generate_uid
+from werkzeug.serving import make_server
+
+from db.lifecycle.prior_values import FetchedPrior
+from db.queries.annotations import annotations_of
+from tests.dashboard_support import PASSWORD, Site, ct_study, lesion, make_site, volume
+from tests.integration.test_priors_pages import fetched, searched
+
+pytestmark = pytest.mark.browser
+
+ROOT = Path(__file__).resolve().parents[2]
+QUIET = ["--no-sandbox", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
+SOFTWARE_GPU = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+SLOW_MS = 60_000  # a busy machine is no failure
+CLOSE = 4  # of 255 grey levels: two lookup tables and a screenshot lie between
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    return make_site(tmp_path_factory.mktemp("viewport"))
+
+
+@pytest.fixture(scope="module")
+def base(site: Site) -> Iterator[str]:
+    server = make_server("127.0.0.1", 0, site.app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def browsers() -> Iterator[Any]:
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    built = (ROOT / "dashboard" / "static" / "build" / "viewer.js").is_file()
+    if not path or not built:
+        if os.environ.get("CI"):
+            pytest.fail("Chromium or the built front end is missing")
+        pytest.skip("Chromium or the built front end is missing")
+    with sync_playwright() as playwright:
+        opened: dict[bool, Browser] = {}
+
+        def browser(*, gpu: bool) -> Browser:
+            if gpu not in opened:
+                args = QUIET + (SOFTWARE_GPU if gpu else ["--disable-gpu"])
+                opened[gpu] = playwright.chromium.launch(executable_path=path, args=args)
+            return opened[gpu]
+
+        yield browser
+        for one in opened.values():
+            one.close()
+
+
+@pytest.fixture
+def open_study(browsers: Any, base: str) -> Any:
+    def go(study_id: object, *, gpu: bool = False) -> tuple[Page, list[str]]:
+        page = browsers(gpu=gpu).new_context(viewport={"width": 1280, "height": 800}).new_page()
+        page.set_default_timeout(SLOW_MS)
+        errors: list[str] = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda line: errors.append(line.text) if "Content Security Policy" in line.text else None)
+        page.goto(f"{base}/login")
+        page.fill("#login", "radiologist")
+        page.fill("#password", PASSWORD)
+        page.get_by_role("button", name="Log in", exact=True).click()
+        page.wait_for_url("**/worklist*")
+        page.goto(f"{base}/studies/{study_id}")
+        live(page)
+        return page, errors
+
+    return go
+
+
+def live(page: Page) -> None:
+    """Wait for Cornerstone's own first picture."""
+    page.wait_for_selector("#viewer[data-stage=live][data-drawn='1']")
+
+
+def show(page: Page, index: int, pane: int = 0) -> None:
+    """Wait until a frame (from 0) is on the screen."""
+    expect(page.locator(".cs-pane").nth(pane)).to_have_attribute("data-index", str(index), timeout=SLOW_MS)
+
+
+def picture(page: Page, pane: int = 0) -> NDArray[np.uint8]:
+    """What is on the screen within one pane, ``(rows, columns, 3)``."""
+    page.wait_for_timeout(250)  # a picture is drawn after the frame that asked for it
+    png = page.locator(".cs-pane").nth(pane).screenshot()
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+
+
+def at(screen: NDArray[np.uint8], shape: tuple[int, int], row: float, column: float) -> tuple[int, int]:
+    """Where a pixel's centre is when an image with square pixels is fitted into a pane: (y, x)."""
+    height, width = screen.shape[:2]
+    scale = min(height / shape[0], width / shape[1])
+    y = (height - scale * shape[0]) / 2 + scale * (row + 0.5)
+    x = (width - scale * shape[1]) / 2 + scale * (column + 0.5)
+    return round(y), round(x)
+
+
+def grey(values: float, center: float, width: float) -> float:
+    """The display value of a LINEAR window (PS3.3 C.11.2.1.2.1)."""
+    return float(np.clip(((values - (center - 0.5)) / (width - 1) + 0.5) * 255, 0, 255))
+
+
+# first: the search for priors takes up the studies in the order they came
+def test_a_prior_scrolls_with_the_present_study_by_position(open_study: Any, site: Site) -> None:
+    # the prior has slices of half the distance, and begins 10 mm higher
+    earlier = ct_study(16, StudyDate="20220102")
+    for index, ds in enumerate(earlier):
+        ds.ImagePositionPatient = [-112.0, -112.0, 110.0 - 2.5 * index]
+    prior_id = site.receive(earlier)
+    site.routed(prior_id)
+    today = site.receive(ct_study(8))  # from 100 mm down, 5 mm apart
+    searched(site, today, earlier[0].StudyInstanceUID)
+    fetched(site, FetchedPrior())
+    page, errors = open_study(today)
+    page.keyboard.press("p")
+    expect(page.locator(".cs-pane")).to_have_count(2, timeout=SLOW_MS)
+    for key, index in (("Home", 0), ("ArrowDown", 1), ("ArrowDown", 2)):
+        page.keyboard.press(key)
+        show(page, index, 0)
+        # the same millimetre: 100 - 5 i = 110 - 2.5 j
+        show(page, 4 + 2 * index, 1)
+    expect(page.locator(".cs-pane").nth(1).locator(".tl")).to_contain_text("Prior 2022-01-02")
+    page.locator(".cs-pane").nth(1).hover()
+    page.mouse.wheel(0, 100)  # the prior leads: the nearest present slice follows
+    show(page, 9, 1)
+    show(page, math.ceil((9 - 4) / 2) - 1, 0)
+    assert errors == []
+
+
+def test_a_ct_shows_the_values_of_its_file_its_masks_and_keeps_what_is_measured(open_study: Any, site: Site) -> None:
+    study_id = site.drafted(ct_study(10))
+    hu, ball = volume(10), lesion(10)
+    page, errors = open_study(study_id)
+    show(page, 6)  # the finding's key slice
+    page.keyboard.press("Home")
+    show(page, 0)
+
+    # every tissue has the grey its window gives, under two windows, on a slice the lesion does not touch
+    assert not ball[0].any()
+    for key, center, width in (("2", 40, 400), ("3", -600, 1500)):
+        page.keyboard.press(key)
+        expect(page.locator(".cs-window")).to_have_text(f"C {center} W {width}")
+        screen = picture(page)
+        for row, column in ((64, 64), (62, 40), (62, 88), (92, 64), (30, 64)):
+            wanted = grey(float(hu[0, row, column]), center, width)
+            y, x = at(screen, (128, 128), row, column)
+            assert abs(float(screen[y, x].mean()) - wanted) <= CLOSE, (key, row, column)
+    letters = [page.locator(f".edge.{side}").inner_text() for side in "lrtb"]
+    assert letters == ["R", "L", "A", "P"]
+
+    # the mask lies on the lesion, in the patient's right lung, in its colour; only there, and `s` takes it away
+    document_show = "detail => document.dispatchEvent(new CustomEvent('firstread:show', {detail}))"
+    page.evaluate(document_show, {"seriesId": str(site.series_id(study_id)), "segmentLabel": "lung tumor"})
+    widest = int(np.argmax(ball.sum(axis=(1, 2))))
+    show(page, widest)
+    page.keyboard.press("2")
+    with_mask = picture(page)
+    page.keyboard.press("s")
+    without = picture(page)
+    page.keyboard.press("s")
+    painted = np.abs(with_mask.astype(int) - without.astype(int)).sum(axis=2) > 30
+    for row, column in ((58, 40), (58, 46), (58, 56), (40, 40), (58, 88)):
+        y, x = at(painted[..., None].repeat(3, 2).astype(np.uint8), (128, 128), row, column)
+        assert bool(painted[y, x]) == bool(ball[widest, row, column]), (row, column)
+    scale = min(with_mask.shape[:2]) / 128
+    assert painted.sum() == pytest.approx(float(ball[widest].sum()) * scale**2, rel=0.05)
+    y, x = at(with_mask, (128, 128), 58, 40)
+    assert with_mask[y, x].argmax() == 1  # the fourth colour, green, over grey
+
+    # a length of 40 columns at 1.75 mm, drawn by mouse, comes back after a reload with its value
+    page.keyboard.press("l")
+    box = page.locator(".cs-pane").bounding_box()
+    assert box is not None
+    start, end = (at(with_mask, (128, 128), 110, column) for column in (44, 84))
+    page.mouse.move(box["x"] + start[1], box["y"] + start[0])
+    page.mouse.down()
+    page.mouse.move(box["x"] + 200, box["y"] + 300, steps=3)
+    page.mouse.move(box["x"] + end[1], box["y"] + end[0], steps=5)
+    with page.expect_response(lambda answer: "/annotations/" in answer.url) as kept:
+        page.mouse.up()
+    assert kept.value.status == 201
+    with site.sessions() as db:
+        (row,) = annotations_of(db, study_id)
+    drawn = (end[1] - start[1]) / scale * 1.75
+    assert row.value == pytest.approx(drawn, abs=0.6)
+    assert abs(drawn - 70) < 1
+    assert (row.kind, row.unit, row.frame_number) == ("LENGTH", "mm", 1)
+    page.reload()
+    live(page)
+    page.evaluate(document_show, {"sopInstanceUid": row.sop_instance_uid})
+    show(page, widest)
+    expect(page.locator(".cs-pane svg text")).to_contain_text(f"{row.value:.1f} mm", timeout=SLOW_MS)
+
+    # a rejected finding is not painted any more
+    site.client("radiologist").submit(f"/studies/{study_id}/review")
+    finding = site.findings(study_id)[0]
+    version = site.report(study_id).version
+    path = f"/studies/{study_id}/findings/{finding.id}"
+    site.client("radiologist").submit(path, version=version, decision="rejected", reason="a nipple")
+    page.evaluate("document.dispatchEvent(new CustomEvent('firstread:decided'))")
+    expect(page.locator(".cs-legend")).to_be_hidden(timeout=SLOW_MS)
+    assert errors == []
+
+
+def dressed(ds: Dataset, **changes: Any) -> Dataset:
+    """A sample Instance as one of a patient of this site."""
+    plain = ct_study(1)[0]
+    for keyword in ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber"):
+        setattr(ds, keyword, plain[keyword].value)
+    ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SOPInstanceUID = generate_uid(), generate_uid(), generate_uid()
+    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+    ds.StudyDate, ds.StudyTime, ds.StudyDescription = "20261121", "083000", "Sample"
+    ds.SeriesDescription, ds.SeriesNumber, ds.BodyPartExamined, ds.InstanceNumber = "Sample", 1, "HEAD", 1
+    ds.WindowCenter, ds.WindowWidth = 600, 1200
+    for keyword, value in changes.items():
+        setattr(ds, keyword, value)
+    return ds
+
+
+def radiograph() -> Dataset:
+    """A MONOCHROME1 radiograph whose spacing is of the detector's plane: a ramp from left to right."""
+    ds = dressed(ct_study(1)[0], Modality="DX", Rows=200, Columns=200, BodyPartExamined="CHEST")
+    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
+    for keyword in ("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient", "RescaleSlope", "RescaleType"):
+        delattr(ds, keyword)
+    ds.RescaleIntercept, ds.RescaleSlope = 0, 1
+    ds.ImagerPixelSpacing, ds.PatientOrientation, ds.ViewPosition = [0.5, 0.5], ["L", "F"], "PA"
+    ds.PhotometricInterpretation, ds.PixelRepresentation, ds.BitsStored, ds.HighBit = "MONOCHROME1", 0, 12, 11
+    ds.PixelData = np.tile(np.arange(200, dtype="<u2") * 6, (200, 1)).tobytes()
+    return ds
+
+
+def sample(name: str) -> Dataset:
+    """One of pydicom's sample files."""
+    path = get_testdata_file(name, download=False)
+    assert path is not None
+    return dcmread(path)
+
+
+def test_radiographs_mr_multiframe_and_compressed_images_show_the_values_of_their_files(
+    open_study: Any, site: Site
+) -> None:
+    film = radiograph()
+    cases: list[tuple[Dataset, NDArray[Any], int, bool]] = [(film, film.pixel_array, 0, True)]
+    uncompressed = {"MR_small_RLE.dcm": "MR_small.dcm", "MR_small_jp2klossless.dcm": "MR_small.dcm"}
+    uncompressed["emri_small_jpeg_ls_lossless.dcm"] = "emri_small.dcm"
+    for name, reference in uncompressed.items():
+        plain = sample(reference).pixel_array
+        ds = dressed(sample(name))
+        frames = plain if plain.ndim == 3 else plain[None]
+        cases.append((ds, frames[len(frames) // 2], len(frames) // 2, False))
+    for ds, values, index, inverted in cases:
+        study_id = site.receive([ds])
+        page, errors = open_study(study_id)
+        show(page, index)
+        if ds.Modality == "DX":
+            assert page.locator(".cs-scale span").inner_text().endswith("mm (detector plane)")
+            assert [page.locator(f".edge.{side}").inner_text() for side in "lrtb"] == ["R", "L", "H", "F"]
+        screen = picture(page).mean(axis=2)
+        window = page.locator(".cs-window").inner_text()
+        assert window == "C 600 W 1200", ds.file_meta.TransferSyntaxUID.name
+        rows, columns = values.shape
+        checked = 0
+        # words stand along the edges
+        for row in range(rows // 5, rows * 4 // 5, max(1, rows // 12)):
+            for column in range(columns // 5, columns * 4 // 5, max(1, columns // 12)):
+                near = values[row - 1 : row + 2, column - 1 : column + 2]
+                if float(near.max()) - float(near.min()) > 60:
+                    continue  # between neighbours that differ the screen interpolates
+                wanted = grey(float(values[row, column]), 600, 1200)
+                wanted = 255 - wanted if inverted else wanted
+                y, x = at(screen[..., None].repeat(3, 2), (rows, columns), row, column)
+                assert abs(screen[y, x] - wanted) <= CLOSE + 4, (ds.file_meta.TransferSyntaxUID.name, row, column)
+                checked += 1
+        assert checked > 10
+        assert errors == []
+        page.context.close()
+
+
+def test_reformats_have_their_letters_and_their_mask(open_study: Any, site: Site) -> None:
+    study_id = site.drafted(ct_study(12))
+    page, errors = open_study(study_id, gpu=True)
+    page.keyboard.press("m")
+    expect(page.locator(".cs-pane")).to_have_count(3, timeout=SLOW_MS)
+    expect(page.locator(".cs-legend")).to_be_visible(timeout=SLOW_MS)
+    wanted = (["R", "L", "A", "P"], ["A", "P", "H", "F"], ["R", "L", "H", "F"])
+    for pane, letters in enumerate(wanted):
+        for side, letter in zip("lrtb", letters, strict=True):
+            expect(page.locator(".cs-pane").nth(pane).locator(f".edge.{side}")).to_have_text(letter, timeout=SLOW_MS)
+    # the coronal plane through the middle of the volume cuts the lesion: 12 slices of 5 mm in 60 mm of height,
+    # 128 columns of 1.75 mm in the width; the mask is where that plane of the known lesion is
+    page.wait_for_timeout(600)
+    seen = picture(page, 2).astype(int)
+    page.keyboard.press("s")
+    bare = picture(page, 2).astype(int)
+    painted = np.abs(seen - bare).sum(axis=2) > 30
+    ball = lesion(12)[:, 63:65, :].any(axis=1)
+    slices, columns = np.nonzero(ball)
+    y, x = np.nonzero(painted)
+    height, width = painted.shape
+    scale = min(width / (128 * 1.75), height / 60)  # pixels per mm
+    assert x.mean() == pytest.approx(width / 2 + (columns.mean() - 63.5) * 1.75 * scale, abs=2 * scale)
+    assert y.mean() == pytest.approx(height / 2 + (slices.mean() - 5.5) * 5 * scale, abs=4 * scale)
+    assert errors == []
