@@ -141,9 +141,9 @@ class AuditTag(StrEnum):
     PASSKEY_ADDED = "passkey:added"
     PASSKEY_REMOVED = "passkey:removed"
     PASSKEY_CLONED = "passkey:cloned"
-    BREAK_GLASS_GRANTED = "break_glass:granted"
-    BREAK_GLASS_USED = "break_glass:used"
-    BREAK_GLASS_REVIEWED = "break_glass:reviewed"
+    BREAK_GLASS_GRANTED = "access:glass_broken"
+    BREAK_GLASS_USED = "access:glass_used"
+    BREAK_GLASS_REVIEWED = "access:glass_reviewed"
     TOKEN_CREATED = "token:created"  # noqa: S105 a tag, not a secret
     TOKEN_REVOKED = "token:revoked"  # noqa: S105 a tag, not a secret
     ACCESS_REFUSED = "access:refused"

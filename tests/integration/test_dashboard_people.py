@@ -199,7 +199,7 @@ def test_breaking_the_glass_opens_one_study_for_reading_and_every_page_is_on_rec
     with site.sessions() as db:
         looks = db.scalars(select(AuditEvent).where(AuditEvent.actor == "admin", AuditEvent.study_id == study_id)).all()
     with_grant = {one.tag for one in looks if one.detail.get("break_glass") == str(grant.id)}
-    assert {"break_glass:used", "report:viewed"} <= with_grant
+    assert {"access:glass_used", "report:viewed"} <= with_grant
     assert any(tag.startswith("dicomweb:") for tag in with_grant)
     for reviewer in ("lead", "auditor"):
         listed = site.client(reviewer).get("/break-glass").text
@@ -226,7 +226,7 @@ def test_a_grant_ends_by_itself_and_asks_for_a_reason_again(tmp_path: Path, sqli
         assert found is not None
         assert found.expires_at - utcnow() > timedelta(seconds=500)
         assert open_grant(db, actor(site, "radiologist").user_id, study_id=study_id) is None  # type: ignore[arg-type]
-    assert site.tags(tag="break_glass:granted") == ["break_glass:granted"] * 3
+    assert site.tags(tag="access:glass_broken") == ["access:glass_broken"] * 3
 
 
 # --- passkeys, as the database keeps them (the ceremony itself: test_identity_browser.py)
