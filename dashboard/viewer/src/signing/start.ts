@@ -1,7 +1,8 @@
 // Signing: the clock of the images, the checks that lead to their words, the countdown, a session that ended.
 
-import { reveal } from "../desk/tabs";
+import { selectTab } from "../desk/tabs";
 
+const BEAT_S = 5;
 let opened = "";
 
 /** Starts everything of signing inside what was just loaded. */
@@ -22,12 +23,20 @@ function startClock(): void {
   const study = /^\/studies\/([0-9a-f-]{36})$/.exec(location.pathname)?.[1] ?? "";
   if (!study || opened === study) return;
   opened = study;
+  let heard = false;
   document.addEventListener("firstread:viewed", (event) => {
+    heard = true;
     const detail = (event as CustomEvent<{ seconds?: number; first?: boolean }>).detail;
     void tell(study, detail.seconds ?? 0).then((ok) => {
       if (ok && detail.first) document.body.dispatchEvent(new CustomEvent("firstread:seen"));
     });
   });
+  // where the viewport cannot run, the plain viewer's picture counts while the page is looked at
+  window.setInterval(() => {
+    const picture = document.querySelector<HTMLImageElement>("#viewer img");
+    if (heard || !picture?.complete || !picture.naturalWidth || document.visibilityState !== "visible") return;
+    void tell(study, BEAT_S);
+  }, BEAT_S * 1000);
 }
 
 async function tell(study: string, seconds: number): Promise<boolean> {
@@ -44,10 +53,12 @@ function startChecks(loaded: Element): void {
       const area = document.getElementById(`section-${link.dataset["issue"] ?? ""}`);
       if (!(area instanceof HTMLTextAreaElement)) return;
       event.preventDefault();
-      reveal(`#${area.id}`);
-      area.focus();
+      selectTab("report", { remember: false });
+      area.focus({ preventScroll: true });
       area.setSelectionRange(Number(link.dataset["from"]), Number(link.dataset["to"]));
-      area.scrollIntoView({ block: "center" });
+      // only the desk scrolls: scrollIntoView would move the images too
+      const desk = area.closest("#desk-body");
+      if (desk) desk.scrollTop += area.getBoundingClientRect().top - desk.getBoundingClientRect().top - 80;
     });
   }
 }
