@@ -41,6 +41,8 @@ _SUBJECTS: Mapping[str, str] = {
     "reading": "110111",
     "report": "110110",
     "finding": "110110",
+    "critical": "110110",
+    "notice": "110110",
     "delivery": "110104",
     "destination": "110100",
     "user": "110113",
