@@ -68,6 +68,8 @@ export class Paper {
       const changed = this.area.value !== this.area.dataset["ai"];
       state.textContent = tinted ? (tinted < all ? "partly AI text" : "AI text") : changed ? "edited" : "accepted";
     }
+    const changes = section.querySelector<HTMLElement>(".changes");
+    if (changes) changes.hidden = this.area.value === this.area.dataset["ai"];
     const accept = section.querySelector<HTMLButtonElement>(".accept-text");
     if (accept) accept.hidden = tinted === 0;
   }
