@@ -10,6 +10,7 @@ from sqlalchemy import Select, case, func, select
 from sqlalchemy.orm import Session
 
 from db.lifecycle.outcomes import age_group
+from db.lifecycle.self_tests import self_tested
 from db.models import Reading, Series, Study
 from db.quality_models import DraftOutcome
 from db.report_models import Draft, Finding, UserAccount
@@ -111,7 +112,10 @@ def received(session: Session, period: Period) -> Mapping[str, Counter[str]]:
 
 def _in(query: Select[Any], period: Period) -> Select[Any]:
     return query.where(
-        Study.first_received_at >= period.start, Study.first_received_at < period.end, Study.is_prior.is_(False)
+        Study.first_received_at >= period.start,
+        Study.first_received_at < period.end,
+        Study.is_prior.is_(False),
+        ~self_tested(),
     )
 
 
