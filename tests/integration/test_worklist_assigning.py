@@ -2,16 +2,18 @@
 
 import re
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
+from sqlalchemy import update
 
 from config.errors import LifecycleError, NotAuthorisedError, RefusedInputError
 from db.lifecycle.assigning import Before, assign, unassign
 from db.models import Study
 from db.report_models import UserAccount
-from db.types import Role
+from db.types import Role, utcnow
 from db.uow import Actor, unit_of_work
 from db.worklist_models import Assignment
 from tests.dashboard_support import Browser, Site, ct_study, make_site
@@ -194,6 +196,8 @@ def test_the_reading_page_says_whose_study_it_is(site: Site) -> None:
 
 def test_rows_live_without_moving_and_the_bar_says_what_is_new(site: Site) -> None:
     first, second = (site.drafted(ct_study(1, PatientName=f"Case^{n}")) for n in range(2))
+    with site.sessions.begin() as db:  # long ago, so that no clock of theirs moves on meanwhile
+        db.execute(update(Study).values(last_received_at=utcnow() - timedelta(days=5)))
     watcher, reader = site.client("lead"), site.client("radiologist")
     address = pulse_of(watcher)
     quiet = watcher.get(address).text
@@ -255,7 +259,8 @@ def test_a_list_is_kept_opened_and_deleted_and_names_no_patient(site: Site) -> N
     assert "CT morning" not in reader.get("/worklist").text
 
 
-def test_every_tab_and_filter_opens_and_no_other(site: Site) -> None:
+def test_every_tab_and_filter_opens_and_no_other(tmp_path: Path, database_url: str) -> None:
+    site = make_site(tmp_path, database_url)
     site.drafted(ct_study(1))
     reader = site.client("radiologist")
     page = reader.get("/worklist").text
