@@ -157,9 +157,7 @@ def _once(browser: Any, base: str, study_id: Any, *, live: bool, slices: int) ->
     if live:
         page.wait_for_selector("#viewer[data-drawn='1']")
     else:
-        page.wait_for_function(
-            "document.querySelector('#slice')?.complete && document.querySelector('#slice').naturalWidth"
-        )
+        page.locator("#slice").evaluate("image => image.decode()")
     first = time.perf_counter() - began
     page.wait_for_selector("#viewer[data-stage=live]" if live else "#viewer[data-stage=off]")
     page.keyboard.press("Home")

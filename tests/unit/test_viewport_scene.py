@@ -13,7 +13,7 @@ from db.annotation_models import AnnotationKind
 
 def hung(**roles: str) -> list[Hung]:
     """Series by key; the value is modality and role."""
-    return [Hung(key, *(value.split() + [""])[:2], 20) for key, value in roles.items()]
+    return [Hung(key, *[*value.split(), ""][:2], 20) for key, value in roles.items()]
 
 
 def test_a_brain_hangs_by_role_and_scrolls_together() -> None:

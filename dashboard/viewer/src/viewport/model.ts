@@ -79,11 +79,36 @@ export async function reason(answer: Response): Promise<string> {
   return `${words.trim().slice(0, 200) || "The server did not send it"} (${answer.status})`;
 }
 
+// asked for while Cornerstone itself is still being loaded; each answer is used once
+const early = new Map<string, Promise<unknown>>();
+
+export function askEarly(studyId: string, first: string): void {
+  for (const url of [sceneUrl(studyId, first, false), framesUrl(studyId, first)]) {
+    const asked = getJson(url);
+    asked.catch(() => undefined); // whoever uses it hears of it
+    early.set(url, asked);
+  }
+}
+
+function once<T>(url: string): Promise<T> {
+  const asked = early.get(url) as Promise<T> | undefined;
+  early.delete(url);
+  return asked ?? getJson<T>(url);
+}
+
+function sceneUrl(studyId: string, first: string, alone: boolean): string {
+  return `/studies/${studyId}/scene?first=${encodeURIComponent(first)}${alone ? "&alone=1" : ""}`;
+}
+
+function framesUrl(studyId: string, seriesId: string): string {
+  return `/studies/${studyId}/scene/${seriesId}`;
+}
+
 export async function loadScene(studyId: string, first: string, alone = false): Promise<Scene> {
-  return getJson<Scene>(`/studies/${studyId}/scene?first=${encodeURIComponent(first)}${alone ? "&alone=1" : ""}`);
+  return once<Scene>(sceneUrl(studyId, first, alone));
 }
 
 export async function loadFrames(studyId: string, seriesId: string): Promise<Frame[]> {
-  const made = await getJson<{ common: Partial<Frame>; frames: Partial<Frame>[] }>(`/studies/${studyId}/scene/${seriesId}`);
+  const made = await once<{ common: Partial<Frame>; frames: Partial<Frame>[] }>(framesUrl(studyId, seriesId));
   return made.frames.map((one) => ({ ...made.common, ...one }) as Frame);
 }

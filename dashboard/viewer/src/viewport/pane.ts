@@ -259,7 +259,7 @@ export class Pane {
 
   write(selector: string, text: string): void {
     const element = this.find(selector);
-    if (element.innerText !== text && element.textContent !== text) element.textContent = text;
+    if (element.textContent !== text) element.textContent = text; // never read back as laid out: that costs a frame
   }
 
   private readonly progressed = (): void => {

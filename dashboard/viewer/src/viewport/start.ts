@@ -1,6 +1,7 @@
 // Starts the Cornerstone3D viewer inside what was just loaded. The server's slices are on the screen until it has its
 // first image, and stay when it cannot start.
 import { leaveToStage, startViewer } from "../slices/viewer";
+import { askEarly } from "./model";
 import { startSplitter } from "./splitter";
 import { listen } from "./window";
 
@@ -16,6 +17,7 @@ export function startViewport(loaded: Element): void {
   if (!(root instanceof HTMLElement) || root.dataset["stage"] !== "wanted") return;
   root.dataset["stage"] = "starting";
   startSplitter(root);
+  if (root.dataset["series"]) askEarly(root.dataset["study"] ?? "", root.dataset["series"]);
   void open(root);
 }
 
