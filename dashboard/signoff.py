@@ -166,7 +166,7 @@ def _unseen(page: DeskPage) -> list[str]:
         seen = lifecycle.seconds_of(db, page.study.id, person().id) if least else 0.0
     blocks = ["The AI's impression is hidden until you have opened the images."] if hidden else []
     if least and seen < least:
-        blocks.append(f"You have looked at the images for {seen:.0f} s; this site asks for {least:.0f} s.")
+        blocks.append(f"You have looked at the images for {int(seen)} s; this site asks for {least:.0f} s.")
     return blocks
 
 
