@@ -89,18 +89,18 @@ def _measure(site: Site, name: str, options: argparse.Namespace) -> float:
     fill(site.sessions.kw["bind"], account.id, options.studies)
     _say(f"{name}: {options.studies} studies made in {time.perf_counter() - began:.0f} s")
     times: list[float] = []
-    own = time.process_time()
+    own: list[float] = []
     browser = site.client("radiologist")
     for what, ask in _requests(site, browser, options.studies):
-        each = _timed(ask, options.repeats)
+        each, spent = _timed(ask, options.repeats)
         times += each
-        _row(what, each)
-    own = (time.process_time() - own) * 1000 / (len(times) * (options.repeats + 1) / options.repeats)
+        own += spent
+        _row(what, each, spent)
     for what, ask in _conventional(site, options.studies):
-        _row(f"peer: {what}", _timed(ask, options.repeats))
+        _row(f"peer: {what}", *_timed(ask, options.repeats))
     p95 = _p95(times)
     _say(f"{name}: all {len(times)} requests, p50 {statistics.median(times):.1f} ms, p95 {p95:.1f} ms")
-    _say(f"{name}: this process's own time {own:.1f} ms each\n")
+    _say(f"{name}: this process's own time, p50 {statistics.median(own):.1f} ms, p95 {_p95(own):.1f} ms\n")
     return p95
 
 
@@ -166,22 +166,25 @@ def _rows(site: Site, query: Select[Any]) -> int:
         return len(db.execute(query).all())
 
 
-def _timed(ask: Callable[[], object], repeats: int) -> list[float]:
+def _timed(ask: Callable[[], object], repeats: int) -> tuple[list[float], list[float]]:
+    """Return the time on the clock and this process's own, ms each."""
     ask()  # the first of its kind compiles its statements
-    times = []
+    times, own = [], []
     for _ in range(repeats):
-        began = time.perf_counter()
+        began, spent = time.perf_counter(), time.process_time()
         ask()
         times.append((time.perf_counter() - began) * 1000)
-    return times
+        own.append((time.process_time() - spent) * 1000)
+    return times, own
 
 
 def _p95(times: list[float]) -> float:
     return statistics.quantiles(times, n=20, method="inclusive")[-1]
 
 
-def _row(what: str, times: list[float]) -> None:
-    _say(f"  {what:34} p50 {statistics.median(times):7.1f} ms   p95 {_p95(times):7.1f} ms")
+def _row(what: str, times: list[float], own: list[float]) -> None:
+    clock = f"p50 {statistics.median(times):7.1f} ms   p95 {_p95(times):7.1f} ms"
+    _say(f"  {what:34} {clock}   own {statistics.median(own):7.1f} ms")
 
 
 def _say(text: str) -> None:
