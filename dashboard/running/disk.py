@@ -101,7 +101,9 @@ def _parts(found: Mapping[str, Mapping[str, int]], disk: Any) -> list[Part]:
     """Return the parts, largest first, then what others hold and what is free."""
     total = disk.total if disk else 1
     ours = sorted(((name, one["files"], one["bytes"]) for name, one in found.items()), key=lambda one: -one[2])
-    other = [("everything else on this disk", None, disk.total - disk.free - sum(one[2] for one in ours))] if disk else []
+    other = (
+        [("everything else on this disk", None, disk.total - disk.free - sum(one[2] for one in ours))] if disk else []
+    )
     parts: list[Part] = []
     x = 0.0
     for number, (name, files, size) in enumerate([*ours, *other]):

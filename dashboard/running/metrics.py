@@ -15,6 +15,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 from sqlalchemy.orm import Session, sessionmaker
+from werkzeug.exceptions import HTTPException
 
 from config.settings import Settings
 from dashboard.dicomweb.door import admit_token
@@ -41,7 +42,10 @@ def show() -> ResponseReturnValue:
     """
     may = not current_user.is_anonymous and current_user.may(Permission.RUNNING)
     if not may and ("Authorization" in request.headers or not _is_from_here()):
-        admit_token(Scope.METRICS)
+        try:
+            admit_token(Scope.METRICS)
+        except HTTPException as exc:
+            return exc.get_response()  # for a machine: no page, and the challenge of RFC 9110 section 11.6.1
     registry: CollectorRegistry | None = current_app.extensions.get(_REGISTRY)
     if registry is None:
         registry = current_app.extensions.setdefault(_REGISTRY, make_registry(site(), sessions()))

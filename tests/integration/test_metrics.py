@@ -95,7 +95,9 @@ def test_from_elsewhere_it_takes_a_token_of_its_own_or_who_runs_the_system(site:
         mine = create_token(uow, name="prometheus", scopes=[Scope.METRICS], days=30)
         other = create_token(uow, name="viewer", scopes=[Scope.READ], days=30)
     browser, forwarded = site.client(), {"X-Forwarded-For": "203.0.113.9"}
-    assert browser.get("/metrics", environ_base=ELSEWHERE).status_code == 401
+    refused = browser.get("/metrics", environ_base=ELSEWHERE)
+    assert refused.status_code == 401
+    assert refused.headers["WWW-Authenticate"].startswith("Bearer ")
     assert browser.get("/metrics", environ_base=HERE, headers=forwarded).status_code == 401
     bearer = {"Authorization": f"Bearer {mine}"}
     assert browser.get("/metrics", environ_base=ELSEWHERE, headers=bearer).status_code == 200
