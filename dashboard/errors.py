@@ -69,7 +69,10 @@ def register_errors(app: Flask) -> None:
         status = error.code or 500
         if status < 400:  # a redirect for a missing slash
             return Response(error.get_response().get_data(), status, error.get_headers())
-        return page(status, _HEADINGS.get(status, "Something went wrong"), _TEXTS.get(status, error.name))
+        answer = page(status, _HEADINGS.get(status, "Something went wrong"), _TEXTS.get(status, error.name))
+        # a 401 says how to come in (RFC 9110 section 15.5.2)
+        answer.headers.extend([one for one in error.get_headers() if one[0] == "WWW-Authenticate"])
+        return answer
 
     @app.errorhandler(500)
     def defect(error: HTTPException) -> Response:
