@@ -125,9 +125,9 @@ def _on_study(wanted: Wanted) -> list[ColumnElement[bool]]:
 
 def _named(words: str) -> ColumnElement[bool]:
     name = func.lower(Study.patient_name)
+    spellings = {words, words.replace(", ", "^").replace(" ", "^")}  # as people write it, and as DICOM does (VR PN)
     return or_(
-        name.contains(words, autoescape=True),
-        name.contains(words.replace(", ", "^").replace(" ", "^"), autoescape=True),
+        *(name.contains(one, autoescape=True) for one in sorted(spellings)),
         func.lower(Study.patient_id).startswith(words, autoescape=True),
         func.lower(Study.accession_number).startswith(words, autoescape=True),
     )
