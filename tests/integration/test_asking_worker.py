@@ -1,4 +1,4 @@
-"""What a worker makes of a question or a redraft: the real pipeline over a received film, models that are told what to say."""
+"""What a worker makes of a question or a redraft: the real pipeline over a received film, told what to say."""
 
 import pytest
 from sqlalchemy import select
