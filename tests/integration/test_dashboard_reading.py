@@ -146,7 +146,7 @@ def test_a_finding_leads_to_its_slice(site: Site) -> None:
     assert match is not None
     # the lesion's middle is the sixth of eight slices counted from the head
     assert match.groups() == (str(site.series_id(study_id)), "5", f"{site.evidence_id(study_id)}:23")
-    assert 'data-index="5"' in page.split('id="viewer"')[1][:300]
+    assert 'data-index="5"' in page.split('id="viewer"')[1].split(">")[0]
 
 
 def test_patient_text_cannot_become_markup(site: Site) -> None:
