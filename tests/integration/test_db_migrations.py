@@ -14,6 +14,7 @@ from sqlalchemy.exc import DatabaseError, IntegrityError
 from db import lifecycle, models, report_models
 from db.engine import ROOT, alembic_config, make_engine, migrate
 from db.lifecycle import asking
+from db.lifecycle.breaking import break_glass
 from db.lifecycle.report_text import accept_text
 from db.packages import accept_licence
 from db.uow import unit_of_work
@@ -27,6 +28,7 @@ WRITTEN_ONCE = [
     "answer",
     "answer_copy",
     "audit_event",
+    "break_glass",
     "critical_communication",
     "draft",
     "draft_rejection",
@@ -113,6 +115,8 @@ def signed(sessions):
     review.offered(review.ask_redraft())
     with unit_of_work(sessions, reader) as uow:
         asking.copy_answer(uow, review.report_id, question_id, "findings", seen_version=review.version)
+    with unit_of_work(sessions, reader) as uow:
+        break_glass(uow, journey.report().study_id, reason="to be looked at", lasts_s=60)
     sign(journey, reader, decide_all(journey, reader, open_review(journey, reader)))
     addend(journey, reader)
     refused = received(sessions, "1.2.826.0.2").queued().running().drafted()
@@ -138,6 +142,7 @@ def test_what_is_written_once_is_neither_changed_nor_removed(engine, signed):
         "answer": "text",
         "answer_copy": "section",
         "audit_event": "actor",
+        "break_glass": "reason",
         "critical_communication": "note",
         "draft": "sections",
         "draft_rejection": "reason",
