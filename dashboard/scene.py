@@ -16,12 +16,13 @@ from reports.geometry import functional_group
 NO_IMAGES = frozenset({"SR", "SEG", "PR", "KO", "DOC", "REG", "RTSTRUCT", "RTPLAN", "RTDOSE", "AU", "ECG"})
 _TAGS = [
     "SOPClassUID", "SOPInstanceUID", "InstanceNumber", "NumberOfFrames", "Rows", "Columns", "BitsAllocated",
-    "BitsStored", "PixelRepresentation", "SamplesPerPixel", "PhotometricInterpretation", "PixelSpacing", "ImagerPixelSpacing",
-    "PixelAspectRatio", "ImageOrientationPatient", "ImagePositionPatient", "FrameOfReferenceUID", "RescaleSlope",
-    "RescaleIntercept", "RescaleType", "WindowCenter", "WindowWidth", "VOILUTFunction", "SliceThickness",
-    "SpacingBetweenSlices", "ViewPosition", "ImageLaterality", "SeriesDescription", "SequenceName", "EchoTime",
-    "RepetitionTime", "InversionTime", "ContrastBolusAgent", "FrameTime", "ModalityLUTSequence", "Units",
-    "PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence", "Modality",
+    "BitsStored", "PixelRepresentation", "SamplesPerPixel", "PhotometricInterpretation", "PixelSpacing",
+    "ImagerPixelSpacing", "PixelAspectRatio", "ImageOrientationPatient", "ImagePositionPatient",
+    "FrameOfReferenceUID", "RescaleSlope", "RescaleIntercept", "RescaleType", "WindowCenter", "WindowWidth",
+    "VOILUTFunction", "SliceThickness", "SpacingBetweenSlices", "ViewPosition", "ImageLaterality",
+    "SeriesDescription", "SequenceName", "EchoTime", "RepetitionTime", "InversionTime", "ContrastBolusAgent",
+    "FrameTime", "ModalityLUTSequence", "Units", "PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence",
+    "Modality",
 ]  # fmt: skip
 
 

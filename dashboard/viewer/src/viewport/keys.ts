@@ -1,5 +1,6 @@
 // Keys of the images beyond those of desk/keys.ts (scrolling, windows, overlays, reset). What another room has taken
 // is left to it.
+import { invert, mirror, rotate, zoomBy } from "./moves";
 import type { Stage } from "./stage";
 
 const KEYS: Record<string, (stage: Stage) => void> = {
@@ -12,23 +13,17 @@ const KEYS: Record<string, (stage: Stage) => void> = {
   j: (stage) => stage.choose("PROBE"),
   t: (stage) => stage.choose("ARROW"),
   f: (stage) => stage.choose("scroll"),
-  i: (stage) => stage.invert(),
-  h: (stage) => stage.flip(true),
-  v: (stage) => stage.rotate(),
+  i: (stage) => invert(stage.active),
+  h: (stage) => mirror(stage.active),
+  v: (stage) => rotate(stage.active),
   c: (stage) => stage.toggleCine(),
   y: (stage) => stage.nextLayout(),
   k: (stage) => stage.toggleLink(),
   z: (stage) => stage.choose("zoom"),
-  "+": (stage) => zoom(stage, 1.25),
-  "-": (stage) => zoom(stage, 0.8),
+  "+": (stage) => zoomBy(stage.active, 1.25),
+  "-": (stage) => zoomBy(stage.active, 0.8),
   Delete: (stage) => void stage.removeSelected(),
 };
-
-function zoom(stage: Stage, by: number): void {
-  const { viewport } = stage.active;
-  viewport.setZoom(viewport.getZoom() * by);
-  viewport.render();
-}
 
 function isTyping(target: EventTarget | null): boolean {
   if (target instanceof HTMLInputElement) return !["checkbox", "radio", "range"].includes(target.type);

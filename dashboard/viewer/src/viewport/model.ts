@@ -112,3 +112,15 @@ export async function loadFrames(studyId: string, seriesId: string): Promise<Fra
   const made = await once<{ common: Partial<Frame>; frames: Partial<Frame>[] }>(framesUrl(studyId, seriesId));
   return made.frames.map((one) => ({ ...made.common, ...one }) as Frame);
 }
+
+// what other rooms ask for by the event firstread:show
+export interface ShowDetail {
+  sopInstanceUid?: string;
+  seriesInstanceUid?: string;
+  seriesId?: string;
+  frameNumber?: number;
+  index?: number;
+  segmentLabel?: string;
+  trackingUid?: string;
+  box?: [number, number, number, number];
+}

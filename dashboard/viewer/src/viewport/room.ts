@@ -1,6 +1,7 @@
 // Opens the stage and ties it to the page: events of other rooms, the rail, keys, how long images were looked at.
 import { bindKeys } from "./keys";
-import { Stage, type ShowDetail } from "./stage";
+import type { ShowDetail } from "./model";
+import { Stage } from "./stage";
 import { announce, onRemote } from "./window";
 
 const BEAT_S = 5;

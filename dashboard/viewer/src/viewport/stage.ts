@@ -7,25 +7,15 @@ import { Links } from "./links";
 import { registerLoader } from "./loader";
 import { look, Masks, type Segment } from "./masks";
 import { Measuring } from "./measuring";
-import { loadScene, type Preset, type Scene, type SeriesEntry } from "./model";
+import { loadScene, type Preset, type Scene, type SeriesEntry, type ShowDetail } from "./model";
+import { zoomBy } from "./moves";
 import { Pane, words } from "./pane";
+import { Priors } from "./priors";
 import { Reformats } from "./reformats";
 import { Stack } from "./stack";
 import { Toolbar } from "./toolbar";
 import { Hands, type Choice } from "./tools";
 import { askText } from "./ask";
-import { fallbackPresets } from "./presets";
-
-export interface ShowDetail {
-  sopInstanceUid?: string;
-  seriesInstanceUid?: string;
-  seriesId?: string;
-  frameNumber?: number;
-  index?: number;
-  segmentLabel?: string;
-  trackingUid?: string;
-  box?: [number, number, number, number];
-}
 
 const ENGINE = "firstread";
 export const LAYOUTS: readonly [number, number][] = [[1, 1], [1, 2], [2, 2]];
@@ -42,10 +32,10 @@ export class Stage {
   private readonly legend: Legend;
   private readonly toolbar: Toolbar;
   private readonly measuring: Measuring;
-  private readonly links: Links;
+  readonly links: Links;
   private readonly reformats: Reformats;
   private readonly masks = new Map<string, Masks>();
-  private readonly priorScenes = new Map<string, Scene>();
+  private readonly priors: Priors;
   private readonly observer: ResizeObserver;
   private hasShown = false;
   onFirst: () => void = () => undefined;
@@ -67,6 +57,7 @@ export class Stage {
     this.measuring = new Measuring(root.dataset["study"] ?? "", root.dataset["csrf"] ?? "", root.dataset["keeps"] === "1");
     this.toolbar = new Toolbar(this);
     this.links = new Links(this);
+    this.priors = new Priors(this);
     this.reformats = new Reformats(this);
     this.measuring.onTrouble = (text) => this.toolbar.say(text);
     const area = element("div", "cs-area");
@@ -237,10 +228,8 @@ export class Stage {
     event.preventDefault();
     event.stopPropagation();
     this.activate(pane);
-    if (event.ctrlKey) {
-      pane.viewport.setZoom(Math.max(0.2, Math.min(30, pane.viewport.getZoom() * (event.deltaY < 0 ? 1.15 : 1 / 1.15))));
-      pane.viewport.render();
-    } else pane.step(event.deltaY > 0 ? 1 : -1);
+    if (event.ctrlKey) zoomBy(pane, event.deltaY < 0 ? 1.15 : 1 / 1.15);
+    else pane.step(event.deltaY > 0 ? 1 : -1);
   }
 
   // Cornerstone passes over a resize while a picture is pending: asked again until every canvas fits its pane
@@ -271,7 +260,7 @@ export class Stage {
   }
 
   get presets(): Preset[] {
-    return fallbackPresets(this.active.stack?.series ?? null);
+    return this.active.stack?.series.presets ?? [{ name: "As acquired" }];
   }
 
   toggleOverlays(): void {
@@ -287,25 +276,6 @@ export class Stage {
   choose(choice: Choice): void {
     this.hands.choose(choice);
     this.toolbar.refresh();
-  }
-
-  invert(): void {
-    const { viewport } = this.active;
-    viewport.setProperties({ invert: !viewport.getProperties().invert });
-    viewport.render();
-  }
-
-  flip(horizontal: boolean): void {
-    const { viewport } = this.active;
-    const { flipHorizontal, flipVertical } = viewport.getCamera();
-    viewport.setCamera(horizontal ? { flipHorizontal: !flipHorizontal } : { flipVertical: !flipVertical });
-    viewport.render();
-  }
-
-  rotate(): void {
-    const { viewport } = this.active;
-    viewport.setViewPresentation({ rotation: ((viewport.getViewPresentation().rotation ?? 0) + 90) % 360 });
-    viewport.render();
   }
 
   toggleCine(): void {
@@ -358,22 +328,8 @@ export class Stage {
     this.toolbar.say(text);
   }
 
-  // a prior beside, scrolled together by position; asked again it goes away
-  async togglePrior(studyId = this.scene.priors[0]?.study_id): Promise<void> {
-    if (!studyId) return this.toolbar.say("No earlier study has its images here.");
-    if (this.panes.some((pane) => pane.stack?.studyId === studyId)) return this.lay(1, 1);
-    const now = this.active.stack;
-    const { wanted } = this.active;
-    const entry = this.scene.priors.find((one) => one.study_id === studyId);
-    const scene = this.priorScenes.get(studyId) ?? (await loadScene(studyId, "", true));
-    this.priorScenes.set(studyId, scene);
-    const series = now && comparable(now.series, scene.series);
-    if (!now || !series) return this.toolbar.say("The earlier study holds no images to compare with.");
-    this.lay(1, 2);
-    const [left, right] = [this.panes[0]!, this.panes[1]!];
-    await this.put(left, now, wanted, "Current");
-    await this.hangSeries(right, series.id, undefined, scene, `Prior ${entry?.day ?? ""}`);
-    this.links.align(left, right);
+  async togglePrior(studyId?: string): Promise<void> {
+    await this.priors.toggle(studyId);
     this.toolbar.refresh();
   }
 
@@ -424,14 +380,6 @@ export class Stage {
     for (const pane of this.panes) pane.stack?.stop();
     this.engine.destroy();
   }
-}
-
-// the series to compare with: same modality, then the same role or words, then the most images
-function comparable(now: SeriesEntry, series: SeriesEntry[]): SeriesEntry | undefined {
-  const same = series.filter((one) => one.modality === now.modality);
-  const score = (one: SeriesEntry): number =>
-    (one.role && one.role === now.role ? 1e6 : 0) + (one.description.toLowerCase() === now.description.toLowerCase() ? 1e5 : 0) + one.count;
-  return same.sort((a, b) => score(b) - score(a))[0];
 }
 
 function hasGpu(): boolean {

@@ -1,5 +1,6 @@
 // Buttons above the images and below them; every one has a key.
 import { ICONS } from "./icons";
+import { invert, mirror, rotate } from "./moves";
 import type { Stage } from "./stage";
 import type { Choice } from "./tools";
 
@@ -25,9 +26,9 @@ const BUTTONS: readonly (Button | null)[] = [
   tool("PROBE", "Probe: value at a point (j)"),
   tool("ARROW", "Arrow with words (t)"),
   null,
-  { name: "invert", title: "Invert (i)", press: (stage) => stage.invert() },
-  { name: "flip", title: "Mirror left and right (h)", press: (stage) => stage.flip(true) },
-  { name: "rotate", title: "Turn by 90° (v)", press: (stage) => stage.rotate() },
+  { name: "invert", title: "Invert (i)", press: (stage) => invert(stage.active) },
+  { name: "flip", title: "Mirror left and right (h)", press: (stage) => mirror(stage.active) },
+  { name: "rotate", title: "Turn by 90° (v)", press: (stage) => rotate(stage.active) },
   { name: "reset", title: "Reset zoom, position and inversion (0)", press: (stage) => stage.resetView() },
   null,
   { name: "cine", title: "Cine (c)", press: (stage) => stage.toggleCine(), isOn: (stage) => stage.cine.isRunning },

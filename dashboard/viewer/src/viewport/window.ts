@@ -1,6 +1,7 @@
 // The second monitor: the images alone in a window of their own. Both follow each other; a window never shows another
 // study than the report does.
-import type { ShowDetail, Stage } from "./stage";
+import type { ShowDetail } from "./model";
+import type { Stage } from "./stage";
 
 type Message =
   | { kind: "hello" | "bye"; study: string; isAlone: boolean }
