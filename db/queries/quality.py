@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVarTuple
 
 from sqlalchemy import Select, case, func, select
 from sqlalchemy.orm import Session
@@ -15,6 +15,8 @@ from db.models import Reading, Series, Study
 from db.quality_models import DraftOutcome
 from db.report_models import Draft, Finding, UserAccount
 from db.types import Decision, Presence, ReadingState
+
+Columns = TypeVarTuple("Columns")
 
 DIMENSIONS = ("model", "reader", "scanner", "sex", "age_group", "modality", "body_part", "priority")
 BINS = 10  # of a model score from 0 to 1
@@ -89,7 +91,7 @@ def _column(name: str) -> Any:
     return UserAccount.printed_name if name == "reader" else getattr(DraftOutcome, name)
 
 
-def _only(query: Select[Any], chosen: Choice) -> Select[Any]:
+def _only(query: Select[*Columns], chosen: Choice) -> Select[*Columns]:
     query = query.where(DraftOutcome.decided_at >= chosen.period.start, DraftOutcome.decided_at < chosen.period.end)
     if not chosen.with_demonstrations:
         query = query.where(DraftOutcome.demonstration.is_(False))
@@ -110,7 +112,7 @@ def received(session: Session, period: Period) -> Mapping[str, Counter[str]]:
     }
 
 
-def _in(query: Select[Any], period: Period) -> Select[Any]:
+def _in(query: Select[*Columns], period: Period) -> Select[*Columns]:
     return query.where(
         Study.first_received_at >= period.start,
         Study.first_received_at < period.end,
