@@ -164,6 +164,8 @@ def test_no_key_images_are_chosen_when_no_finding_stands(site, browser) -> None:
     nothing = drafted(site, key_images=True)
     assert browser.submit(f"/studies/{nothing.study_id}/review").status_code == 303
     nothing.decide(browser, lung="rejected:Artefact", hepatic="rejected:Artefact")
+    version, text = site.report(nothing.study_id).version, {"findings": "Normal.", "impression": "Normal."}
+    browser.submit(f"/studies/{nothing.study_id}/sections", version=version, **text)
     assert sign(site, browser, nothing.study_id).status_code == 303
     assert [one.signature_id for one in nothing.objects("KEY_IMAGES")] == [None]
 
