@@ -59,6 +59,16 @@ _SUBJECTS: Mapping[str, str] = {
     "audit": "110101",
     "draft": "110111",
     "process": "110100",
+    "wording": "110110",
+    "question": "110111",
+    "answer": "110110",
+    "redraft": "110111",
+    "dispatch": "110104",
+    "passkey": "110113",
+    "queue": "110100",
+    "selftest": "110100",
+    "quality": "110106",
+    "annotation": "110110",
 }
 _T = AuditTag
 _EXCEPTIONS: Mapping[str, str] = {

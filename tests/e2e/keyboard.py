@@ -22,6 +22,7 @@ FLAGS = [
     "--disable-sync",
 ]
 SLOW_MS = 90_000  # a busy machine is no failure
+expect.set_options(timeout=SLOW_MS)
 SCREENSHOTS = os.environ.get("FIRSTREAD_SCREENSHOTS", "")  # folder; `make screenshots` sets it
 
 
@@ -97,7 +98,8 @@ class Keyboard:
         self.press("/")
         self.press("Control+a")
         self.type(accession)
-        self.press("Enter")
+        with self.page.expect_navigation(wait_until="load"):  # keys work once the script runs
+            self.press("Enter")
         expect(self.page.locator("table.worklist tbody tr")).to_have_count(1)
         self.press("j", "Enter")
         self.page.wait_for_url(re.compile(r"/studies/[0-9a-f-]{36}"))
