@@ -179,9 +179,7 @@ def conceal(db: Session, page: DeskPage) -> DeskPage:
     return replace(
         page,
         sections=[one for one in page.sections if one.key != "impression"],
-        revisions=[
-            replace(one, changes=[change for change in one.changes if change[0] != hidden]) for one in page.revisions
-        ],
+        revisions=[replace(one, changes=[name for name in one.changes if name != hidden]) for one in page.revisions],
         findings=[_without_impression(one) for one in page.findings],
         absent=[_without_impression(one) for one in page.absent],
     )

@@ -7,8 +7,10 @@ from uuid import UUID
 from flask import Blueprint, Response, abort, request
 from flask.typing import ResponseReturnValue
 
+from config.errors import LifecycleError
 from dashboard.people import audit_view, sessions, site, work
 from dashboard.permissions import Permission, requires
+from dashboard.report_page import desk
 from db.audit import AuditTag
 from db.queries import report_detail, study_detail
 from publishing.assessment import assessment
@@ -25,7 +27,12 @@ def report_pdf(study_id: UUID) -> ResponseReturnValue:
     """Return the report as it was last signed, or the marked draft; with ``download=1`` to be kept as a file.
 
     Built anew each time, and recorded before a byte leaves. The file name carries nothing of the patient.
+
+    Raises:
+        LifecycleError: the site hides the AI's impression from whoever has not opened the images.
     """
+    if all(one.key != "impression" for one in desk(study_id).sections):
+        raise LifecycleError("the impression is hidden until you have opened the images")
     report_id, document = _document(study_id)
     content = build_pdf(document)
     detail = {"format": "pdf", "state": document.state, "sha256": hashlib.sha256(content).hexdigest()}

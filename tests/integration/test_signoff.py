@@ -184,12 +184,14 @@ def test_options_against_automation_bias(tmp_path: Path, sqlite_url: str) -> Non
         page = browser.get(f"/studies/{study_id}{path}").text
         assert "Lung tumor on the right." not in page, path
         assert "There is a lung tumor of 12.4 ml" in html.unescape(page).replace("</a>", "").replace("</span>", "")
+    assert browser.get(f"/studies/{study_id}/report.pdf").status_code == 409
     assert "impression is hidden" in _sign_page(browser, study_id)
     assert "pleural effusion" in _sign_page(browser, study_id)  # called absent, and not decided
     write(site, browser, study_id, findings="Lung tumor of 12.4 ml in the right lung.")
     assert site.report(study_id).sections["impression"] == "Lung tumor on the right."  # hidden, not lost
     browser.submit(f"/studies/{study_id}/viewed", seconds="0")
     assert "Lung tumor on the right." in browser.get(f"/studies/{study_id}").text
+    assert browser.get(f"/studies/{study_id}/report.pdf").status_code == 200
     page = _sign_page(browser, study_id)
     assert "impression is hidden" not in page
     assert "this site asks for 600 s" in page

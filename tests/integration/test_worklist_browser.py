@@ -27,7 +27,8 @@ def order(page: Page) -> list[str]:
 
 def places(page: Page) -> list[float]:
     """Where the rows are on the screen."""
-    return list(page.locator("table.worklist tbody tr").evaluate_all("rows => rows.map(r => r.getBoundingClientRect().top)"))
+    tops = "rows => rows.map(r => r.getBoundingClientRect().top)"
+    return list(page.locator("table.worklist tbody tr").evaluate_all(tops))
 
 
 def test_rows_live_and_stay_where_they_are(
