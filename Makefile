@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run test lint types bench install frontend clean
+.PHONY: help run test screenshots lint types bench install frontend clean
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
@@ -13,6 +13,9 @@ run: install frontend ## the whole system with synthetic patients, until Ctrl-C
 test: install frontend ## install what the tests need and run all of them
 	@sh tests/install-tools.sh
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)  # the long files first
+
+screenshots: install frontend ## take the pictures of docs/tour.md from the running system
+	FIRSTREAD_SCREENSHOTS=$(CURDIR)/docs/screenshots $(BIN)/python -m pytest -q -n 0 tests/e2e/test_reading_room.py
 
 lint: install ## ruff and import contracts
 	$(BIN)/ruff check .

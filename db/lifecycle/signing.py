@@ -56,7 +56,8 @@ def sign(  # noqa: PLR0913 keyword-only; each is part of what a signature is (21
     Raises:
         NotAuthorisedError: no active radiologist, another printed name, or an authentication that is not fresh.
         LifecycleError: stale version, a check of another text or one that blocks, another reader's lock, images that
-            changed since the draft or review, a Finding asserted as present that is undecided, or a state that cannot be signed.
+            changed since the draft or review, a Finding asserted as present that is undecided, or a state that
+            cannot be signed.
         RefusedInputError: no meaning, no text, no object, or a state that is no signature's.
     """
     reader = drafter(uow) if state is ReportState.PRELIMINARY else radiologist(uow)

@@ -23,10 +23,10 @@ from db.queries.worklist_lists import NOBODY, Tab, Wanted
 
 __all__ = [
     "COUNT_LIMIT",
+    "NOBODY",
     "CompletionTimer",
     "DeliveryRow",
     "InstancePath",
-    "NOBODY",
     "Problems",
     "ReadingDetail",
     "ReadingProblem",

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import pydicom
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 from sqlalchemy import select
 
@@ -106,6 +107,8 @@ def test_from_login_to_signed_report_without_a_mouse(installation, accessions, r
     radiologist.start_review()
     radiologist.images_are_up()
     radiologist.picture(f"reading-{kind}")
+    found = Axe().run(radiologist.page)
+    assert found.violations_count == 0, found.generate_report()
     radiologist.accept_all()
     radiologist.picture(f"findings-{kind}")
     radiologist.write("impression", " Read without a mouse.")
@@ -226,6 +229,29 @@ def test_a_rejected_draft_is_read_from_scratch(installation, accessions, radiolo
     assert report.reason
     radiologist.start_review()
     expect(radiologist.page.locator("#section-impression")).to_have_value("")
+
+
+PAGES = {
+    "radiologist": ["worklist?tab=all", "critical", "wording", "problems", "trace", "account/password", "passkeys"],
+    "lead": ["quality", "models", "worklist?tab=all"],
+    "admin": ["queue", "destinations", "models", "rules", "disk", "self-test", "problems", "users", "tokens"],
+    "auditor": ["audit", "critical/record", "break-glass"],
+}
+
+
+@pytest.mark.usefixtures("accessions")
+@pytest.mark.parametrize("role", PAGES)
+def test_every_page_is_accessible_and_fits_a_narrow_screen(installation, chromium, role):
+    one = Keyboard.sit_down(chromium, installation.dashboard, width=1280, height=800)
+    one.log_in(role, installation.passwords[role])
+    for path in PAGES[role]:
+        one.page.goto(f"{installation.dashboard}/{path}")
+        one.picture(f"{role}-{path.partition('?')[0].replace('/', '-')}")
+        found = Axe().run(one.page)
+        assert found.violations_count == 0, f"{path}: {found.generate_report()}"
+        assert one.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{path} scrolls sideways"
+    one.page.context.close()
+    assert one.errors == []
 
 
 def test_a_screen_that_locks_keeps_the_text(installation, accessions, radiologist):
