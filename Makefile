@@ -12,7 +12,11 @@ run: install frontend ## the whole system with synthetic patients, until Ctrl-C
 
 test: install frontend ## install what the tests need and run all of them
 	@sh tests/install-tools.sh
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)  # the long files first
+	@# whole systems first, two at a time; the rest waits more than it computes
+	@failed=0; \
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/e2e $(PYTEST_ARGS) || failed=1; \
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder tests/integration tests/unit $(PYTEST_ARGS) || failed=1; \
+	exit $$failed
 
 screenshots: install frontend ## take the pictures of docs/tour.md from the running system
 	FIRSTREAD_SCREENSHOTS=$(CURDIR)/docs/screenshots $(BIN)/python -m pytest -q -n 0 tests/e2e/test_reading_room.py

@@ -46,11 +46,13 @@ def step_of(state: ReadingState, *, attempts: int, superseded: bool) -> Step:
         state: of the Reading.
         attempts: how often a worker took it since it was queued by routing or by a person.
         superseded: whether later images took its place; one that is HELD then is held for ever.
+
+    A Reading that a person takes from its worker ends this run; released, it begins another.
     """
     readiness = Readiness.INCOMPLETE if state in _NOT_READY else Readiness.READY
     if state is ReadingState.DRAFTED:
         return Step(StepState.COMPLETED, readiness)
-    if state in _ENDED or (state is ReadingState.HELD and superseded):
+    if state in _ENDED or (state is ReadingState.HELD and (superseded or attempts > 0)):
         return Step(StepState.CANCELED, readiness)
     if state is ReadingState.RUNNING or (state in _TAKEN_UP and attempts > 0):
         return Step(StepState.IN_PROGRESS, readiness)

@@ -11,6 +11,7 @@ from uuid import UUID
 
 import numpy as np
 from flask import Flask
+from jinja2.bccache import Bucket, BytecodeCache
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
@@ -251,6 +252,22 @@ class Browser(Client):
         return self.post("/login", data={"csrf_token": self.token(), "login": login, "password": password, **fields})
 
 
+class _Templates(BytecodeCache):
+    """Templates compiled once for all sites of a test process; keyed by their name and source."""
+
+    def __init__(self) -> None:
+        self._compiled: dict[str, Any] = {}
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        bucket.code = self._compiled.get(bucket.key + bucket.checksum)
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        self._compiled[bucket.key + bucket.checksum] = bucket.code
+
+
+_TEMPLATES = _Templates()
+
+
 @cache
 def _password_hash() -> str:
     return hash_password(PASSWORD)
@@ -264,6 +281,7 @@ def make_site(folder: Path, database_url: str = "", **changes: Any) -> Site:
         migrate(settings.database)
     sessions = make_sessions(make_engine(settings.database))
     site = Site(settings, sessions, create_app(settings, sessions))
+    site.app.jinja_env.bytecode_cache = _TEMPLATES
     for role, name in PEOPLE.items():
         site.user(role.value, role, name)
     return site

@@ -56,9 +56,15 @@ def locked(uow: UnitOfWork, kind: type[Row], key: UUID) -> Row:
 
 
 def move_reading(
-    uow: UnitOfWork, reading: Reading, to: ReadingState, *, reason: str = "", detail: dict[str, Any] | None = None
+    uow: UnitOfWork,
+    reading: Reading,
+    to: ReadingState,
+    *,
+    reason: str = "",
+    detail: dict[str, Any] | None = None,
+    attempts: int | None = None,
 ) -> None:
-    """Move a Reading; one that becomes QUEUED wakes a worker.
+    """Move a Reading; one that becomes QUEUED wakes a worker. ``attempts``, when given, are counted from there.
 
     Raises:
         LifecycleError: the table does not list this move.
@@ -67,13 +73,15 @@ def move_reading(
     notes = {"from": reading.state.value, "to": to.value, "revision": reading.revision, **(detail or {})}
     if reason:
         notes["reason"] = reason
-    left, said = reading.state, reading.reason
+    left, said, tried = reading.state, reading.reason, reading.attempts or 0
     reading.state = to
     reading.reason = reason
+    if attempts is not None:
+        reading.attempts = attempts
     uow.audit(tag, study_id=reading.study_id, reading_id=reading.id, detail=notes)
     if to is ReadingState.QUEUED:
         uow.enqueue(TaskName.READ_STUDY, reading_id=str(reading.id))
-    reading_moved(uow, reading, left, said)
+    reading_moved(uow, reading, left, said, tried)
 
 
 def move_report(

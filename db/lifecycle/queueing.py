@@ -69,14 +69,13 @@ def process_again(uow: UnitOfWork, reading_id: UUID, *, profile: str | None = No
         reading.profile = profile
     if use is not None:
         reading.use = use
-    reading.attempts = 0
     reading.finished_at = None
-    queue(uow, reading, utcnow())
+    queue(uow, reading, utcnow(), attempts=0)
 
 
-def queue(uow: UnitOfWork, reading: Reading, now: datetime, *, reason: str = "") -> None:
-    """Move a Reading to QUEUED and set when its message will be repeated."""
-    move_reading(uow, reading, ReadingState.QUEUED, reason=reason)
+def queue(uow: UnitOfWork, reading: Reading, now: datetime, *, reason: str = "", attempts: int | None = None) -> None:
+    """Move a Reading to QUEUED, counting ``attempts`` from there, and set when its message will be repeated."""
+    move_reading(uow, reading, ReadingState.QUEUED, reason=reason, attempts=attempts)
     reading.next_attempt_at = next_reminder(reading, now)
 
 

@@ -39,13 +39,15 @@ def reading_created(uow: UnitOfWork, reading: Reading) -> None:
     _tell_of_reading(uow, reading, run_uid(reading.id), [_state(present_step(reading))], None)
 
 
-def reading_moved(uow: UnitOfWork, reading: Reading, left: ReadingState, said: str) -> None:
+def reading_moved(uow: UnitOfWork, reading: Reading, left: ReadingState, said: str, tried: int) -> None:
     """Let workitems follow a Reading that just ``left`` a state, whose reason was ``said``, and tell who subscribed.
+
+    ``tried`` is how often it had been attempted, with the attempt that just began.
 
     Called by ``moves.move_reading`` alone; it costs three small queries when nobody uses the worklist.
     """
     now = present_step(reading)
-    attempts = reading.attempts - 1 if reading.state is ReadingState.RUNNING else reading.attempts  # counted already
+    attempts = tried - 1 if reading.state is ReadingState.RUNNING else tried  # counted already
     before = step_of(left, attempts=attempts, superseded=reading.superseded)
     with uow.session.no_autoflush:
         if before.state is StepState.CANCELED and now.state is not StepState.CANCELED:

@@ -9,6 +9,7 @@ from sqlalchemy import func, select, update
 
 from config.routing import RoutingVerdict
 from db import lifecycle
+from db.lifecycle.queue_control import hold
 from db.lifecycle.workitem_events import KEPT
 from db.types import utcnow
 from db.uow import UnitOfWork, unit_of_work
@@ -73,6 +74,22 @@ def test_another_run_of_a_reading_is_reported_as_another_workitem(any_site: Site
         lifecycle.no_draft(uow, claim, "only 2 slices")
     (first,) = watcher.found()
     subscribe(watcher, GLOBAL)
+    with unit_of_work(any_site.sessions, NODE) as uow:
+        lifecycle.process_again(uow, claim.reading_id)
+    (second,) = watcher.found()
+    assert waiting(any_site, "WATCH") == [(second.SOPInstanceUID, "1", "SCHEDULED")]
+    assert second.SOPInstanceUID != first.SOPInstanceUID
+
+
+def test_what_a_person_takes_from_its_worker_is_canceled_and_released_as_another_workitem(any_site: Site) -> None:
+    watcher = orchestrator(any_site, "WATCH")
+    claim = any_site.claimed(any_site.receive(ct_study(2)))
+    (first,) = watcher.found()
+    subscribe(watcher, GLOBAL)
+    with unit_of_work(any_site.sessions, NODE) as uow:
+        hold(uow, claim.reading_id)
+    assert waiting(any_site, "WATCH") == [(first.SOPInstanceUID, "1", "CANCELED")]
+    forget(any_site)
     with unit_of_work(any_site.sessions, NODE) as uow:
         lifecycle.process_again(uow, claim.reading_id)
     (second,) = watcher.found()

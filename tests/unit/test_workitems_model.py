@@ -51,6 +51,7 @@ def test_no_move_of_a_reading_takes_a_workitem_back(left: ReadingState, to: Read
         ("RECEIVING", 0, False, "SCHEDULED", "INCOMPLETE"),
         ("HELD", 0, False, "SCHEDULED", "INCOMPLETE"),
         ("HELD", 0, True, "CANCELED", "INCOMPLETE"),
+        ("HELD", 1, False, "CANCELED", "INCOMPLETE"),  # taken from its worker
         ("QUEUED", 0, False, "SCHEDULED", "READY"),
         ("QUEUED", 1, False, "IN PROGRESS", "READY"),
         ("RUNNING", 1, False, "IN PROGRESS", "READY"),

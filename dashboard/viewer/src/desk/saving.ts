@@ -24,6 +24,8 @@ export class Saving {
       event.preventDefault();
       void this.save(true);
     });
+    // what was typed before this script came is text of the reader's too
+    if ([...form.querySelectorAll("textarea")].some((area) => area.value !== area.defaultValue)) this.changed();
   }
 
   get pending(): boolean {
