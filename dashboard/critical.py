@@ -225,7 +225,8 @@ def _back(study_id: UUID, alert_id: UUID, words: str) -> ResponseReturnValue:
         page = desk(study_id)
         with sessions()() as db:
             panel = critical_panel(db, page, site().critical)
-        return render_template("_critical_banner.html", p=page, panels={"critical": panel}, said=words)
+        banner = render_template("_critical_banner.html", p=page, panels={"critical": panel}, said=words)
+        return Response(banner, headers={"HX-Trigger": "criticalAnswered"})  # the checks look again
     flash(words, "ok")
     if request.form.get("back") == "page":
         return redirect(url_for("critical.alert", alert_id=alert_id), 303)

@@ -201,6 +201,7 @@ def test_a_critical_result_is_confirmed_told_and_on_the_record(installation, acc
     radiologist.tab_to("#critical form[action$='/confirm'] button")
     radiologist.press("Enter")
     expect(page.get_by_text("Critical result, nobody told yet").first).to_be_visible()
+    expect(page.locator("#checks")).not_to_contain_text("neither confirmed nor dismissed")
     radiologist.tab_to("#critical details.tell summary")
     radiologist.press("Enter")
     radiologist.tab_to("#critical [name=told_name]")
