@@ -156,6 +156,8 @@ class DeskPage:
             return "A signed report does not change."
         if self.report.state is ReportState.UNREAD:
             return "There is no draft to review."
+        if self.lock_holder:
+            return f"{self.lock_holder} is reading it; you are viewing only."
         return "Your role reads only."
 
 

@@ -176,3 +176,12 @@ def test_late_images_warn_that_the_draft_speaks_of_fewer(site: Site) -> None:
     assert "No AI draft." in browser.get(f"/studies/{study_id}").text
     assert browser.submit(f"/studies/{study_id}/review").status_code == 409
     assert DRAFT.action == "draft"
+
+
+def test_who_cannot_edit_because_of_another_reader_is_told_so(site: Site) -> None:
+    study_id = site.drafted(ct_study(2))
+    site.client("resident").submit(f"/studies/{study_id}/review")
+    page = site.client("radiologist").get(f"/studies/{study_id}").text
+    assert "Rasmus Ident is reading it; you are viewing only." in page
+    assert "Your role reads only." not in page
+    assert "Your role reads only." in site.client("viewer").get(f"/studies/{site.drafted(ct_study(2))}").text
