@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import numpy as np
+from argon2 import PasswordHasher
 from flask import Flask
 from jinja2.bccache import Bucket, BytecodeCache
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from werkzeug.test import Client, TestResponse
 from config.durable import write_durably
 from config.routing import RoutingVerdict
 from config.settings import Settings
+from dashboard import passwords
 from dashboard.app import create_app
 from dashboard.passwords import hash_password
 from db import lifecycle
@@ -37,6 +39,7 @@ Sessions = sessionmaker[Session]
 NODE = Actor("node", "process")
 WORKER = Actor("worker", "process")
 PASSWORD = "correct-horse-battery"
+passwords._hasher = PasswordHasher(time_cost=1, memory_cost=64, parallelism=1)  # thousands of logins, none of them real
 PEOPLE = {
     Role.VIEWER: "Vera View",
     Role.RESIDENT: "Rasmus Ident",

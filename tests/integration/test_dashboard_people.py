@@ -1,5 +1,6 @@
 """Accounts, locks, break-glass, tokens and rates, as the server keeps them."""
 
+import importlib.util
 import io
 import re
 from datetime import timedelta
@@ -10,7 +11,6 @@ from sqlalchemy import select
 
 from config.errors import LifecycleError, RefusedInputError
 from config.logs import configure_logs
-from dashboard.passwords import hash_password
 from db.identity_models import BreakGlass
 from db.lifecycle.breaking import break_glass, open_grant
 from db.models import AuditEvent, Study
@@ -85,7 +85,12 @@ def test_a_password_is_not_the_login_again(site: Site) -> None:
 
 def test_passwords_are_kept_as_argon2id_of_the_recommended_cost() -> None:
     # RFC 9106 section 4, second recommended option: 64 MiB, 3 passes, 4 lanes
-    assert hash_password(PASSWORD).startswith("$argon2id$v=19$m=65536,t=3,p=4$")
+    found = importlib.util.find_spec("dashboard.passwords")
+    assert found is not None
+    assert found.loader is not None
+    shipped = importlib.util.module_from_spec(found)  # the tests' own is cheaper
+    found.loader.exec_module(shipped)
+    assert shipped.hash_password(PASSWORD).startswith("$argon2id$v=19$m=65536,t=3,p=4$")
 
 
 # --- the screen lock

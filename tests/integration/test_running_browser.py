@@ -4,7 +4,6 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 from werkzeug.serving import make_server
 
@@ -12,7 +11,6 @@ from db import lifecycle
 from db.running_models import WorkerPresence
 from db.types import utcnow
 from db.uow import unit_of_work
-from instances.measuring import measure
 from tests.dashboard_support import NODE, PASSWORD, WORKER, Site, ct_study, make_site
 from tests.integration.test_dashboard_browser import SLOW_MS, chromium  # noqa: F401 a fixture
 from tests.integration.test_running_rules import part10
@@ -94,13 +92,3 @@ def test_a_dropped_file_is_judged(served: tuple[Site, Page, str]) -> None:
     page.locator("#rules").fill("rules:\n  - name: mine\n    action: ignore\n    reason: edited here\n")
     page.get_by_role("button", name="Try these").click()
     expect(page.locator("#verdict")).to_contain_text("edited here")
-
-
-@pytest.mark.parametrize("path", ["queue", "rules", "models", "disk", "self-test", "destinations"])
-def test_axe_finds_nothing(served: tuple[Site, Page, str], path: str) -> None:
-    site, page, base = served
-    measure(site.sessions, site.settings, utcnow())
-    page.goto(f"{base}/{path}")
-    found = Axe().run(page)
-    assert found.violations_count == 0, found.generate_report()
-    assert page.evaluate("document.documentElement.scrollWidth <= 1280")
