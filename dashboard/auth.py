@@ -111,9 +111,11 @@ def check_password(login_name: str, given: str, *, again: bool = False) -> UserA
     if directory is not None:
         directory.rehearse(login_name)
     verified = _record(known, login_name, ok, again=again)
-    if verified is not None and stored is not None and needs_rehash(stored):
+    # at a login only: sessions are bound to the hash, and signing must not end the one it happens in
+    if verified is not None and not again and stored is not None and needs_rehash(stored):
         with unit_of_work(sessions(), Actor(verified.login, "person", verified.id)) as uow:
             set_password_hash(uow, verified.id, hash_password(given), rehash=True)
+            verified = find_user(uow.session, login_name)
     return verified
 
 

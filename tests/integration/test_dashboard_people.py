@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from argon2 import PasswordHasher
 from sqlalchemy import select
 
 from config.errors import LifecycleError, RefusedInputError
@@ -81,6 +82,15 @@ def test_a_password_is_not_the_login_again(site: Site) -> None:
         assert "Not changed" in answer.text
     long = "radiologist reads at night"
     assert browser.submit("/account/password", current=PASSWORD, new=long, again=long).status_code == 303
+
+
+def test_a_login_with_a_hash_of_weaker_parameters_keeps_the_session_and_renews_the_hash(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dashboard.passwords._hasher", PasswordHasher())
+    browser = site.client("radiologist")
+    assert browser.get("/worklist").status_code == 200
+    assert "m=65536" in site.one(UserAccount, login="radiologist").password_hash
 
 
 def test_passwords_are_kept_as_argon2id_of_the_recommended_cost() -> None:
