@@ -136,7 +136,7 @@ class Keyboard:
         self.type(text)
         self.press("Escape")
         self.press("Control+s")
-        expect(self.page.locator("#save-state")).to_have_class(re.compile("saved"))
+        expect(self.page.locator("#save-state")).to_have_class(re.compile(r"(^| )saved"))
 
     def prove_and_sign(self, password: str) -> None:
         """Fill what the sign page asks for, then the password."""

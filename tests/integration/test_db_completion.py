@@ -226,8 +226,8 @@ def test_a_required_series_is_waited_for_and_then_held_or_noted(sessions):
     for then, state in (("hold", ReadingState.HELD), ("draft", ReadingState.QUEUED)):
         book = RuleBook(rules({**required, "then": then}))
         journey = received(sessions, f"1.3.{len(then)}", images=1, quiet_s=10.0)
-        assert sweep(sessions, later(59), book) == 0
-        assert sweep(sessions, later(61), book) == 1
+        assert sweep(sessions, later(45), book) == 0
+        assert sweep(sessions, later(75), book) == 1
         reading = journey.reading()
         assert reading.state is state
         verdict = reading.rule_trace[-1]
