@@ -1,4 +1,4 @@
-"""What waits for a person to sort out: failed readings, results not delivered or not committed, quarantined objects."""
+"""What waits for a person to sort out: failed readings, what was not delivered, committed or told, quarantined objects."""
 
 from uuid import UUID
 
@@ -11,8 +11,10 @@ from dashboard.people import audit_view, sessions, site, work
 from dashboard.permissions import Permission, requires
 from db import lifecycle
 from db.audit import AuditTag
+from db.lifecycle.critical_notices import notice_again
 from db.models import Reading
 from db.queries import problems
+from db.queries.critical import failed_notices
 from db.queries.destinations import count_alarms
 from db.types import Use
 from db.uow import UnitOfWork
@@ -27,13 +29,14 @@ def show() -> ResponseReturnValue:
     with sessions()() as db:
         found = problems(db)
         not_held = count_alarms(db)
+        not_told = failed_notices(db)
     with work() as uow:
         audit_view(uow, AuditTag.WORKLIST_VIEWED, detail={"tab": "problems"})
     groups = [
         ("Failed", "The pipeline gave up; the reason says at what.", found.failed),
         ("Held", "Not read until a person decides.", found.held),
     ]
-    return render_template("problems.html", groups=groups, problems=found, not_held=not_held)
+    return render_template("problems.html", groups=groups, problems=found, not_held=not_held, not_told=not_told)
 
 
 @bp.post("/readings/<uuid:reading_id>/again")
@@ -54,6 +57,16 @@ def deliver_again(delivery_id: UUID) -> ResponseReturnValue:
     """Owe a delivery once more that failed, or that its destination would not commit to or did not hold."""
     with work() as uow:
         lifecycle.resubmit(uow, delivery_id)
+    flash("Waiting to be sent again.", "ok")
+    return _back()
+
+
+@bp.post("/notices/<uuid:notice_id>/again")
+@requires(Permission.PROCESS_AGAIN)
+def tell_again(notice_id: UUID) -> ResponseReturnValue:
+    """Send a notice about a critical result once more that was given up."""
+    with work() as uow:
+        notice_again(uow, notice_id)
     flash("Waiting to be sent again.", "ok")
     return _back()
 

@@ -197,6 +197,15 @@ def test_a_notice_that_could_not_be_sent_is_shown_and_sent_again(tmp_path: Path,
         not in reader.get("/critical").text.partition('aria-label="Settled"')[0].partition("Not sent")[2]
     )
     assert reader.submit(f"/critical/notices/{notice.id}/again").status_code == 409
+    for hour in range(MAX_ATTEMPTS):
+        mail_due(site.sessions, site.settings, utcnow() + timedelta(hours=30 + 2 * hour))
+    admin = site.client("admin")
+    listed = admin.get("/problems").text.partition("Nobody alerted")[2].partition("Not delivered")[0]
+    assert all(words in listed for words in ("no connection to the mail server", "a@b.example", "category 1, suspected"))
+    assert not any(words in listed for words in ("Pneumothorax", "Halvorsen", "P-1001", "ACC-1001"))
+    assert admin.submit(f"/problems/notices/{notice.id}/again").status_code == 303
+    assert "no connection" not in admin.get("/problems").text
+    assert admin.submit(f"/problems/notices/{notice.id}/again").status_code == 409
 
 
 def test_hostile_text_stays_text_on_every_page(site: Site) -> None:

@@ -128,6 +128,7 @@ ALLOWED: dict[tuple[str, str], set[Role | None]] = {
     ("GET", "problems.show"): {D, R, L, A},
     ("POST", "problems.process_again"): {A},
     ("POST", "problems.deliver_again"): {A},
+    ("POST", "problems.tell_again"): {A},
     ("GET", "destinations.show"): {A},
     ("GET", "destinations.states"): {A},
     ("POST", "destinations.test"): {A},
