@@ -10,6 +10,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Select, and_, false, func, or_, select, true, union
 from sqlalchemy.orm import Session
 
+from db.lifecycle.self_tests import SELF_TEST_LANE
 from db.models import Delivery, Reading, ResultObject, Study
 from db.report_models import Report, Signature
 from db.types import DeliveryState, Priority, ReadingState, ReportState, utcnow
@@ -38,7 +39,7 @@ class Tab(StrEnum):
 
 SIGNED_LANE, PRIOR_LANE = Tab.SIGNED.value, "prior"
 NOBODY = "nobody"
-_FEW = 2000  # Studies that match, to be asked for one by one
+_FEW = 500  # Studies that match, to be asked for one by one; of more, a page is soon met
 _STUCK = (ReadingState.FAILED, ReadingState.HELD)
 
 
@@ -136,7 +137,7 @@ def _named(words: str) -> ColumnElement[bool]:
 def on_tab(tab: Tab, reader: UUID | None) -> ColumnElement[bool]:
     """Return what a Report on ``tab`` fulfils; ``reader`` is whose MINE is."""
     if tab is Tab.ALL:
-        return true()
+        return Report.lane != SELF_TEST_LANE
     if tab is Tab.MINE:
         return _mine(reader)
     if tab is Tab.FINAL_TODAY:
