@@ -3,6 +3,7 @@
 import io
 import math
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import APIResponse, Browser, Page, Route, expect, sync_playwright
 from pydicom import Dataset, dcmread
 from pydicom.data import get_testdata_file
 from pydicom.uid import DigitalXRayImageStorageForPresentation, generate_uid
@@ -207,19 +208,35 @@ def test_a_ct_shows_the_values_of_its_file_its_masks_and_keeps_what_is_measured(
     assert row.value == pytest.approx(drawn, abs=0.6)
     assert abs(drawn - 70) < 1
     assert (row.kind, row.unit, row.frame_number) == ("LENGTH", "mm", 1)
+    # also when the list of measurements comes after the image they lie on
+    late: list[Route] = []
+
+    def hold(route: Route) -> None:
+        late.append(route)
+
+    page.route("**/annotations", hold)
+    stale: list[tuple[Route, APIResponse]] = []
+    page.route(re.compile(r"/masks/[^/?]+$"), lambda route: stale.append((route, route.fetch())))
     page.reload()
     live(page)
     page.evaluate(document_show, {"sopInstanceUid": row.sop_instance_uid})
     show(page, widest)
+    assert page.locator(".cs-pane svg text").count() == 0
+    late.pop().continue_()
     expect(page.locator(".cs-pane svg text")).to_contain_text(f"{row.value:.1f} mm", timeout=SLOW_MS)
 
-    # a rejected finding is not painted any more
+    # a rejected finding is not painted any more, though masks from before the decision arrive after it
     site.client("radiologist").submit(f"/studies/{study_id}/review")
     finding = site.findings(study_id)[0]
     version = site.report(study_id).version
     path = f"/studies/{study_id}/findings/{finding.id}"
     site.client("radiologist").submit(path, version=version, decision="rejected", reason="a nipple")
-    page.evaluate("document.dispatchEvent(new CustomEvent('firstread:decided'))")
+    ((held, before),) = stale
+    assert [one["status"] for one in before.json()["segments"]] == ["unverified"]
+    with page.expect_response(re.compile(r"/masks/.*only=segments")):
+        page.evaluate("document.dispatchEvent(new CustomEvent('firstread:decided'))")
+        held.fulfill(response=before)
+    page.wait_for_timeout(300)  # both answers are here: what is painted now stays
     expect(page.locator(".cs-legend")).to_be_hidden(timeout=SLOW_MS)
     assert errors == []
 

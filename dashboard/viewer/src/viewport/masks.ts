@@ -34,17 +34,26 @@ export class Masks {
   private readonly painted = new Map<string, HTMLCanvasElement>();
   private readonly volumes = new Map<number, Uint8Array>();
 
-  constructor(readonly stack: Stack) {}
+  private turn = 0;
+  readonly loaded: Promise<void>;
 
-  async load(): Promise<void> {
+  constructor(readonly stack: Stack) {
+    this.loaded = this.load();
+  }
+
+  private async load(): Promise<void> {
     const made = await getJson<{ segments: Segment[]; frames: Record<string, Runs[]> }>(this.url(""));
     this.segments = made.segments;
     this.frames = made.frames;
   }
 
   // what was decided of the findings since; a rejected finding's segment is not shown any more
+  // The answer that is still under way may be older than the decision: it is waited for, then asked again.
   async refresh(): Promise<void> {
+    const turn = ++this.turn;
+    await this.loaded;
     const { segments } = await getJson<{ segments: Segment[] }>(this.url("?only=segments"));
+    if (turn !== this.turn) return;
     const before = new Map(this.segments.map((one) => [one.key, one.shown]));
     this.segments = segments.map((one) => ({ ...one, shown: one.status !== "rejected" && (before.get(one.key) ?? one.shown) }));
   }

@@ -56,8 +56,9 @@ export function lengthText(data: unknown, targetId: string): string[] {
 }
 
 export class Measuring {
-  private kept = new Map<string, Kept>();
-  private readonly studies: Map<string, Stack[]> = new Map();
+  private readonly kept = new Map<string, Kept>();
+  private isLoaded = false;
+  private readonly restored = new Set<Stack>();
   private readonly waiting = new Map<string, number>();
   onTrouble: (text: string) => void = () => undefined;
   isRestoring = false;
@@ -75,17 +76,19 @@ export class Measuring {
 
   async load(): Promise<void> {
     const { annotations: rows } = await getJson<{ annotations: Kept[] }>(`/studies/${this.studyId}/annotations`);
-    this.kept = new Map(rows.map((row) => [row.id, row]));
+    for (const row of rows) if (!this.kept.has(row.id)) this.kept.set(row.id, row); // one drawn meanwhile is newer
+    this.isLoaded = true;
   }
 
-  // put what is kept of a series on the screen, once
+  // put what is kept of a series on the screen, once; before the list has come there is nothing to put
   restore(stack: Stack, element: HTMLDivElement): void {
-    if (stack.studyId !== this.studyId || this.studies.get(stack.studyId)?.includes(stack)) return;
-    this.studies.set(stack.studyId, [...(this.studies.get(stack.studyId) ?? []), stack]);
+    if (!this.isLoaded || stack.studyId !== this.studyId || this.restored.has(stack)) return;
+    this.restored.add(stack);
     this.isRestoring = true;
     for (const row of this.kept.values()) {
       const index = stack.indexOf(row.sop_instance_uid, row.frame_number);
-      if (row.series_instance_uid === stack.series.uid && index >= 0) annotations.state.addAnnotation(this.drawnFrom(row, stack, index), element);
+      const isHere = row.series_instance_uid === stack.series.uid && index >= 0 && !annotations.state.getAnnotation(row.id);
+      if (isHere) annotations.state.addAnnotation(this.drawnFrom(row, stack, index), element);
     }
     this.isRestoring = false;
   }

@@ -62,7 +62,8 @@ export class Reformats {
       pane.shown = 0;
     }
     stage.resized();
-    await stage.adopt(stack);
+    stage.overlays.adopt(stack);
+    await stage.overlays.load(stack);
     stage.engine.renderViewports(stage.panes.map((pane) => pane.id));
     stage.activate(stage.panes[0] as Pane);
   }

@@ -29,18 +29,24 @@ export async function openStage(root: HTMLElement): Promise<Stage> {
     stage.stop();
   };
   last = { stage, end };
+  // what is asked for while the first image is still on its way is not lost
+  let asked: ShowDetail | null = null;
+  let isOpen = false;
+  on("firstread:show", (event) => {
+    if (isOpen) void stage.show(event.detail as ShowDetail);
+    else asked = event.detail as ShowDetail;
+    announce({ kind: "show", detail: event.detail as ShowDetail });
+  });
+  on("firstread:decided", () => void stage.overlays.refresh());
   try {
     await stage.start();
   } catch (error) {
     end();
-    last = null;
+    if (last?.stage === stage) last = null;
     throw error;
   }
-  on("firstread:show", (event) => {
-    void stage.show(event.detail as ShowDetail);
-    announce({ kind: "show", detail: event.detail as ShowDetail });
-  });
-  on("firstread:decided", () => void stage.refreshMasks());
+  isOpen = true;
+  if (asked && !stage.isStopped) void stage.show(asked);
   onRemote(stage, signal);
   bindRail(stage, root, signal);
   bindKeys(stage, signal);

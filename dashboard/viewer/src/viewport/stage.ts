@@ -5,10 +5,11 @@ import { Cine } from "./cine";
 import { Legend } from "./legend";
 import { Links } from "./links";
 import { registerLoader } from "./loader";
-import { look, Masks, type Segment } from "./masks";
+import { look, type Segment } from "./masks";
 import { Measuring } from "./measuring";
 import { loadScene, type Preset, type Scene, type SeriesEntry, type ShowDetail } from "./model";
 import { zoomBy } from "./moves";
+import { Overlays } from "./overlays";
 import { Pane, words } from "./pane";
 import { Priors } from "./priors";
 import { Reformats } from "./reformats";
@@ -34,10 +35,12 @@ export class Stage {
   private readonly measuring: Measuring;
   readonly links: Links;
   private readonly reformats: Reformats;
-  private readonly masks = new Map<string, Masks>();
+  readonly overlays: Overlays;
   private readonly priors: Priors;
   private readonly observer: ResizeObserver;
   private hasShown = false;
+  isStopped = false;
+  private showing = 0;
   onFirst: () => void = () => undefined;
   onMoved: (stage: Stage) => void = () => undefined;
 
@@ -57,6 +60,7 @@ export class Stage {
     this.measuring = new Measuring(root.dataset["study"] ?? "", root.dataset["csrf"] ?? "", root.dataset["keeps"] === "1");
     this.toolbar = new Toolbar(this);
     this.links = new Links(this);
+    this.overlays = new Overlays(this);
     this.priors = new Priors(this);
     this.reformats = new Reformats(this);
     this.measuring.onTrouble = (text) => this.toolbar.say(text);
@@ -73,21 +77,26 @@ export class Stage {
     const first = this.root.dataset["series"] ?? "";
     this.scene = await loadScene(this.root.dataset["study"] ?? "", first);
     if (!this.scene.dicomweb || !this.scene.series.length) throw new Error("There is nothing that Cornerstone could show");
-    const kept = this.measuring.load().catch((error: unknown) => this.toolbar.say(words(error)));
     const { rows, columns, cells, linked } = this.scene.hanging;
     this.root.querySelector("figure")!.replaceWith(this.area);
     this.root.querySelector("form.viewer-tools")?.remove();
     this.root.classList.add("live");
     this.lay(rows, columns);
     this.links.isOn = linked;
+    void this.restoreMeasures().catch((error: unknown) => this.say(`What was measured could not be loaded: ${words(error)}`));
     // the series that is read first gets its image first
     const order = cells.map((_, at) => at).sort((a, b) => Number(cells[b] === first) - Number(cells[a] === first));
     this.activate(this.panes[Math.max(0, cells.indexOf(first))]!);
     for (const at of order) await this.hangSeries(this.panes[at]!, cells[at]!, cells[at] === first ? Number(this.root.dataset["index"]) : undefined);
-    await kept;
+    this.toolbar.refresh();
+  }
+
+  // an image does not wait for what was measured on it, nor for its masks
+  private async restoreMeasures(): Promise<void> {
+    await this.measuring.load();
+    if (this.isStopped) return;
     for (const pane of this.panes) if (pane.stack) this.measuring.restore(pane.stack, pane.element);
     this.engine.render();
-    this.toolbar.refresh();
   }
 
   // -- panes
@@ -174,38 +183,11 @@ export class Stage {
   }
 
   async put(pane: Pane, stack: Stack, index: number, caption = ""): Promise<void> {
-    pane.masks = this.masks.get(stack.series.id) ?? null;
+    pane.masks = this.overlays.of(stack.series.id);
     await pane.hang(stack, index, caption);
     if (pane === this.active) this.changed();
     this.measuring.restore(stack, pane.element);
-    if (stack.studyId === this.scene.study_id && !pane.masks) await this.loadMasks(stack);
-  }
-
-  private async loadMasks(stack: Stack): Promise<void> {
-    const made = new Masks(stack);
-    this.masks.set(stack.series.id, made);
-    try {
-      await made.load();
-    } catch (error) {
-      this.masks.delete(stack.series.id);
-      this.toolbar.say(`The overlays could not be loaded: ${words(error)}`);
-      return;
-    }
-    for (const pane of this.panes) if (pane.stack === stack) pane.masks = made;
-    this.changed();
-    this.repaint();
-  }
-
-  // panes that were opened around a stack: its masks belong to them
-  async adopt(stack: Stack): Promise<void> {
-    for (const pane of this.panes) if (pane.stack === stack) pane.masks = this.masks.get(stack.series.id) ?? null;
-    if (!this.masks.has(stack.series.id)) await this.loadMasks(stack);
-  }
-
-  async refreshMasks(): Promise<void> {
-    for (const made of this.masks.values()) await made.refresh().catch(() => undefined);
-    this.changed();
-    this.repaint();
+    void this.overlays.load(stack);
   }
 
   repaint(): void {
@@ -335,6 +317,7 @@ export class Stage {
 
   // a finding, a sentence, the other window: go there and mark it
   async show(detail: ShowDetail): Promise<void> {
+    const turn = ++this.showing;
     this.cine.stop();
     if (this.reformats.isOn) await this.reformats.toggle();
     const series = this.seriesFor(detail);
@@ -347,9 +330,11 @@ export class Stage {
     this.activate(pane);
     const stack = pane.stack;
     if (!stack) return;
-    const masks = this.masks.get(series.id);
-    if (masks) pane.masks = masks;
+    const masks = this.overlays.of(series.id);
     const label = detail.segmentLabel ?? detail.trackingUid ?? "";
+    if (label) await masks?.loaded.catch(() => undefined);
+    if (turn !== this.showing) return; // something else was asked for meanwhile
+    if (masks) pane.masks = masks;
     const segment = label && masks ? masks.show(label) : undefined;
     pane.highlighted = segment?.key ?? "";
     pane.box = detail.box && detail.sopInstanceUid ? { uid: detail.sopInstanceUid, corners: detail.box } : null;
@@ -375,6 +360,7 @@ export class Stage {
   }
 
   stop(): void {
+    this.isStopped = true;
     this.cine.stop();
     this.observer.disconnect();
     for (const pane of this.panes) pane.stack?.stop();

@@ -25,9 +25,11 @@ async function open(root: HTMLElement): Promise<void> {
   try {
     const { openStage } = await import("./room");
     const stage = await openStage(root);
+    if (!root.isConnected) return; // another page part has taken its place
     root.dataset["stage"] = "live";
     leaveToStage(root, stage);
   } catch (error) {
+    if (!root.isConnected) return;
     // a browser too old for it, a blocked script: the server's slices do
     console.warn("The slices are shown by the server:", error instanceof Error ? error.message : error);
     root.dataset["stage"] = "off";
