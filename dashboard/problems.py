@@ -1,4 +1,4 @@
-"""What waits for a person to sort out: failed readings, what was not delivered, committed or told, quarantined objects."""
+"""What waits for a person to sort out: failed readings, what was not delivered, committed or told; quarantine."""
 
 from uuid import UUID
 

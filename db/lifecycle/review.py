@@ -13,6 +13,7 @@ from db.image_set import image_set_sha256
 from db.lifecycle.deliveries import withdraw_drafts
 from db.lifecycle.moves import locked, move_report
 from db.lifecycle.revisions import add_revision
+from db.lifecycle.self_tests import is_self_test
 from db.models import Reading
 from db.report_models import Draft, DraftRejection, Finding, Report, UserAccount
 from db.types import Decision, ReportState, Role, utcnow
@@ -39,11 +40,14 @@ def open_review(uow: UnitOfWork, report_id: UUID, *, take_over: bool = False) ->
     opened empty: a person reads from scratch.
 
     Raises:
-        LifecycleError: another reader has it and ``take_over`` is False, or its state cannot be reviewed.
+        LifecycleError: another reader has it and ``take_over`` is False, its state cannot be reviewed, or it is of a
+            self-test.
         NotAuthorisedError: the Actor is no active resident or radiologist.
     """
     reader = drafter(uow)
     report = locked(uow, Report, report_id)
+    if is_self_test(uow.session, report.study_id):
+        raise LifecycleError("this is the system's self-test: there is nobody to report on")
     holder = report.locked_by
     if holder is not None and holder != reader.id and not take_over:
         raise LifecycleError(f"report {report_id} is being read by somebody else")

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from config.errors import LifecycleError
 from db.audit import AuditTag
 from db.lifecycle.priority import raise_priority
+from db.lifecycle.self_tests import is_self_test
 from db.lifecycle.tables import WORKITEM_MOVES
 from db.models import Reading, Study
 from db.types import ReadingState, utcnow
@@ -127,7 +128,9 @@ def _tell_of_reading(
         return uow.session.scalar(found.where(reading_conditions(uow.session, wanted))) is not None
 
     created_at = run.started_at if run else reading.created_at
-    _keep(uow.session, _subscribers(uow.session, uid, created_at, fits), uid, reports)
+    told = _subscribers(uow.session, uid, created_at, fits)
+    if told and not is_self_test(uow.session, reading.study_id):
+        _keep(uow.session, told, uid, reports)
 
 
 def tell_one(session: Session, ae_title: str, uid: str, reports: Sequence[Report]) -> None:

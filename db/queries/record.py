@@ -10,6 +10,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from config.errors import RefusedInputError
 from db.audit import AuditTag
 from db.commitment_models import CommitmentRequest
+from db.lifecycle.self_tests import self_tested
 from db.models import AuditEvent, Delivery, Quarantined, Reading, ResultObject, Study
 from db.queries.commitments import commitment_alarms, untold_commitments
 from db.queries.details import DeliveryRow
@@ -109,7 +110,7 @@ def _readings(session: Session, state: ReadingState, limit: int) -> list[Reading
     query = (
         select(Reading, Study)
         .join(Study, Study.id == Reading.study_id)
-        .where(Reading.state == state, Reading.superseded.is_(False))
+        .where(Reading.state == state, Reading.superseded.is_(False), ~self_tested())
         .order_by(Reading.finished_at.desc())
         .limit(limit)
     )

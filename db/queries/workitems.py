@@ -8,6 +8,7 @@ from uuid import UUID
 from sqlalchemy import Uuid, cast, func, null, select, union_all
 from sqlalchemy.orm import Session
 
+from db.lifecycle.self_tests import self_tested
 from db.models import AuditEvent, ImagingOrder, Instance, Reading, ResultObject, Series, Study
 from db.report_models import Draft
 from db.workitem_matching import Wanted, reading_conditions, workitem_conditions
@@ -58,7 +59,7 @@ def search(
     readings = (
         select(Reading.id.label("reading_id"), nobody.label("workitem_id"), Reading.created_at.label("at"))
         .join(Study, Study.id == Reading.study_id)
-        .where(reading_conditions(session, wanted))
+        .where(reading_conditions(session, wanted), ~self_tested())
     )
     others = select(nobody.label("reading_id"), Workitem.id.label("workitem_id"), Workitem.scheduled_at.label("at"))
     found = union_all(readings, others.where(workitem_conditions(session, wanted))).subquery()
