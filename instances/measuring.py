@@ -9,7 +9,7 @@ from sqlalchemy import delete, func, select, text
 from sqlalchemy.orm import Session, sessionmaker
 
 from config.settings import Settings
-from db.lifecycle.retention import bytes_per_day, kept_studies, next_to_go
+from db.lifecycle.retention import bytes_per_day, days_of_data, kept_studies, next_to_go
 from db.models import Instance
 from db.running_models import DiskMeasure
 from db.uow import Actor, unit_of_work
@@ -59,6 +59,7 @@ def _facts(session: Session, settings: Settings, now: datetime) -> dict[str, obj
     kept = kept_studies(session, terms)
     soonest = next_to_go(session, terms, limit=_NEXT)
     return {
+        "days_of_data": days_of_data(session, now),
         "per_day_7": bytes_per_day(session, now, days=7),
         "per_day_30": bytes_per_day(session, now, days=30),
         "kept": [{"reason": one.reason, "studies": one.studies, "bytes": one.size_bytes} for one in kept if one.reason],

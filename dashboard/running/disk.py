@@ -20,6 +20,7 @@ bp = Blueprint("disk", __name__, url_prefix="/disk")
 _FAR_DAYS = 3650.0
 _DRAWN = 5  # parts with a colour of their own; the rest is one
 _SOON_DAYS, _WARN_DAYS = 7.0, 30.0
+LEAST_DAYS = 7.0  # a week has its weekend; a rate over less says nothing of the next
 
 
 @dataclass(frozen=True)
@@ -36,15 +37,35 @@ class Part:
 
 @dataclass(frozen=True)
 class Outlook:
-    """When images are refused for want of space, at one rate; ``days`` None is never, or beyond ten years."""
+    """When images are refused for want of space, at one rate; ``days`` None is never, or beyond ten years.
 
-    over: str
+    ``span`` is how far the rate looks back, in days; ``seen`` how long images have come at all.
+    """
+
+    span: int
+    seen: float
     per_day: float
     days: float | None
 
     @property
+    def is_early(self) -> bool:
+        """Whether too little has been seen to forecast anything."""
+        return self.seen < LEAST_DAYS
+
+    @property
+    def basis(self) -> str:
+        """What the rate rests on."""
+        if self.seen >= self.span:
+            return f"the last {self.span} days"
+        if self.seen < 2:
+            return f"the {self.seen * 24:.0f} hours there are of {self.span} days"
+        return f"the {self.seen:.0f} days there are of {self.span}"
+
+    @property
     def words(self) -> str:
         """The outlook as a sentence's end."""
+        if self.is_early:
+            return f"too early for a forecast: {LEAST_DAYS:.0f} days of data are needed"
         if self.days is None:
             return "not within ten years" if self.per_day else "nothing arrives"
         if self.days < 1:
@@ -54,6 +75,8 @@ class Outlook:
     @property
     def level(self) -> str:
         """The colour class."""
+        if self.is_early:
+            return ""
         if self.days is None or self.days > _WARN_DAYS:
             return "ok"
         return "warn" if self.days > _SOON_DAYS else "bad"
@@ -72,11 +95,7 @@ def show() -> ResponseReturnValue:
         disk = None
     floor = max(settings.retention.refuse_free_bytes, settings.dicom.min_free_bytes)
     facts: Mapping[str, Any] = measured.facts if measured else {}
-    outlooks = [
-        _outlook(words, float(facts.get(key, 0.0)), disk.free - floor)
-        for words, key in (("the last 7 days", "per_day_7"), ("the last 30 days", "per_day_30"))
-        if disk and measured
-    ]
+    outlooks = [_outlook(span, facts, disk.free - floor) for span in (7, 30) if disk and measured]
     return render_template(
         "disk.html",
         measured=measured,
@@ -92,9 +111,10 @@ def show() -> ResponseReturnValue:
     )
 
 
-def _outlook(over: str, per_day: float, left: float) -> Outlook:
+def _outlook(span: int, facts: Mapping[str, Any], left: float) -> Outlook:
+    per_day, seen = float(facts.get(f"per_day_{span}", 0.0)), float(facts.get("days_of_data", 0.0))
     days = max(left, 0) / per_day if per_day else None
-    return Outlook(over, per_day, None if days is not None and days > _FAR_DAYS else days)
+    return Outlook(span, seen, per_day, None if days is not None and days > _FAR_DAYS else days)
 
 
 def _parts(found: Mapping[str, Mapping[str, int]], disk: Any) -> list[Part]:

@@ -195,6 +195,12 @@ def kept_studies(session: Session, terms: Terms) -> list[Kept]:
     return [Kept(reason, studies, int(held or 0)) for reason, studies, held in session.execute(query)]
 
 
+def days_of_data(session: Session, now: datetime) -> float:
+    """Return how long ago the first Study came, in days: what a rate can rest on; 0 before it."""
+    first = session.scalar(select(func.min(Study.first_received_at)))
+    return 0.0 if first is None else max(now - first, timedelta()) / timedelta(days=1)
+
+
 def bytes_per_day(session: Session, now: datetime, *, days: float = 7.0) -> float:
     """Return how much arrived per day over the last ``days``, or since the first Study when that is less."""
     since = now - timedelta(days=days)

@@ -4,9 +4,10 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from dashboard.running.disk import Outlook
-from db.models import Instance
+from db.models import Instance, Study
 from db.queries.disk import newest_measure
 from db.running_models import DiskMeasure
 from db.types import utcnow
@@ -62,10 +63,20 @@ def test_the_page_shows_parts_forecast_and_rules(site: Site) -> None:
         "1 studies with",
         "ACC-7",
         "Refuses at that rate",
+        "Arrived, the 0 hours there are of 7 days",
+        "too early for a forecast: 7 days of data are needed",
         "everything else on this disk",
     ):
         assert words in page
     assert site.client("lead").get("/disk").status_code == 403
+    with site.sessions.begin() as db:
+        db.execute(update(Study).values(first_received_at=utcnow() - timedelta(days=8)))
+    measure(site.sessions, site.settings, utcnow())
+    page = admin.get("/disk").text
+    assert "too early" not in page
+    assert "Arrived, the last 7 days" in page
+    assert "Arrived, the 8 days there are of 30" in page
+    assert "not within ten years" in page
 
 
 @pytest.mark.parametrize(
@@ -74,5 +85,5 @@ def test_the_page_shows_parts_forecast_and_rules(site: Site) -> None:
      (8, "in 8 days", "warn"), (41, "in 41 days", "ok")],
 )  # fmt: skip
 def test_the_outlook_in_words(days: float | None, words: str, level: str) -> None:
-    one = Outlook("", 1e9, days)
+    one = Outlook(7, 7.0, 1e9, days)
     assert (one.words, one.level) == (words, level)
