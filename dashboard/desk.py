@@ -155,7 +155,7 @@ class DeskPage:
         if self.report.state in SIGNED - {ReportState.PRELIMINARY}:
             return "A signed report does not change."
         if self.report.state is ReportState.UNREAD:
-            return "There is no draft to review."
+            return "There is no report yet."
         if self.lock_holder:
             return f"{self.lock_holder} is reading it; you are viewing only."
         return "Your role reads only."

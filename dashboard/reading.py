@@ -6,7 +6,7 @@ from flask import Blueprint, Response, flash, redirect, render_template, request
 from flask.typing import ResponseReturnValue
 
 from config.errors import LifecycleError, RefusedInputError
-from dashboard import editing
+from dashboard import editing, without_ai
 from dashboard.panels import reading_panels
 from dashboard.people import person, sessions, site, work
 from dashboard.permissions import Permission, requires
@@ -27,6 +27,7 @@ __all__ = ["bp", "desk", "record_view", "report_of", "seen_version"]
 
 bp = Blueprint("reading", __name__, url_prefix="/studies/<uuid:study_id>")
 bp.register_blueprint(editing.bp)
+bp.register_blueprint(without_ai.bp)
 
 
 @bp.get("")

@@ -148,15 +148,19 @@ class Amendment(Base):
     __table_args__ = (UniqueConstraint("report_id", "state", "number"),)
 
 
+SET_ASIDE = "SET_ASIDE"  # code of a Draft that nobody judged: the report was written without it
+
+
 class DraftRejection(Base):
-    """A reader's refusal of a whole Draft, and why; it never stands again."""
+    """A reader's refusal of a whole Draft, or its use in no report, and why; it never stands again."""
 
     __tablename__ = "draft_rejection"
     id: Mapped[Key]
     draft_id: Mapped[UUID] = mapped_column(ForeignKey("draft.id"), unique=True)
     rejected_by: Mapped[UUID] = mapped_column(ForeignKey("user_account.id"))
     reason: Mapped[str] = mapped_column(Text)
-    code: Mapped[str] = mapped_column(String(32), default="", server_default="")  # of db.lifecycle.review.REJECTIONS
+    # of db.lifecycle.review.REJECTIONS, or SET_ASIDE
+    code: Mapped[str] = mapped_column(String(32), default="", server_default="")
     created_at: Mapped[Instant]
 
 

@@ -175,5 +175,5 @@ class ReportDocument:
     def notice(self) -> str:
         """What must stand on every page while nobody verified it; empty for a verified report."""
         if self.state == "draft":
-            return draft_notice(self.algorithms)
+            return draft_notice(self.algorithms) if self.algorithms else "Unsigned report, not verified"
         return "Preliminary report, not verified" if self.state == "preliminary" else ""

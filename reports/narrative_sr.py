@@ -74,7 +74,8 @@ def build_narrative_sr(
     its own with its own observer (TID 2000 row 7), for the document's observer is the author of the text.
 
     The product stays named as participant (SOURCE) and contributing
-    equipment of a signed report, so that the AI's share is visible for ever.
+    equipment of a signed report, so that the AI's share is visible for ever. Where no model had a part, it is neither:
+    a person alone wrote the text.
 
     Args:
         sections: at least one with text; written in reading order, blank ones left out.
@@ -98,10 +99,11 @@ def build_narrative_sr(
     header = study_header(evidence.source)
     kind = _kind(sign_off)
     signed = kind == "signed_sr"
+    device = equipment if sign_off is None or algorithms else None
     with building("narrative SR"):
         document = sr.EnhancedSR(
             evidence=evidence.datasets(header),
-            content=_content(texts, _notices(sign_off, algorithms, not_assessed), equipment, sign_off, addenda),
+            content=_content(texts, _notices(sign_off, algorithms, not_assessed), device, sign_off, addenda),
             series_instance_uid=identity.series_instance_uid(kind),
             series_number=SERIES_NUMBERS[kind],
             sop_instance_uid=identity.sop_instance_uid(kind),
@@ -118,7 +120,7 @@ def build_narrative_sr(
         if sign_off is None:
             write_author(document, equipment)
         else:
-            write_sign_off(document, sign_off, equipment)
+            write_sign_off(document, sign_off, device)
     if sign_off is None and not_assessed:
         document.CompletionFlagDescription = one_line("Not assessed: " + ", ".join(not_assessed), 64)
     write_request(document, header)
@@ -207,7 +209,7 @@ def _shown(signer: Signer) -> str:
 def _content(
     texts: dict[str, str],
     notices: Sequence[str],
-    equipment: Equipment,
+    equipment: Equipment | None,
     sign_off: SignOff | None,
     addenda: Sequence[Addendum],
 ) -> sr.ContainerContentItem:
@@ -250,15 +252,18 @@ def _addendum(addendum: Addendum) -> sr.ContainerContentItem:
     return _section("addendum", text_block(addendum.text), [head], person_observer(signer))
 
 
-def _observers(sign_off: SignOff | None, equipment: Equipment) -> list[sr.ObserverContext]:
-    """Return the document's observers: a draft's is the device, an amendment's is who wrote the text."""
-    device = device_observer(equipment)
+def _observers(sign_off: SignOff | None, equipment: Equipment | None) -> list[sr.ObserverContext]:
+    """Return the document's observers: a draft's is the device, an amendment's is who wrote the text.
+
+    A report that was written without AI (``equipment`` None) has no device among them.
+    """
+    device = [device_observer(equipment)] if equipment else []
     if sign_off is None:
-        return [device]
+        return device
     author = person_observer(sign_off.report_author or sign_off.signer)
     if sign_off.amends:
         return [author]
-    return [device, author] if sign_off.preliminary else [author, device]
+    return [*device, author] if sign_off.preliminary else [author, *device]
 
 
 def _predecessors(sign_off: SignOff | None) -> list[Dataset] | None:

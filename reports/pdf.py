@@ -56,7 +56,7 @@ def build_pdf(document: ReportDocument) -> bytes:
     """
     sheet = Sheet(_strings(document), written_at=document.written_at, language=document.language)
     sheet.set_title("Radiology report")  # no name: titles show up in window bars and file listings
-    sheet.set_subject(f"{STATE_WORDS[document.state]} {document.uid}")
+    sheet.set_subject(f"{_state_words(document)} {document.uid}")
     sheet.begin(_head(sheet, document))
     _write_order(sheet, document)
     _write_text(sheet, document)
@@ -76,6 +76,11 @@ def build_pdf(document: ReportDocument) -> bytes:
             f"Some characters cannot be shown here ({MISSING}); the DICOM structured report of this study has them."
         )
     return sheet.finished()
+
+
+def _state_words(document: ReportDocument) -> str:
+    """Return what the report is; a text that no model wrote and nobody signed is no AI draft."""
+    return STATE_WORDS[document.state] if document.signatures or document.algorithms else "Not signed"
 
 
 def _strings(value: object) -> Iterator[str]:
@@ -103,7 +108,7 @@ def _head(sheet: Sheet, document: ReportDocument) -> Head:
         sheet,
         notice=document.notice,
         organization=document.organization or "Radiology",
-        title=f"Radiology report – {STATE_WORDS[document.state]}",
+        title=f"Radiology report – {_state_words(document)}",
         remark=remark,
         facts=(
             ("Patient", person(patient.name)),

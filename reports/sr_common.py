@@ -101,7 +101,8 @@ def write_participants(document: Dataset, participants: Sequence[Participant]) -
         item.ParticipationType = kind
         item.ParticipationDateTime = DT(moment.replace(microsecond=0)) if moment else None
         items.append(item)
-    document.ParticipantSequence = items
+    if items:
+        document.ParticipantSequence = items
 
 
 def person_observer(signer: Signer) -> sr.ObserverContext:
@@ -114,11 +115,14 @@ def person_observer(signer: Signer) -> sr.ObserverContext:
     )
 
 
-def write_sign_off(document: Dataset, sign_off: SignOff, equipment: Equipment) -> None:
-    """Write authors, participants, the verifier's number and moment, and why each predecessor is named."""
+def write_sign_off(document: Dataset, sign_off: SignOff, equipment: Equipment | None) -> None:
+    """Write authors, participants, the verifier's number and moment, and why each predecessor is named.
+
+    ``equipment`` is None where no model had a part in the content.
+    """
     authors = [person for person in (sign_off.attested_author, sign_off.report_author, sign_off.signer) if person]
     document.AuthorObserverSequence = [person_identity(person) for person in authors]
-    participants: list[Participant] = [("SOURCE", None, device_identity(equipment))]
+    participants: list[Participant] = [("SOURCE", None, device_identity(equipment))] if equipment else []
     if sign_off.preliminary:
         participants.append(("ENT", sign_off.signer.signed_at, person_identity(sign_off.signer)))
     if sign_off.attested_author is not None:

@@ -50,13 +50,19 @@ def _supersede(uow: UnitOfWork, reading: Reading, revision: int, because: str) -
 
 
 def _invalidate_report(uow: UnitOfWork, study: Study) -> None:
-    """Send an unsigned Report back to UNREAD; flag a signed one, whose text is never changed by images."""
+    """Send an unsigned Report back to UNREAD; flag a signed one, whose text is never changed by images.
+
+    One that is written without AI stays with its reader.
+    """
     session = uow.session
     report_id = session.scalars(select(Report.id).where(Report.study_id == study.id)).one()
     report = locked(uow, Report, report_id)
     detail = {"revision": study.revision}
     if session.scalar(select(exists().where(Signature.report_id == report.id))):
         report.late_images = True
+        uow.audit(AuditTag.REPORT_LATE_IMAGES, study_id=study.id, report_id=report.id, detail=detail)
+    elif report.state is ReportState.IN_REVIEW and report.draft_id is None:
+        # its reader's own words; what was not looked at is not signed: the image set differs
         uow.audit(AuditTag.REPORT_LATE_IMAGES, study_id=study.id, report_id=report.id, detail=detail)
     elif report.state is not ReportState.UNREAD:
         if report.draft_id is not None:

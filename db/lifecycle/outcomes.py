@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 from db.lifecycle.review import text_sha256
 from db.models import Reading, Series, Study
 from db.quality_models import DraftOutcome
-from db.report_models import Draft, DraftRejection, Report, ReportRevision, Signature
+from db.report_models import SET_ASIDE, Draft, DraftRejection, Report, ReportRevision, Signature
 from db.types import ReportState, Verdict
 from db.uow import UnitOfWork
 
@@ -39,7 +39,7 @@ def _rejected(uow: UnitOfWork, limit: int) -> Iterator[DraftOutcome]:
         select(DraftRejection, Draft)
         .join(Draft, Draft.id == DraftRejection.draft_id)
         .outerjoin(DraftOutcome, DraftOutcome.draft_id == Draft.id)
-        .where(DraftOutcome.id.is_(None))
+        .where(DraftOutcome.id.is_(None), DraftRejection.code != SET_ASIDE)
         .limit(limit)
     )
     for rejection, draft in uow.session.execute(query).all():

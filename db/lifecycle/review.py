@@ -55,6 +55,8 @@ def open_review(uow: UnitOfWork, report_id: UUID, *, take_over: bool = False) ->
         tag = AuditTag.REPORT_TAKEN_OVER if holder not in {None, reader.id} else AuditTag.REPORT_LOCKED
         detail = {"from_user": str(holder)} if tag is AuditTag.REPORT_TAKEN_OVER else None
         uow.audit(tag, study_id=report.study_id, report_id=report.id, detail=detail)
+    elif report.state is ReportState.UNREAD:
+        raise LifecycleError(f"report {report_id} has no draft: from UNREAD to IN_REVIEW it is opened without AI")
     else:
         if report.state is ReportState.REJECTED:
             report.sections = {}
@@ -134,19 +136,20 @@ def reject(uow: UnitOfWork, report_id: UUID, *, reason: str, seen_version: int, 
     Its undecided Findings are rejected with it, and what is owed of it is withdrawn.
 
     Raises:
-        LifecycleError: stale version, not IN_REVIEW, or not locked by the Actor.
+        LifecycleError: stale version, not IN_REVIEW, not locked by the Actor, or no draft.
         RefusedInputError: no reason, or an unknown code.
     """
     reader, report = held_report(uow, report_id, seen_version)
+    if report.draft_id is None:
+        raise LifecycleError(f"report {report_id} has no draft to reject")
     if not reason.strip():
         raise RefusedInputError("a rejection needs a reason")
     if code and code not in REJECTIONS:
         raise RefusedInputError(f"unknown code of a rejection; known: {', '.join(REJECTIONS)}")
     for finding in undecided(uow, report):
         _decide(uow, report, finding, Decision.REJECTED, reader.id, "draft rejected")
-    if report.draft_id is not None:
-        _refuse(uow, report.draft_id, reader.id, reason.strip(), code)
-        withdraw_drafts(uow, report.draft_id)
+    _refuse(uow, report.draft_id, reader.id, reason.strip(), code)
+    withdraw_drafts(uow, report.draft_id)
     move_report(uow, report, ReportState.REJECTED, reason=reason.strip(), detail={"code": code})
     report.locked_by = report.locked_at = None
 
@@ -227,6 +230,8 @@ def _bind_to_present_images(uow: UnitOfWork, report: Report) -> None:
     if report.image_set_sha256 == present:
         return
     report.image_set_sha256 = present
+    if report.draft_id is None:
+        return  # written without AI: a draft has no part in it until its reader takes it
     newest = uow.session.scalar(
         select(Draft.id)
         .join(Reading, Reading.id == Draft.reading_id)

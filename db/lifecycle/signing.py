@@ -19,6 +19,7 @@ from db.lifecycle.review import drafter, radiologist, text_sha256, undecided
 from db.lifecycle.revisions import add_revision
 from db.lifecycle.standing import fallen
 from db.lifecycle.values import NewObject
+from db.lifecycle.without_ai import await_no_longer, awaited_reading
 from db.models import ResultObject
 from db.report_models import Report, Signature, UserAccount
 from db.signing_models import SignatureHold
@@ -63,8 +64,10 @@ def sign(  # noqa: PLR0913 keyword-only; each is part of what a signature is (21
     reader = drafter(uow) if state is ReportState.PRELIMINARY else radiologist(uow)
     check_person(reader, printed_name, authenticated_at, signed_at)
     _check_request(state, meaning, objects)
+    awaited = awaited_reading(uow, report_id)
     report = locked(uow, Report, report_id)
     _check_report(uow, report, reader, seen_version)
+    await_no_longer(uow, report, awaited, reader.id)
     signature = Signature(
         id=signature_id,
         report_id=report.id,

@@ -31,7 +31,7 @@ READING_MOVES: Mapping[tuple[R, R], AuditTag] = {
     # the lease ran out, or the delay did
     (R.RUNNING, R.QUEUED): AuditTag.READING_REQUEUED,
     (R.RETRYING, R.QUEUED): AuditTag.READING_REQUEUED,
-    # late images arrived before anybody took it
+    # late images arrived before anybody took it, or the report was signed without AI
     (R.QUEUED, R.NO_DRAFT): AuditTag.READING_CANCELLED,
     (R.RETRYING, R.NO_DRAFT): AuditTag.READING_CANCELLED,
     # a person holds it
@@ -47,6 +47,8 @@ READING_MOVES: Mapping[tuple[R, R], AuditTag] = {
 
 REPORT_MOVES: Mapping[tuple[P, P], AuditTag] = {
     (P.UNREAD, P.DRAFTED): AuditTag.REPORT_DRAFTED,
+    # nobody waits for the AI
+    (P.UNREAD, P.IN_REVIEW): AuditTag.REPORT_OPENED,
     (P.DRAFTED, P.IN_REVIEW): AuditTag.REPORT_OPENED,
     (P.PRELIMINARY, P.IN_REVIEW): AuditTag.REPORT_OPENED,
     (P.REJECTED, P.IN_REVIEW): AuditTag.REPORT_OPENED,
@@ -60,7 +62,7 @@ REPORT_MOVES: Mapping[tuple[P, P], AuditTag] = {
     (P.ADDENDED, P.CORRECTED): AuditTag.REPORT_CORRECTED,
     (P.CORRECTED, P.ADDENDED): AuditTag.REPORT_ADDENDED,
     (P.CORRECTED, P.CORRECTED): AuditTag.REPORT_CORRECTED,
-    # late images: an unsigned draft speaks of fewer images than there are
+    # late images: an unsigned draft speaks of fewer images than there are; or a reader without AI puts it back
     (P.DRAFTED, P.UNREAD): AuditTag.REPORT_INVALIDATED,
     (P.IN_REVIEW, P.UNREAD): AuditTag.REPORT_INVALIDATED,
     (P.REJECTED, P.UNREAD): AuditTag.REPORT_INVALIDATED,

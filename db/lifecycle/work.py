@@ -10,11 +10,11 @@ from config.errors import LifecycleError
 from db.image_set import image_set_sha256
 from db.lifecycle.critical import open_suspected
 from db.lifecycle.deliveries import owe
-from db.lifecycle.moves import locked, move_reading, move_report
+from db.lifecycle.moves import locked, move_reading
 from db.lifecycle.priority import raise_priority
 from db.lifecycle.queue_control import queue_state
-from db.lifecycle.revisions import add_revision
 from db.lifecycle.values import Claim, NewDraft
+from db.lifecycle.without_ai import came, fill
 from db.models import Reading
 from db.report_models import Draft, Evidence, Finding, Report
 from db.types import ReadingState, ReportState, utcnow
@@ -82,7 +82,8 @@ def heartbeat(uow: UnitOfWork, held: Claim, *, lease_s: float) -> None:
 def drafted(uow: UnitOfWork, held: Claim, draft: NewDraft) -> UUID:
     """Keep a draft with its findings, evidence and objects; owe the objects to who wants drafts; return its id.
 
-    The Report becomes DRAFTED when it is UNREAD; a signed one is left alone.
+    The Report becomes DRAFTED when it is UNREAD; beside one that is written without AI the draft waits, and a signed
+    one is left alone.
 
     Raises:
         LifecycleError: the claim is void, or the draft speaks of other images than the claim.
@@ -102,7 +103,7 @@ def drafted(uow: UnitOfWork, held: Claim, draft: NewDraft) -> UUID:
     }
     _finish(uow, reading, ReadingState.DRAFTED, detail=detail)
     raise_priority(uow, reading, draft.priority)
-    _fill_report(uow, reading, draft, draft_id)
+    _fill_report(uow, reading, draft_id)
     open_suspected(uow, reading, draft_id, draft.critical)
     return draft_id
 
@@ -196,14 +197,12 @@ def keep_draft(uow: UnitOfWork, reading: Reading, new: NewDraft) -> UUID:
     return draft.id
 
 
-def _fill_report(uow: UnitOfWork, reading: Reading, new: NewDraft, draft_id: UUID) -> None:
+def _fill_report(uow: UnitOfWork, reading: Reading, draft_id: UUID) -> None:
     session = uow.session
     report_id = session.scalars(select(Report.id).where(Report.study_id == reading.study_id)).one()
     report = locked(uow, Report, report_id)
-    if report.state is not ReportState.UNREAD:
-        return
-    move_report(uow, report, ReportState.DRAFTED, detail={"draft_id": str(draft_id)})
-    report.draft_id = draft_id
-    report.sections = dict(new.sections)
-    report.image_set_sha256 = new.image_set_sha256
-    add_revision(uow, report, author_id=None)
+    draft = session.get_one(Draft, draft_id)
+    if report.state is ReportState.UNREAD:
+        fill(uow, report, draft)
+    else:
+        came(uow, report, draft)

@@ -26,7 +26,10 @@ function follow(selector: string): void {
   document.querySelector<HTMLElement>(selector)?.click();
 }
 
+// into the text; where there is no draft to open, a report without AI begins
 function write(): void {
+  const begin = document.querySelector<HTMLElement>("[data-key=without-ai]");
+  if (begin) return begin.click();
   selectTab("report");
   document.querySelector<HTMLTextAreaElement>("#section-findings")?.focus();
 }
