@@ -316,6 +316,100 @@ def test_radiographs_mr_multiframe_and_compressed_images_show_the_values_of_thei
         page.context.close()
 
 
+def drag(page: Page, screen: NDArray[np.uint8], start: tuple[int, int], end: tuple[int, int]) -> None:
+    """Draw from one pixel's centre to another's, each (row, column) of an image of 128 x 128."""
+    box = page.locator(".cs-pane").bounding_box()
+    assert box is not None
+    (top, left), (bottom, right) = (at(screen, (128, 128), *one) for one in (start, end))
+    page.mouse.move(box["x"] + left, box["y"] + top)
+    page.mouse.down()
+    page.mouse.move(box["x"] + (left + right) / 2, box["y"] + (top + bottom) / 2, steps=3)
+    page.mouse.move(box["x"] + right, box["y"] + bottom, steps=3)
+    page.mouse.up()
+
+
+def test_regions_are_measured_cine_plays_the_border_moves_and_a_second_window_follows(
+    open_study: Any, site: Site
+) -> None:
+    study_id, other = site.receive(ct_study(10)), site.receive(ct_study(2))
+    page, errors = open_study(study_id)
+    page.keyboard.press("Home")
+    show(page, 0)
+
+    # a rectangle of 16 columns and 20 rows in the left lung, an ellipse in the vertebra
+    screen = picture(page)
+    for key, start, end in (("u", (52, 80), (72, 96)), ("o", (92, 64), (96, 68))):
+        page.keyboard.press(key)
+        with page.expect_response(lambda answer: "/annotations/" in answer.url) as kept:
+            drag(page, screen, start, end)
+        assert kept.value.status == 201
+    with site.sessions() as db:
+        rows = {row.kind.value: row for row in annotations_of(db, study_id)}
+    assert {kind: (row.value, row.unit) for kind, row in rows.items()} == {
+        "RECTANGLE": (-850.0, "HU"),
+        "ELLIPSE": (450.0, "HU"),
+    }
+    told = re.fullmatch(r"mean -850\.0 ± 0\.0 HU, area (\d+) mm²", rows["RECTANGLE"].text)
+    assert told is not None
+    assert float(told[1]) == pytest.approx(16 * 20 * 1.75**2, rel=0.05)
+
+    # cine asks for its rate, shows every frame again and again, and stays where it is stopped
+    page.keyboard.press("f")
+    page.evaluate("""() => {
+      const [seen, ask] = [window.seen = [], window.setInterval.bind(window)];
+      window.setInterval = (act, ms) => { window.asked = ms; return ask(act, ms); };
+      const note = () => seen.push(Number(document.querySelector('.cs-pane').dataset.index));
+      new MutationObserver(note).observe(document.querySelector('.cs-pane'), {attributeFilter: ['data-index']});
+    }""")
+    page.get_by_label("Cine, images a second").fill("20")
+    page.get_by_label("Cine, images a second").blur()
+    page.keyboard.press("c")
+    button = page.locator("[data-tool=cine]")
+    expect(button).to_have_attribute("aria-pressed", "true")
+    assert page.evaluate("window.asked") == 1000 / 20
+    last = "document.querySelector('.cs-pane').dataset.index"
+    is_round = "new Set(window.seen).size === 10 && window.seen.indexOf(0) < window.seen.lastIndexOf(0)"
+    for _ in range(SLOW_MS // 100):
+        if page.evaluate(is_round):
+            break
+        page.wait_for_timeout(100)
+    else:
+        pytest.fail("cine did not come round")
+    page.keyboard.press("c")
+    expect(button).to_have_attribute("aria-pressed", "false")
+    page.wait_for_timeout(200)
+    stopped = page.evaluate(last)
+    page.wait_for_timeout(200)
+    assert page.evaluate(last) == stopped
+
+    # the border between images and report moves by its arrow keys, and the images with it
+    border = page.get_by_role("separator", name="Width of the images")
+    width = page.locator("#viewer").bounding_box()
+    border.press("ArrowRight")
+    expect(border).to_have_attribute("aria-valuenow", "60")
+    wider = page.locator("#viewer").bounding_box()
+    assert width is not None
+    assert wider is not None
+    assert wider["width"] / width["width"] == pytest.approx(60 / 58, abs=0.01)
+
+    # the images in a window of their own follow, lead, and are covered when the report is of another study
+    with page.expect_popup() as popup:
+        page.locator("[data-viewer-window]").first.click()
+    alone = popup.value
+    alone.set_default_timeout(SLOW_MS)
+    live(alone)
+    for leader, follower, key, index in ((page, alone, "Home", 0), (page, alone, "End", 9), (alone, page, "Home", 0)):
+        leader.bring_to_front()
+        leader.keyboard.press(key)
+        show(leader, index)
+        show(follower, index)
+        leader.wait_for_timeout(100)  # what follows is silent for a moment
+    page.goto(page.url.replace(str(study_id), str(other)))
+    live(page)
+    expect(alone.locator(".cs-refused")).to_contain_text("another study", timeout=SLOW_MS)
+    assert errors == []
+
+
 def test_reformats_have_their_letters_and_their_mask(open_study: Any, site: Site) -> None:
     study_id = site.drafted(ct_study(12))
     page, errors = open_study(study_id, gpu=True)

@@ -22,7 +22,7 @@ export class Reformats {
       return;
     }
     const { stack, wanted } = stage.active;
-    const reason = stack ? unfit(stack, stage.isGpu) : "There are no images.";
+    const reason = stack ? unfit(stack, stage.renderer.hasWebGl) : "There are no images.";
     if (reason || !stack) return stage.say(`No reformats: ${reason}`);
     const { layout } = stage;
     stage.say("Loading the whole series for the reformats…");
@@ -49,6 +49,7 @@ export class Reformats {
   private async open(stack: Stack, volumeId: string, index: number): Promise<void> {
     const { stage } = this;
     for (const pane of stage.panes) stage.close(pane);
+    stage.renderer.forPlanes();
     stage.panes = PLANES.map((plane) => {
       const pane = stage.open(`plane-${plane}`, Enums.ViewportType.ORTHOGRAPHIC, Enums.OrientationAxis[plane.toUpperCase() as "AXIAL"]);
       [pane.stack, pane.plane] = [stack, plane];
@@ -70,8 +71,8 @@ export class Reformats {
 }
 
 // parallel frames, one matrix, even gaps: else a reformat would show a body that is not there
-function unfit(stack: Stack, isGpu: boolean): string {
-  if (!isGpu) return "this browser has no WebGL.";
+function unfit(stack: Stack, hasWebGl: boolean): string {
+  if (!hasWebGl) return "this browser has no WebGL.";
   if (stack.count < 5) return "the series has fewer than five images.";
   const [first] = stack.frames;
   const normal = stack.normal(0);

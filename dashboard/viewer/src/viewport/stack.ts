@@ -6,7 +6,7 @@ import { loadFrames, type Frame, type SeriesEntry } from "./model";
 export type Point = [number, number, number];
 export type Pixel = [number, number];
 
-const AT_ONCE = 4; // requests for frames that nobody looks at yet
+const AT_ONCE = 5; // requests for frames that nobody looks at yet; a browser opens six to one server, one stays free
 const stacks = new Map<string, Stack>();
 
 export class Stack {

@@ -1,5 +1,5 @@
 // The viewer: panes in a grid, what hangs in them, and everything that moves them.
-import { cache, init as initCore, RenderingEngine, Enums, getRenderingEngine } from "@cornerstonejs/core";
+import { Enums, type RenderingEngine } from "@cornerstonejs/core";
 
 import { Cine } from "./cine";
 import { Legend } from "./legend";
@@ -13,12 +13,12 @@ import { Overlays } from "./overlays";
 import { Pane, words } from "./pane";
 import { Priors } from "./priors";
 import { Reformats } from "./reformats";
+import { ENGINE, Renderer } from "./renderer";
 import { Stack } from "./stack";
 import { Toolbar } from "./toolbar";
 import { Hands, type Choice } from "./tools";
 import { askText } from "./ask";
 
-const ENGINE = "firstread";
 export const LAYOUTS: readonly [number, number][] = [[1, 1], [1, 2], [2, 2]];
 
 export class Stage {
@@ -26,9 +26,8 @@ export class Stage {
   active!: Pane;
   scene!: Scene;
   readonly cine = new Cine();
-  readonly engine: RenderingEngine;
+  readonly renderer: Renderer;
   readonly hands: Hands;
-  readonly isGpu: boolean;
   private readonly grid: HTMLElement;
   private readonly legend: Legend;
   private readonly toolbar: Toolbar;
@@ -45,12 +44,8 @@ export class Stage {
   onMoved: (stage: Stage) => void = () => undefined;
 
   constructor(readonly root: HTMLElement) {
-    initCore();
-    this.isGpu = hasGpu();
+    this.renderer = new Renderer();
     registerLoader();
-    getRenderingEngine(ENGINE)?.destroy();
-    cache.purgeCache();
-    this.engine = new RenderingEngine(ENGINE);
     this.hands = new Hands(() => askText(root, "What does the arrow point at?"));
     this.grid = element("div", "cs-grid");
     const legend = element("div", "row labels cs-legend");
@@ -72,6 +67,10 @@ export class Stage {
   }
 
   readonly area: HTMLElement;
+
+  get engine(): RenderingEngine {
+    return this.renderer.engine;
+  }
 
   async start(): Promise<void> {
     const first = this.root.dataset["series"] ?? "";
@@ -106,6 +105,7 @@ export class Stage {
     this.cine.stop();
     const hung = this.panes.filter((pane) => !pane.plane).map((pane) => ({ stack: pane.stack, index: pane.wanted, caption: pane.caption, offset: pane.linkOffset }));
     for (const pane of this.panes) this.close(pane);
+    this.renderer.forStacks();
     this.arrange(`repeat(${columns}, minmax(0, 1fr))`, `repeat(${rows}, minmax(0, 1fr))`);
     this.panes = Array.from({ length: rows * columns }, (_, at) => this.open(`pane-${at}`, Enums.ViewportType.STACK));
     this.activate(this.panes[0]!);
@@ -128,7 +128,7 @@ export class Stage {
 
   open(id: string, type: Enums.ViewportType, orientation?: Enums.OrientationAxis): Pane {
     const pane = new Pane(id, this.engine, this.root.dataset["patient"] ?? "");
-    pane.root.dataset["gpu"] = this.isGpu ? "1" : "0";
+    pane.root.dataset["gpu"] = this.renderer.isGpu ? "1" : "0";
     this.grid.append(pane.root);
     pane.enable(type, orientation);
     this.hands.group.addViewport(id, ENGINE);
@@ -366,12 +366,6 @@ export class Stage {
     for (const pane of this.panes) pane.stack?.stop();
     this.engine.destroy();
   }
-}
-
-function hasGpu(): boolean {
-  const context = document.createElement("canvas").getContext("webgl2");
-  context?.getExtension("WEBGL_lose_context")?.loseContext();
-  return context !== null;
 }
 
 export function element(tag: string, name: string): HTMLElement {
