@@ -1,4 +1,4 @@
-"""The queue of Readings: why each waits, and what may be done."""
+"""The queue of Readings, and of what readers asked of the models: why each waits, and what may be done."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,6 +13,8 @@ from dashboard.people import sessions, site, work
 from dashboard.permissions import Permission, requires
 from dashboard.problems import give_back
 from db import lifecycle
+from db.asking_models import ErrandState, Question, Redraft
+from db.lifecycle import errands
 from db.lifecycle.queue_control import hold, retry_now, set_queue
 from db.models import Reading
 from db.queries.queue import QueueView, queue_view
@@ -21,6 +23,7 @@ from db.uow import UnitOfWork
 
 bp = Blueprint("queue", __name__, url_prefix="/queue")
 
+_Kind = type[Question] | type[Redraft]
 _RULES = "firstread.queue_rules"
 _MOST = 200  # rows of one form
 _TITLES: Mapping[ReadingState, str] = {
@@ -44,11 +47,19 @@ def _complete(uow: UnitOfWork, reading_id: UUID) -> None:
     lifecycle.complete_now(uow, reading.study_id)
 
 
+def _errand(do: Callable[[UnitOfWork, _Kind, UUID], None], kind: _Kind) -> Callable[[UnitOfWork, UUID], None]:
+    return lambda uow, errand_id: do(uow, kind, errand_id)
+
+
 _ACTS: Mapping[str, tuple[Callable[[UnitOfWork, UUID], Any], str]] = {
     "retry": (retry_now, "woken"),
     "hold": (_hold, "held"),
     "release": (give_back, "released"),
     "complete": (_complete, "taken as complete"),
+    "wake_question": (_errand(errands.wake, Question), "woken"),
+    "stop_question": (_errand(errands.stop, Question), "stopped"),
+    "wake_redraft": (_errand(errands.wake, Redraft), "woken"),
+    "stop_redraft": (_errand(errands.stop, Redraft), "stopped"),
 }
 _FITS: Mapping[ReadingState, tuple[tuple[str, str], ...]] = {
     ReadingState.RUNNING: (("hold", "Stop and hold"),),
@@ -57,6 +68,10 @@ _FITS: Mapping[ReadingState, tuple[tuple[str, str], ...]] = {
     ReadingState.HELD: (("release", "Release"),),
     ReadingState.RECEIVING: (("complete", "Process now"),),
     ReadingState.COMPLETE: (),
+}
+_ERRAND_FITS: Mapping[ErrandState, tuple[tuple[str, str], ...]] = {
+    ErrandState.ASKED: (("wake", "Retry now"), ("stop", "Cancel")),
+    ErrandState.RUNNING: (("stop", "Stop"),),
 }
 
 
@@ -129,7 +144,8 @@ def _chosen(given: list[str]) -> list[UUID]:
 
 def _values() -> dict[str, Any]:
     view, trouble = _view()
-    return {"view": view, "titles": _TITLES, "fits": _FITS, "trouble": trouble, "modes": QueueMode}
+    offered = {"fits": _FITS, "errand_fits": _ERRAND_FITS}
+    return {"view": view, "titles": _TITLES, "trouble": trouble, "modes": QueueMode, **offered}
 
 
 def _view() -> tuple[QueueView, str]:

@@ -10,7 +10,9 @@ from sqlalchemy import and_, or_, select, update
 from config.broker import TaskName
 from config.errors import LifecycleError
 from db.asking_models import ErrandState, Question, Redraft
+from db.audit import AuditTag
 from db.lifecycle.moves import locked, move_errand
+from db.lifecycle.queue_control import RETRIED_BY_A_PERSON, queue_state
 from db.lifecycle.queueing import LOST_WORKER, REMINDER_S
 from db.lifecycle.review import drafter, held_report
 from db.models import Reading
@@ -21,6 +23,8 @@ from db.uow import UnitOfWork
 Row = TypeVar("Row", Question, Redraft)
 TASKS = {Question: TaskName.ANSWER_QUESTION, Redraft: TaskName.REDRAFT}
 PENDING = (ErrandState.ASKED, ErrandState.RUNNING)
+ASKED_AGAIN = {Question: AuditTag.QUESTION_ASKED_AGAIN, Redraft: AuditTag.REDRAFT_ASKED_AGAIN}
+STOPPED_BY_A_PERSON = "stopped by a person who runs the system"
 OVERTAKEN = (*PENDING, ErrandState.OFFERED)  # what later images make worthless
 
 
@@ -74,9 +78,12 @@ def send(uow: UnitOfWork, row: Question | Redraft, now: datetime) -> None:
 def take(
     uow: UnitOfWork, kind: type[Row], errand_id: UUID, *, owner: str, lease_s: float
 ) -> tuple[Row, ErrandClaim] | None:
-    """Take an ASKED errand until the lease ends; None when there is nothing to do."""
+    """Take an ASKED errand until the lease ends; None when there is nothing to do, or the queue is closed to it.
+
+    Its message is repeated (:func:`requeue`), so that it goes on soon after the queue was opened.
+    """
     row = uow.session.get(kind, errand_id, with_for_update={"key_share": True}, populate_existing=True)
-    if row is None or row.state is not ErrandState.ASKED:
+    if row is None or row.state is not ErrandState.ASKED or not queue_state(uow.session).takes(row.asked_at):
         return None
     draft = uow.session.get_one(Draft, row.draft_id)
     reading = uow.session.get_one(Reading, draft.reading_id)
@@ -200,6 +207,38 @@ def _requeue(uow: UnitOfWork, kind: type[Row], now: datetime, max_attempts: int)
             move_errand(uow, row, ErrandState.ASKED, reason=LOST_WORKER)
         send(uow, row, now)
     return len(rows)
+
+
+def wake(uow: UnitOfWork, kind: type[Question] | type[Redraft], errand_id: UUID) -> None:
+    """Ask a worker at once for an errand that waits, at a person's wish.
+
+    Raises:
+        LifecycleError: there is no such errand, or it does not wait.
+    """
+    row: Question | Redraft = locked(uow, kind, errand_id)
+    if row.state is not ErrandState.ASKED:
+        raise LifecycleError(f"this {kind.__tablename__} is {row.state.value}: it does not wait for a worker")
+    uow.audit(
+        ASKED_AGAIN[kind],
+        study_id=row.study_id,
+        report_id=row.report_id,
+        object_type=kind.__tablename__,
+        object_id=str(row.id),
+        detail={"reason": RETRIED_BY_A_PERSON},
+    )
+    send(uow, row, utcnow())
+
+
+def stop(uow: UnitOfWork, kind: type[Question] | type[Redraft], errand_id: UUID) -> None:
+    """End an errand that waits or runs, at a person's wish; a worker at it finds its claim void.
+
+    Raises:
+        LifecycleError: there is no such errand, or it has ended.
+    """
+    row: Question | Redraft = locked(uow, kind, errand_id)
+    if row.state not in PENDING:
+        raise LifecycleError(f"this {kind.__tablename__} is {row.state.value}: there is nothing to stop")
+    end(uow, row, ErrandState.REFUSED, reason=STOPPED_BY_A_PERSON)
 
 
 def overtake(uow: UnitOfWork, study_id: UUID, reason: str) -> None:

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from config.routing import RuleBook
 from db.lifecycle.queue_control import QueueState, queue_state
 from db.models import Reading, Study
+from db.queries.errands import ErrandRow, errand_rows
 from db.queries.trace_steps import URGENCY
 from db.queries.waiting import CompletionTimer, completion_timers
 from db.queries.workers import WorkerSeen, unpublished, workers_alive
@@ -45,6 +46,7 @@ class QueueView:
 
     state: QueueState
     rows: tuple[QueueRow, ...]
+    errands: tuple[ErrandRow, ...]
     counts: Mapping[ReadingState, int]
     workers: tuple[WorkerSeen, ...]
     unpublished: int
@@ -69,7 +71,7 @@ class _Situation:
 
 
 def queue_view(session: Session, rules: RuleBook, now: datetime, *, priors_wait_s: float) -> QueueView:
-    """Return what waits, runs or is held: running first, then in the order workers take it."""
+    """Return what waits, runs or is held: running first, then in the order workers take it; and readers' errands."""
     counted = session.execute(
         select(Reading.state, func.count())
         .where(Reading.state.in_(SHOWN), Reading.superseded.is_(False))
@@ -91,7 +93,8 @@ def queue_view(session: Session, rules: RuleBook, now: datetime, *, priors_wait_
     )
     late, since = unpublished(session, now)
     rows = tuple(_row(reading, study, situation) for state in SHOWN for reading, study in found.get(state, []))
-    return QueueView(situation.state, rows, counts, tuple(workers), late, since, now)
+    errands = errand_rows(session, situation.state, workers)
+    return QueueView(situation.state, rows, errands, counts, tuple(workers), late, since, now)
 
 
 def _rows(session: Session, state: ReadingState) -> list[tuple[Reading, Study]]:

@@ -3,16 +3,19 @@
 import re
 from datetime import timedelta
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
 from config.errors import LifecycleError
 from db import lifecycle
-from db.lifecycle import Claim, queueing
+from db.asking_models import Question, Redraft
+from db.lifecycle import Claim, asking, queueing
 from db.models import AuditEvent, OutboxMessage, Reading
 from db.running_models import WorkerPresence
 from db.types import ReadingState, utcnow
 from db.uow import unit_of_work
+from tests.asking_support import ANSWER
 from tests.dashboard_support import WORKER, Site, ct_study, make_site
 from tests.node_support import rows
 
@@ -41,15 +44,11 @@ def alive(site: Site, owner: str = "gpu1:1") -> None:
 
 
 def take(site: Site, reading_id: str, owner: str = "gpu1:1") -> Claim | None:
-    from uuid import UUID
-
     with unit_of_work(site.sessions, WORKER) as uow:
         return lifecycle.claim(uow, UUID(reading_id), owner=owner, lease_s=60)
 
 
 def state(site: Site, reading_id: str) -> ReadingState:
-    from uuid import UUID
-
     found: ReadingState = site.one(Reading, id=UUID(reading_id)).state
     return found
 
@@ -153,6 +152,55 @@ def test_a_delay_is_cut_short_and_a_study_that_is_received_is_taken_as_complete(
     assert take(site, reading_id) is not None
     admin.submit("/queue/act", act=f"complete:{site.reading_id(study_id)}")
     assert "study:complete_now" in site.tags(study_id=study_id)
+
+
+def test_what_readers_asked_of_the_models_waits_beside_the_readings(site: Site) -> None:
+    study_id = site.drafted(ct_study(3))
+    reader, admin = site.client("radiologist"), site.client("admin")
+    assert reader.submit(f"/studies/{study_id}/review").status_code == 303
+    reader.submit(f"/studies/{study_id}/questions", question="Is Mrs Halvorsen worse?")
+    reader.submit(f"/studies/{study_id}/redrafts", instruction="Shorter.")
+    question, redraft = site.one(Question).id, site.one(Redraft).id
+    page = admin.get("/queue").text
+    assert re.search(
+        r"Question Waiting for a worker Maria Lund ACC-1001 CT .* no worker is running", asked(page, question)
+    )
+    assert "Redraft Waiting for a worker" in asked(page, redraft)
+    assert "Halvorsen" not in page
+    assert "Shorter" not in page
+    alive(site)
+    assert "next for a worker that is free" in asked(admin.get("/queue").text, question)
+    admin.submit("/queue/mode", mode="PAUSED", reason="new GPU")
+    assert "the queue is paused" in asked(admin.get("/queue").text, question)
+    assert claim(site, question) is None
+    admin.submit("/queue/mode", mode="OPEN")
+    held = claim(site, question)
+    assert held is not None
+    assert "At work Maria Lund" in asked(admin.get("/queue").text, question)
+    before = len(rows(site.sessions, OutboxMessage))
+    admin.submit("/queue/act", act=f"wake_redraft:{redraft}")
+    assert len(rows(site.sessions, OutboxMessage)) == before + 1
+    admin.submit("/queue/act", act=f"wake_question:{question}")
+    assert "it does not wait for a worker" in admin.get("/queue").text
+    for act in (f"stop_question:{question}", f"stop_redraft:{redraft}"):
+        admin.submit("/queue/act", act=act)
+    assert "Asked by readers" not in admin.get("/queue").text
+    with pytest.raises(LifecycleError), unit_of_work(site.sessions, WORKER) as uow:
+        asking.answered(uow, held, ANSWER)
+    assert "stopped by a person who runs the system" in reader.get(f"/studies/{study_id}").text
+    assert site.tags(actor="admin", study_id=study_id) == ["redraft:asked_again", "question:refused", "redraft:refused"]
+
+
+def asked(page: str, errand_id: UUID) -> str:
+    """The row of a question or a redraft as text."""
+    found = re.search(rf'<tr data-row="{errand_id}".*?</tr>', page, re.S)
+    assert found, "it is not in the queue"
+    return " ".join(re.sub(r"<[^>]+>", " ", found[0]).split())
+
+
+def claim(site: Site, question: UUID) -> asking.QuestionClaim | None:
+    with unit_of_work(site.sessions, WORKER) as uow:
+        return asking.claim_question(uow, question, owner="gpu1:1", lease_s=60)
 
 
 def test_only_administrators_touch_the_queue(site: Site) -> None:
