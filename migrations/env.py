@@ -35,6 +35,7 @@ from db import (  # noqa: F401 all fill the metadata
 from db.engine import WRITING, make_engine
 from db.types import UtcDateTime
 
+_NOT_OF_MODELS = frozenset({"ix_study_search"})  # made where PostgreSQL's own extension can be had (0026)
 _LOCK = 7_310_552_041  # any number; the same for every process that migrates
 
 
@@ -43,6 +44,10 @@ def _render(kind: str, item: Any, _autogen: AutogenContext) -> str | Literal[Fal
     if kind == "type" and isinstance(item, UtcDateTime):
         return "sa.DateTime(timezone=True)"
     return False
+
+
+def _include(_item: Any, name: str | None, _kind: str, _reflected: bool, _compared: Any) -> bool:
+    return name not in _NOT_OF_MODELS
 
 
 def _prepare(connection: sa.Connection) -> None:
@@ -60,6 +65,7 @@ def _run(connection: sa.Connection) -> None:
         render_as_batch=connection.dialect.name == "sqlite",
         transactional_ddl=True,
         compare_type=True,
+        include_object=_include,
     )
     with context.begin_transaction():
         context.run_migrations()

@@ -75,22 +75,23 @@ class Narrowing:
     """What a session's lists are narrowed to; few Studies that match are looked up once, for all of its questions.
 
     What is rare would otherwise be searched along the whole order of each list; what is frequent is met soon.
+    ``on_study`` is what a Study fulfils that is wanted.
     """
 
     def __init__(self, session: Session, wanted: Wanted) -> None:
         self.wanted = wanted
-        self._on_study = _on_study(wanted)
+        self.on_study = _on_study(wanted)
         self._among: list[UUID] | None = None
-        if self._on_study:
-            found = list(session.scalars(select(Study.id).where(*self._on_study).limit(_FEW + 1)))
+        if self.on_study:
+            found = list(session.scalars(select(Study.id).where(*self.on_study).limit(_FEW + 1)))
             self._among = found if len(found) <= _FEW else None
 
     def __call__(self, query: Select[*tuple[Any, ...]]) -> Select[*tuple[Any, ...]]:
         """Return a query over Report without what is not wanted."""
         if self._among is not None:
             query = query.where(Report.study_id.in_(self._among))
-        elif self._on_study:
-            query = query.join(Study, Study.id == Report.study_id).where(*self._on_study)
+        elif self.on_study:
+            query = query.join(Study, Study.id == Report.study_id).where(*self.on_study)
         return _narrowed(query, self.wanted)
 
 
@@ -113,8 +114,7 @@ def _on_study(wanted: Wanted) -> list[ColumnElement[bool]]:
     if words:
         conditions.append(_named(words))
     if wanted.modality:
-        listed = "," + Study.modalities + ","
-        conditions.append(listed.contains(f",{wanted.modality},", autoescape=True))
+        conditions.append(_of_modality(wanted.modality))
     if wanted.sender:
         conditions.append(Study.calling_ae == wanted.sender)
     if wanted.first_date:
@@ -122,6 +122,17 @@ def _on_study(wanted: Wanted) -> list[ColumnElement[bool]]:
     if wanted.last_date:
         conditions.append(and_(Study.study_date <= wanted.last_date, Study.study_date != ""))
     return conditions
+
+
+def _of_modality(code: str) -> ColumnElement[bool]:
+    # of the column as it is the database knows how frequent which value is
+    listed = Study.modalities
+    return or_(
+        listed == code,
+        listed.startswith(f"{code},", autoescape=True),
+        listed.endswith(f",{code}", autoescape=True),
+        listed.contains(f",{code},", autoescape=True),
+    )
 
 
 def _named(words: str) -> ColumnElement[bool]:
@@ -154,10 +165,11 @@ def _mine(reader: UUID | None) -> ColumnElement[bool]:
     """Return: assigned to the reader and not signed yet, or locked by the reader."""
     if reader is None:
         return false()
-    given = select(Assignment.report_id).where(Assignment.user_id == reader)
-    held = select(Report.id).where(Report.lane == Tab.IN_REVIEW.value, Report.locked_by == reader)
+    # by Study, which the indexes of the lists hold
+    given = select(Report.study_id).join(Assignment).where(Assignment.user_id == reader)
+    held = select(Report.study_id).where(Report.lane == Tab.IN_REVIEW.value, Report.locked_by == reader)
     either = union(given, held).subquery()
-    return and_(Report.lane.not_in((SIGNED_LANE, PRIOR_LANE)), Report.id.in_(select(either.c[0])))
+    return and_(Report.lane.not_in((SIGNED_LANE, PRIOR_LANE)), Report.study_id.in_(select(either.c[0])))
 
 
 def _troubled() -> Any:
