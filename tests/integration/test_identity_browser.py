@@ -15,7 +15,10 @@ from sqlalchemy import update
 from werkzeug.serving import make_server
 
 from db.identity_models import Passkey
+from db.report_models import Report, UserAccount
+from db.types import AccountSource
 from tests.dashboard_support import PASSWORD, Site, ct_study, make_site
+from tests.oidc_support import OidcProvider
 
 pytestmark = pytest.mark.browser
 
@@ -42,7 +45,7 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture
 def served(tmp_path: Path, sqlite_url: str) -> Iterator[tuple[Site, str]]:
-    site = make_site(tmp_path, sqlite_url)
+    site = make_site(tmp_path, sqlite_url, identity={"oidc": OidcProvider("http://127.0.0.1:9", tmp_path).settings()})
     server = make_server("127.0.0.1", 0, site.app, threaded=True)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -208,3 +211,38 @@ def test_the_pages_of_people_are_clean_for_a_screen_reader(context: BrowserConte
         for path in paths:
             page.goto(f"{base}{path}")
             assert violations(page) == [], path
+
+
+def test_what_was_typed_before_a_sign_on_is_there_again_for_its_reader_alone(
+    context: BrowserContext, served: tuple[Site, str]
+) -> None:
+    site, base = served
+    addendum = f"{base}/studies/{site.drafted(ct_study(1))}/addendum"
+    page = context.new_page()
+    log_in(page, base)
+    with site.sessions.begin() as db:
+        db.execute(update(UserAccount).where(UserAccount.login == "radiologist").values(source=AccountSource.OIDC))
+
+    def leave() -> None:
+        page.fill("#text", "Seen again: a fracture of rib 7.")
+        page.get_by_role("link", name="Confirm with").click()
+        page.get_by_text("single sign-on does not answer").wait_for()
+
+    page.goto(addendum)
+    leave()
+    page.goto(addendum)
+    expect(page.locator("#text")).to_have_value("Seen again: a fracture of rib 7.")
+    expect(page.get_by_role("status").filter(has_text="is here again")).to_be_visible()
+    leave()
+    with site.sessions.begin() as db:  # somebody else changes the report meanwhile
+        db.execute(update(Report).values(version=Report.version + 1))
+    page.goto(addendum)
+    expect(page.locator("#text")).to_have_value("")
+    page.get_by_role("button", name="Put it back").click()
+    expect(page.locator("#text")).to_have_value("Seen again: a fracture of rib 7.")
+    leave()
+    context.clear_cookies()  # the session ends, the tab stays
+    log_in(page, base, "lead")
+    page.goto(addendum)
+    expect(page.locator("#text")).to_have_value("")
+    assert page.evaluate("Object.values(sessionStorage).filter((one) => one.includes('rib 7'))") == []

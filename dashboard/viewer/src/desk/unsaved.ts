@@ -1,4 +1,5 @@
-// Text that could not be saved before the page was left: an ended session, a lost network, a closed window.
+// Text that could not be saved before the page was left: an ended session, a lost network, a closed window, a form
+// that is left to sign on again (identity/leaving.ts).
 //
 // It is kept in the sessionStorage of this tab, which no other tab and no later browser session can read, only while
 // it is not saved, bound to the reader who typed it, and removed as soon as somebody else is logged in here. The screen

@@ -1,4 +1,5 @@
-// Starts passkeys and screen lock inside what was just loaded, and closes the menu of the account.
+// Starts passkeys, forms that are left for the single sign-on, and screen lock inside what was just loaded, and closes the menu of the account.
+import { startLeaving } from "./leaving";
 import { startLock } from "./lock";
 import { startPasskeys } from "./passkey";
 
@@ -20,5 +21,6 @@ document.addEventListener(
 
 export function startIdentity(loaded: Element): void {
   startPasskeys(loaded);
+  startLeaving(loaded);
   startLock();
 }
