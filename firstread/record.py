@@ -109,12 +109,13 @@ def reproduce_draft(settings: Settings, name: str) -> "Reproduction":
         RefusedInputError: no such draft, or its inputs are not what they were.
         ModelError: the models are not installed any more, or cannot be run.
     """
-    from worker.pipeline import StudyPipeline
-    from worker.reproduce import reproduce
-
     sessions = current_sessions(settings.database)
     with sessions() as session:
         draft = find_draft(session, name)
+
+    from worker.pipeline import StudyPipeline  # seconds, which a name that is wrong need not wait for
+    from worker.reproduce import reproduce
+
     result = reproduce(StudyPipeline(sessions, settings), sessions, draft.id)
     with unit_of_work(sessions, actor()) as uow:
         uow.audit(

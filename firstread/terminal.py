@@ -1,5 +1,6 @@
 """What every verb of the command line shares: the console, the start, and how an error of ours is said."""
 
+import gc
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,6 +29,8 @@ def start(process: str, data_dir: Path | None = None) -> Settings:
     except ConfigurationError as exc:
         raise refuse(exc) from None
     configure_logs(level=settings.log_level, json=settings.log_json, process=process)
+    gc.freeze()  # what was imported stays
+    gc.enable()
     return settings
 
 

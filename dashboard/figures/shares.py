@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest
 
 ENOUGH = 10  # below this a share is shown, and no conclusion drawn from it
 
@@ -29,6 +28,8 @@ def share(part: int, whole: int) -> Share:
     """Return ``part`` of ``whole``; without a value when there is nothing to take a part of."""
     if not whole:
         return Share(part, whole)
+    from scipy.stats import binomtest  # more than a second, and nobody waits for it when the dashboard starts
+
     interval = binomtest(part, whole).proportion_ci(confidence_level=0.95, method="wilson")
     return Share(part, whole, part / whole, float(interval.low), float(interval.high))
 

@@ -17,14 +17,20 @@ CODE_ITEMS = ("CodeValue", "LongCodeValue", "URNCodeValue")
 DICOM_ONLY = tuple(one.model_copy(update={"pdf": False}) for one in EVERYTHING[:2])
 
 
-@pytest.fixture(params=["ct", "cxr"])
-def results(request, tmp_path):
-    """Return the images that were read and every DICOM object of the draft, by kind."""
-    content, intake = (ct_draft if request.param == "ct" else cxr_draft)(tmp_path)
-    made = publish((content, intake), tmp_path, DICOM_ONLY)
+@pytest.fixture(params=["ct", "cxr"], scope="module")
+def published(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("published")
+    content, intake = (ct_draft if request.param == "ct" else cxr_draft)(folder)
+    return folder, intake, publish((content, intake), folder, DICOM_ONLY)
+
+
+@pytest.fixture
+def results(published):
+    """Return the images that were read and every DICOM object of the draft, by kind; read anew for each test."""
+    folder, intake, made = published
     images = [ds for headers in intake.headers.values() for ds in headers]
     kept = reversed(made.objects)  # of the findings SR the form that every draft has, which is the first
-    return images, {one.kind.value: pydicom.dcmread(tmp_path / one.path) for one in kept}
+    return images, {one.kind.value: pydicom.dcmread(folder / one.path) for one in kept}
 
 
 def segmentations(objects):
