@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from config.settings import Settings
 from dashboard.dicomweb.objects import read_attributes
+from dashboard.withholding import results_to_show
 from db.models import Instance, ResultObject, Series, Study
 from db.queries import dicomweb as asked
 from db.queries.dicomweb import How, Match, Page
@@ -48,7 +49,7 @@ class Rows:
         """Return one page of Studies; results of ours count, and their modalities are named."""
         page = asked.match_studies(self._db, matches, limit=limit, offset=offset)
         keys = [hit.study.id for hit in page.rows]
-        results = asked.shown_results(self._db, keys) if keys else {}
+        results = results_to_show(self._db, keys) if keys else {}
         speakers = asked.one_instance_of_each_study(self._db, keys) if keys else {}
         rows = []
         for hit in page.rows:
@@ -123,7 +124,7 @@ class Rows:
         ]
 
     def _results(self, study: Study, matches: Sequence[Match]) -> list[Row]:
-        shown = asked.shown_results(self._db, [study.id]).get(study.id, [])
+        shown = results_to_show(self._db, [study.id]).get(study.id, [])
         rows = [self._result(one) for one in shown]
         return [row for row in rows if all(_fits(match, row.known.get(match.keyword)) for match in matches)]
 

@@ -14,8 +14,9 @@ from dashboard.dicomweb.door import admit
 from dashboard.dicomweb.objects import HeldObject, read_attributes
 from dashboard.errors import status_of
 from dashboard.people import sessions, site
+from dashboard.withholding import results_to_show
 from db.models import ResultObject, Study
-from db.queries.dicomweb import find_study, held_instances, shown_results
+from db.queries.dicomweb import find_study, held_instances
 from instances.header import valid_uid
 from instances.inbox import Inbox
 
@@ -137,7 +138,7 @@ def _instances(db: Session, study: Study, series_uid: str, sop_uid: str) -> list
 
 
 def _results(db: Session, study: Study, series_uid: str, sop_uid: str) -> list[HeldObject]:
-    made = shown_results(db, [study.id]).get(study.id, [])
+    made = results_to_show(db, [study.id]).get(study.id, [])
     found = [_result(study, one) for one in made if sop_uid in {"", one.sop_instance_uid}]
     return [one for one in found if one.series_instance_uid and series_uid in {"", one.series_instance_uid}]
 

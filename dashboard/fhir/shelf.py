@@ -12,6 +12,7 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from config.settings import Settings
+from dashboard.withholding import withheld_studies
 from db.models import Study
 from db.queries import ReportDetail, report_detail
 from db.queries.fhir import Wanted, first_study_of, model_sets, reports_signed_by, signed_reports, signers
@@ -54,7 +55,7 @@ class Shelf:
     def report(self, report_id: UUID) -> list[Resource]:
         """Return all resources of one signed report, the DiagnosticReport first."""
         detail = report_detail(self._db, report_id)
-        if detail is None or not detail.signatures:
+        if detail is None or not detail.signatures or withheld_studies(self._db, [detail.study.id]):
             return []
         document = report_document(self._db, detail, self._settings)
         entries = bundle_entries(document, authority=self._settings.hl7.authority)

@@ -7,13 +7,16 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from pydicom.uid import EnhancedSRStorage
 
-from db.lifecycle import text_sha256
+from config.durable import write_durably
+from db.lifecycle import NewObject, text_sha256
 from db.models import AuditEvent, ResultObject
 from db.report_models import DraftRejection, Signature
 from db.signing_models import ImageView, SafetyCheck
 from db.types import ReportState
 from tests.dashboard_support import Browser, Site, ct_study, make_site
+from tests.dicomweb_support import encoded, make_token
 from tests.integration.test_dashboard_signing import reviewed
 from tests.signing_support import REASON, overrides, sign
 
@@ -196,3 +199,41 @@ def test_options_against_automation_bias(tmp_path: Path, sqlite_url: str) -> Non
     assert "impression is hidden" not in page
     assert "this site asks for 600 s" in page
     assert sign(site, browser, study_id).status_code == 409
+
+
+def test_a_hidden_impression_is_in_no_answer_to_a_session_and_a_token_is_not_asked(
+    tmp_path: Path, sqlite_url: str
+) -> None:
+    site = make_site(tmp_path, sqlite_url, review={"hold_s": 0, "hide_impression": True})
+    machine = {"Authorization": f"Bearer {make_token(site.sessions)}"}
+    resident, reader, images = site.client("resident"), site.client("radiologist"), ct_study(3)
+    draft = ct_study(1, SeriesInstanceUID="1.2.903", Modality="SR", SOPClassUID=EnhancedSRStorage)[0]
+    draft.StudyInstanceUID, draft.file_meta.MediaStorageSOPClassUID = images[0].StudyInstanceUID, EnhancedSRStorage
+    del draft.PixelData
+    write_durably(site.settings.results_dir / "draft.dcm", encoded(draft))
+    objects = [NewObject("DRAFT_SR", draft.SOPInstanceUID, draft.SOPClassUID, "0" * 64, "draft.dcm")]
+    study_id = site.drafted(images, objects=objects)
+    study = f"/dicomweb/studies/{images[0].StudyInstanceUID}"
+    addresses = (f"{study}/series?Modality=SR", f"{study}/series/1.2.903", f"{study}/series/1.2.903/metadata")
+
+    def answers(browser: Browser, **asked: Any) -> list[int]:
+        return [browser.get(one, **asked).status_code for one in addresses]
+
+    assert answers(reader) == [204, 404, 404]
+    assert reader.get(study).data.count(b"Content-Location") == 3  # the images are what one is to look at
+    assert answers(site.client(), headers=machine) == [200, 200, 200]
+    reader.get(f"/studies/{study_id}")
+    reader.submit(f"/studies/{study_id}/viewed", seconds="0")
+    assert answers(reader) == [200, 200, 200]
+
+    resident.submit(f"/studies/{study_id}/review")
+    resident.get(f"/studies/{study_id}")
+    resident.submit(f"/studies/{study_id}/viewed", seconds="0")
+    finding = f"/studies/{study_id}/findings/{site.findings(study_id)[0].id}"
+    resident.submit(finding, version=site.report(study_id).version, decision="accepted")
+    assert sign(site, resident, study_id, "PRELIMINARY").status_code == 303
+    resident.submit(f"/studies/{study_id}/review")  # the impression is again only the AI's
+    report, lead = f"/fhir/DiagnosticReport/{site.report(study_id).id}", site.client("lead")
+    assert (lead.get(report).status_code, reader.get(report).status_code) == (404, 200)
+    assert "Lung tumor on the right" not in lead.get("/fhir/DiagnosticReport").text
+    assert site.client().get(report, headers=machine).status_code == 200
