@@ -75,6 +75,7 @@ _MENU = (
     ("wording.show", "Wording", Permission.REPORT_EDIT),
     ("trace.index", "Trace", Permission.TRACE),
     ("audit.index", "Audit", Permission.AUDIT),
+    ("breaking.index", "Break-glass", Permission.BREAK_GLASS_REVIEW),
     ("admin.users", "Users", Permission.USERS),
     ("api_tokens.show", "Tokens", Permission.USERS),
 )

@@ -218,6 +218,7 @@ def test_breaking_the_glass_opens_one_study_for_reading_and_every_page_is_on_rec
     assert any(tag.startswith("dicomweb:") for tag in with_grant)
     for reviewer in ("lead", "auditor"):
         listed = site.client(reviewer).get("/break-glass").text
+        assert '<a href="/break-glass" aria-current="page">Break-glass</a>' in listed  # in the menu
         assert REASON in listed
         assert "ACC-1001" in listed
     assert site.client("radiologist").submit(f"/break-glass/{study_id}", reason=REASON).status_code == 403
