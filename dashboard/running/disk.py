@@ -58,8 +58,9 @@ class Outlook:
         if self.seen >= self.span:
             return f"the last {self.span} days"
         if self.seen < 2:
-            return f"the {self.seen * 24:.0f} hours there are of {self.span} days"
-        return f"the {self.seen:.0f} days there are of {self.span}"
+            hours = max(1, round(self.seen * 24))  # as the rate is reckoned
+            return "the first hour" if hours == 1 else f"the first {hours} hours"
+        return f"the first {self.seen:.0f} days"
 
     @property
     def words(self) -> str:

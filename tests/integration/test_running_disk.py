@@ -63,7 +63,7 @@ def test_the_page_shows_parts_forecast_and_rules(site: Site) -> None:
         "1 studies with",
         "ACC-7",
         "Refuses at that rate",
-        "Arrived, the 0 hours there are of 7 days",
+        "Arrived, the first hour",
         "too early for a forecast: 7 days of data are needed",
         "everything else on this disk",
     ):
@@ -75,7 +75,7 @@ def test_the_page_shows_parts_forecast_and_rules(site: Site) -> None:
     page = admin.get("/disk").text
     assert "too early" not in page
     assert "Arrived, the last 7 days" in page
-    assert "Arrived, the 8 days there are of 30" in page
+    assert "Arrived, the first 8 days" in page
     assert "not within ten years" in page
 
 
