@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from safety.text import sentences as report_sentences
+
 Said = Literal["present", "absent", "nothing"]
 MarkKind = Literal[
     "omission", "contradiction", "unfounded", "laterality", "number", "comparison", "trigger", "not_asked", "resources",
@@ -60,7 +62,6 @@ _TERMS: Mapping[str, str] = {
 _NEGATION = re.compile(r"\b(?:no|not|without|absent|absence of|negative for|free of|denies|neither|nor)\b")
 _POST_NEGATION = re.compile(r"^[^.;]*?\b(?:(?:is|are|was|were) (?:not|absent|excluded)|(?:not|nor) (?:seen|present))\b")
 _BREAK = re.compile(r"\b(?:but|however|although|except)\b|[;:]")
-_SENTENCE = re.compile(r"[^.!?]+(?:\.(?=\d)[^.!?]*)*[.!?]?")
 _SIDE = re.compile(r"\b(left|right|bilateral)\b")
 _COMPARES = re.compile(
     r"\b(?:unchanged|no (?:\w+ ){0,3}changes?|(?:interval|significant) changes?|(?:has|have) (?:not )?changed"
@@ -76,8 +77,8 @@ _NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?![\w.]*\w)")
 
 
 def sentences(text: str) -> list[str]:
-    """Split at full stops that end a sentence; a decimal point does not."""
-    return [s.strip() for s in _SENTENCE.findall(text) if s.strip()]
+    """Split where the linter of signed text splits: a decimal point, an abbreviation, ``1.`` of a list end nothing."""
+    return [one.place.text for one in report_sentences({"text": text}, ("text",))]
 
 
 def said(text: str, label: str) -> Said:
