@@ -36,6 +36,11 @@ class Masks:
                 except UndecodablePixelsError:
                     continue  # the list of evidence names the run
 
+    @property
+    def count(self) -> int:
+        """How many label maps there are."""
+        return len(self._maps)
+
     def segments(self, findings: Sequence[Finding]) -> list[dict[str, Any]]:
         """Return each segment: ``key`` (evidence:value), ``name``, ``colour`` and what was decided of its finding.
 
@@ -93,12 +98,15 @@ def runs_of(plane: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 def masks_of(
     db: Session, images: StudyImages, series: SeriesImages, server: SliceServer
-) -> tuple[Masks, Sequence[Finding]]:
-    """Return the masks on a Series, and the findings that decide how they are shown."""
+) -> tuple[Masks, Sequence[Finding], frozenset[str]]:
+    """Return the masks on a Series, the findings that decide how they are shown, and the UIDs of all objects that were
+    made of the Study: one of them that comes back is no news.
+    """
     detail = study_detail(db, images.study_id)
     report = report_detail(db, detail.report.id) if detail else None
     evidence: Sequence[Evidence] = report.evidence if report else []
-    return Masks(images, series, server, evidence=evidence), report.findings if report else []
+    own = frozenset(one.sop_instance_uid for one in detail.objects) if detail else frozenset()
+    return Masks(images, series, server, evidence=evidence), report.findings if report else [], own
 
 
 def _status(decision: Decision | None) -> str:

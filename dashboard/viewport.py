@@ -1,6 +1,5 @@
 """What the browser's viewer asks of one Study beside its pixels, which come by DICOMweb."""
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +15,7 @@ from dashboard.people import sessions, site
 from dashboard.permissions import Permission, requires
 from dashboard.priors import priors_view
 from dashboard.reading import desk, record_view
+from dashboard.received_masks import frames_of, received_on, segments_of
 from dashboard.scene import NO_IMAGES, presets_of, role_of, scene_of
 from dashboard.slices import LruCache
 from db.queries import study_detail
@@ -78,15 +78,24 @@ def frames(study_id: UUID, series_id: UUID) -> ResponseReturnValue:
 @bp.get("/masks/<uuid:series_id>")
 @requires(Permission.STUDY_READ)
 def masks(study_id: UUID, series_id: UUID) -> ResponseReturnValue:
-    """Return the segments on one Series and, unless ``?only=segments``, the pixels of each."""
+    """Return the segments on one Series, of the draft and of received Segmentations, and, unless ``?only=segments``,
+    the pixels of each; ``refused`` names the Segmentations that cannot be painted.
+    """
     images, series = _one(study_id, series_id)
     server = shelf().slices
     with sessions()() as db:
-        found, findings = masks_of(db, images, series, server)
+        found, findings, own = masks_of(db, images, series, server)
         segments = found.segments(findings)
-    only = request.args.get("only") == "segments" or not segments
-    planes: Mapping[int, Sequence[Any]] = {} if only else found.frames(server.stack(series.id, series.paths))
-    text = json.dumps({"segments": segments, "frames": planes}, separators=(",", ":"))
+    stack = server.stack(series.id, series.paths)
+    received = received_on(images, series, stack, own=own)
+    segments += segments_of(received, found.count)
+    planes: dict[int, list[Any]] = {}
+    if segments and request.args.get("only") != "segments":
+        planes = found.frames(stack)
+        for index, runs in frames_of(received, found.count).items():
+            planes.setdefault(index, []).extend(runs)
+    refused = [{"name": one.name, "why": one.refused} for one in received if one.refused]
+    text = json.dumps({"segments": segments, "frames": planes, "refused": refused}, separators=(",", ":"))
     return Response(text, mimetype="application/json")
 
 

@@ -1,6 +1,5 @@
 """The Cornerstone3D viewer in a real browser over DICOMweb: grey values, masks, measures, reformats, priors."""
 
-import io
 import math
 import os
 import re
@@ -13,24 +12,21 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
 from playwright.sync_api import APIResponse, Browser, Page, Route, expect, sync_playwright
-from pydicom import Dataset, dcmread
-from pydicom.data import get_testdata_file
-from pydicom.uid import DigitalXRayImageStorageForPresentation, generate_uid
+from pydicom import Dataset
 from werkzeug.serving import make_server
 
 from db.lifecycle.prior_values import FetchedPrior
 from db.queries.annotations import annotations_of
 from tests.dashboard_support import PASSWORD, Site, ct_study, lesion, make_site, volume
 from tests.integration.test_priors_pages import fetched, searched
+from tests.viewport_support import SLOW_MS, at, drag, dressed, grey, live, picture, radiograph, sample, show
 
 pytestmark = pytest.mark.browser
 
 ROOT = Path(__file__).resolve().parents[2]
 QUIET = ["--no-sandbox", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
 SOFTWARE_GPU = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-SLOW_MS = 60_000  # a busy machine is no failure
 CLOSE = 4  # of 255 grey levels: two lookup tables and a screenshot lie between
 
 
@@ -90,37 +86,6 @@ def open_study(browsers: Any, base: str) -> Any:
         return page, errors
 
     return go
-
-
-def live(page: Page) -> None:
-    """Wait for Cornerstone's own first picture."""
-    page.wait_for_selector("#viewer[data-stage=live][data-drawn='1']")
-
-
-def show(page: Page, index: int, pane: int = 0) -> None:
-    """Wait until a frame (from 0) is on the screen."""
-    expect(page.locator(".cs-pane").nth(pane)).to_have_attribute("data-index", str(index), timeout=SLOW_MS)
-
-
-def picture(page: Page, pane: int = 0) -> NDArray[np.uint8]:
-    """What is on the screen within one pane, ``(rows, columns, 3)``."""
-    page.wait_for_timeout(250)  # a picture is drawn after the frame that asked for it
-    png = page.locator(".cs-pane").nth(pane).screenshot()
-    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
-
-
-def at(screen: NDArray[np.uint8], shape: tuple[int, int], row: float, column: float) -> tuple[int, int]:
-    """Where a pixel's centre is when an image with square pixels is fitted into a pane: (y, x)."""
-    height, width = screen.shape[:2]
-    scale = min(height / shape[0], width / shape[1])
-    y = (height - scale * shape[0]) / 2 + scale * (row + 0.5)
-    x = (width - scale * shape[1]) / 2 + scale * (column + 0.5)
-    return round(y), round(x)
-
-
-def grey(values: float, center: float, width: float) -> float:
-    """The display value of a LINEAR window (PS3.3 C.11.2.1.2.1)."""
-    return float(np.clip(((values - (center - 0.5)) / (width - 1) + 0.5) * 255, 0, 255))
 
 
 # first: the search for priors takes up the studies in the order they came
@@ -241,41 +206,6 @@ def test_a_ct_shows_the_values_of_its_file_its_masks_and_keeps_what_is_measured(
     assert errors == []
 
 
-def dressed(ds: Dataset, **changes: Any) -> Dataset:
-    """A sample Instance as one of a patient of this site."""
-    plain = ct_study(1)[0]
-    for keyword in ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber"):
-        setattr(ds, keyword, plain[keyword].value)
-    ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SOPInstanceUID = generate_uid(), generate_uid(), generate_uid()
-    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
-    ds.StudyDate, ds.StudyTime, ds.StudyDescription = "20261121", "083000", "Sample"
-    ds.SeriesDescription, ds.SeriesNumber, ds.BodyPartExamined, ds.InstanceNumber = "Sample", 1, "HEAD", 1
-    ds.WindowCenter, ds.WindowWidth = 600, 1200
-    for keyword, value in changes.items():
-        setattr(ds, keyword, value)
-    return ds
-
-
-def radiograph() -> Dataset:
-    """A MONOCHROME1 radiograph whose spacing is of the detector's plane: a ramp from left to right."""
-    ds = dressed(ct_study(1)[0], Modality="DX", Rows=200, Columns=200, BodyPartExamined="CHEST")
-    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
-    for keyword in ("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient", "RescaleSlope", "RescaleType"):
-        delattr(ds, keyword)
-    ds.RescaleIntercept, ds.RescaleSlope = 0, 1
-    ds.ImagerPixelSpacing, ds.PatientOrientation, ds.ViewPosition = [0.5, 0.5], ["L", "F"], "PA"
-    ds.PhotometricInterpretation, ds.PixelRepresentation, ds.BitsStored, ds.HighBit = "MONOCHROME1", 0, 12, 11
-    ds.PixelData = np.tile(np.arange(200, dtype="<u2") * 6, (200, 1)).tobytes()
-    return ds
-
-
-def sample(name: str) -> Dataset:
-    """One of pydicom's sample files."""
-    path = get_testdata_file(name, download=False)
-    assert path is not None
-    return dcmread(path)
-
-
 def test_radiographs_mr_multiframe_and_compressed_images_show_the_values_of_their_files(
     open_study: Any, site: Site
 ) -> None:
@@ -314,18 +244,6 @@ def test_radiographs_mr_multiframe_and_compressed_images_show_the_values_of_thei
         assert checked > 10
         assert errors == []
         page.context.close()
-
-
-def drag(page: Page, screen: NDArray[np.uint8], start: tuple[int, int], end: tuple[int, int]) -> None:
-    """Draw from one pixel's centre to another's, each (row, column) of an image of 128 x 128."""
-    box = page.locator(".cs-pane").bounding_box()
-    assert box is not None
-    (top, left), (bottom, right) = (at(screen, (128, 128), *one) for one in (start, end))
-    page.mouse.move(box["x"] + left, box["y"] + top)
-    page.mouse.down()
-    page.mouse.move(box["x"] + (left + right) / 2, box["y"] + (top + bottom) / 2, steps=3)
-    page.mouse.move(box["x"] + right, box["y"] + bottom, steps=3)
-    page.mouse.up()
 
 
 def test_regions_are_measured_cine_plays_the_border_moves_and_a_second_window_follows(

@@ -1,6 +1,6 @@
 // The list of segments below the images: which are shown, how strongly, and that nobody has verified them yet.
 import { ICONS } from "./icons";
-import { look, type Masks, type Segment } from "./masks";
+import { colourOf, look, type Masks, type Segment } from "./masks";
 
 export class Legend {
   constructor(
@@ -18,23 +18,37 @@ export class Legend {
   show(masks: Masks | null): void {
     this.masks = masks;
     const shown = masks?.segments.filter((one) => one.status !== "rejected") ?? [];
-    this.root.hidden = !shown.length;
-    if (!shown.length) return this.root.replaceChildren();
-    const unverified = shown.some((one) => one.status === "unverified");
+    const refused = (masks?.refused ?? []).map(({ name, why }) => element("span", "quiet small cs-refused-mask", `${name} is not shown: ${why}.`));
+    this.root.hidden = !shown.length && !refused.length;
+    if (!shown.length) return this.root.replaceChildren(...refused);
+    const drafted = shown.filter((one) => one.status !== "received");
+    const unverified = drafted.some((one) => one.status === "unverified");
+    const verified = unverified ? "AI segmentation, not verified" : "AI segmentation, accepted by the reader";
     const parts = [
       element("label", "chip all", checkbox("all", !look.hidden), "All"),
-      ...shown.map((one) => this.chip(one)),
+      ...drafted.map((one) => this.chip(one)),
+      ...this.received(shown.filter((one) => one.status === "received")),
       element("label", "cs-look", "Opacity ", slider()),
       element("label", "chip", checkbox("fill", look.fill), "Fill"),
       element("label", "chip", checkbox("outline", look.outline), "Outline"),
-      element("span", "quiet small cs-verified", unverified ? "AI segmentation, not verified" : "AI segmentation, accepted by the reader"),
+      ...(drafted.length ? [element("span", "quiet small cs-verified", verified)] : []),
+      ...refused,
     ];
     this.root.replaceChildren(...parts);
+  }
+
+  // what came with the study from somebody else, under the name of its sender
+  private received(segments: Segment[]): HTMLElement[] {
+    return segments.flatMap((one, at) => {
+      const isFirst = one.key.split(":")[0] !== segments[at - 1]?.key.split(":")[0];
+      return isFirst ? [element("span", "quiet small cs-group", `${one.group ?? ""}:`), this.chip(one)] : [this.chip(one)];
+    });
   }
 
   private chip(segment: Segment): HTMLElement {
     const swatch = element("span", `swatch c${segment.colour}`);
     swatch.setAttribute("aria-hidden", "true");
+    if (segment.rgb) swatch.style.backgroundColor = `rgb(${colourOf(segment).join()})`;
     const box = checkbox("segment", segment.shown);
     box.value = segment.key;
     const label = element("label", "chip", box, swatch, segment.name);

@@ -8,7 +8,9 @@ export interface Segment {
   value: number;
   name: string;
   colour: number;
-  status: "unverified" | "accepted" | "rejected";
+  status: "unverified" | "accepted" | "rejected" | "received";
+  rgb?: [number, number, number] | null; // what the maker of a received segmentation recommends
+  group?: string; // the received segmentation it is of
   found: boolean;
   shown: boolean;
 }
@@ -26,10 +28,16 @@ export const COLOURS: readonly [number, number, number][] = [
   [255, 241, 118], [77, 208, 225], [255, 112, 67], [174, 213, 129], [206, 147, 216],
 ];
 
+export interface Refused {
+  name: string;
+  why: string;
+}
+
 export const look = { opacity: 0.38, outline: true, fill: true, hidden: false };
 
 export class Masks {
   segments: Segment[] = [];
+  refused: Refused[] = [];
   private frames: Record<string, Runs[]> = {};
   private readonly painted = new Map<string, HTMLCanvasElement>();
   private readonly volumes = new Map<number, Uint8Array>();
@@ -42,9 +50,10 @@ export class Masks {
   }
 
   private async load(): Promise<void> {
-    const made = await getJson<{ segments: Segment[]; frames: Record<string, Runs[]> }>(this.url(""));
+    const made = await getJson<{ segments: Segment[]; frames: Record<string, Runs[]>; refused: Refused[] }>(this.url(""));
     this.segments = made.segments;
     this.frames = made.frames;
+    this.refused = made.refused;
   }
 
   // what was decided of the findings since; a rejected finding's segment is not shown any more
@@ -68,7 +77,9 @@ export class Masks {
 
   find(label: string): Segment | undefined {
     const wanted = label.trim().toLowerCase();
-    return this.segments.find((one) => one.key === label) ?? this.segments.find((one) => one.name.toLowerCase() === wanted || String(one.value) === wanted);
+    // a finding means a segment of its own draft, never one of somebody else that has the same name
+    const drafted = this.segments.filter((one) => one.status !== "received");
+    return this.segments.find((one) => one.key === label) ?? drafted.find((one) => one.name.toLowerCase() === wanted || String(one.value) === wanted);
   }
 
   show(label: string): Segment | undefined {
@@ -124,6 +135,10 @@ export class Masks {
   }
 }
 
+export function colourOf(segment: Segment): readonly [number, number, number] {
+  return segment.rgb ?? COLOURS[segment.colour]!;
+}
+
 function area(plane: Runs, value: number): number {
   let sum = 0;
   for (let at = 0; at < plane.runs.length; at += 3) if (plane.runs[at + 2] === value) sum += plane.runs[at + 1]!;
@@ -157,7 +172,7 @@ function paint(planes: Runs[], shown: Segment[], highlighted: string): HTMLCanva
 
 function tint(picture: ImageData, labels: Uint8Array, segment: Segment, isHighlighted: boolean): void {
   const [width, height] = [picture.width, picture.height];
-  const [red, green, blue] = COLOURS[segment.colour]!;
+  const [red, green, blue] = colourOf(segment);
   const inside = look.fill ? Math.round(255 * look.opacity * (isHighlighted ? 1.4 : 1)) : 0;
   for (let at = 0; at < labels.length; at += 1) {
     if (labels[at] !== segment.value) continue;

@@ -1,7 +1,7 @@
 // Masks and boxes over a pane, placed by the same geometry the image is drawn with.
 import type { Types } from "@cornerstonejs/core";
 
-import { COLOURS, look } from "./masks";
+import { colourOf, look } from "./masks";
 import type { Pane } from "./pane";
 import type { Pixel } from "./stack";
 
@@ -61,7 +61,7 @@ function paintPlane(pane: Pane, context: CanvasRenderingContext2D, ratio: number
     const volume = pane.masks!.volume(segment.map);
     if (!volume) continue;
     const { labels, rows, columns } = volume;
-    const colour = [...COLOURS[segment.colour]!, Math.round(255 * look.opacity * 1.3)];
+    const colour = [...colourOf(segment), Math.round(255 * look.opacity * 1.3)];
     for (let y = 0; y < height; y += 1) {
       for (let x = 0; x < width; x += 1) {
         const column = Math.round(grid.o[0]! + grid.x[0]! * x + grid.y[0]! * y);
