@@ -1,8 +1,12 @@
 """Drafts of phantoms, from gate to files, by Experts that answer what they are told."""
 
+import atexit
+import shutil
+import tempfile
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -43,6 +47,16 @@ def _phantoms():
     )
 
 
+@cache
+def _ct_files():
+    """The CT as files, written once in a process."""
+    folder = Path(tempfile.mkdtemp(prefix="firstread-ct-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    phantom = _phantoms()[0]
+    write_ct(phantom.hu, phantom.affine, make_patient(2), folder)
+    return folder
+
+
 def bench(intake, modality, expert):
     vlm = ScriptedVlm("nothing" if modality == "CT" else "Let me first trigger <CXR()>.", reads_feedback)
     return Bench(vlm, [expert.card], lambda _: expert, intake.study, modality, max_new_tokens=32)
@@ -50,8 +64,8 @@ def bench(intake, modality, expert):
 
 def ct_draft(folder, *, lesions=True):
     """Return the draft of a CT with a liver, and with a tumour in it, and its intake."""
-    phantom = _phantoms()[0]
-    intake = gate(write_ct(phantom.hu, phantom.affine, make_patient(2), folder / "ct"), CT_TORSO)
+    shutil.copytree(_ct_files(), folder / "ct")
+    intake = gate(sorted((folder / "ct").glob("*")), CT_TORSO)
     liver = {1: ("liver", (slice(18, 28), slice(18, 30), slice(12, 24)))}
     boxes = dict.fromkeys((*LESIONS, "organs"), liver)
     if lesions:
