@@ -20,6 +20,7 @@ from db.lifecycle.prior_values import FetchedPrior
 from db.queries.annotations import annotations_of
 from tests.dashboard_support import PASSWORD, Site, ct_study, lesion, make_site, volume
 from tests.integration.test_priors_pages import fetched, searched
+from tests.integration.test_viewport_received import segmentation, two
 from tests.viewport_support import SLOW_MS, at, drag, dressed, grey, live, picture, radiograph, sample, show
 
 pytestmark = pytest.mark.browser
@@ -249,8 +250,29 @@ def test_radiographs_mr_multiframe_and_compressed_images_show_the_values_of_thei
 def test_regions_are_measured_cine_plays_the_border_moves_and_a_second_window_follows(
     open_study: Any, site: Site
 ) -> None:
-    study_id, other = site.receive(ct_study(10)), site.receive(ct_study(2))
+    source, other = ct_study(10), site.receive(ct_study(2))
+    seg, fractions = (two(10), "Tumours", "BINARY"), (two(10)[..., :1].astype(np.float32), "Shares", "FRACTIONAL")
+    study_id = site.receive(
+        [*source, *(segmentation(source, mask, name, kind=kind) for mask, name, kind in (seg, fractions))]
+    )
     page, errors = open_study(study_id)
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    show(page, 2)
+
+    # what came segmented from elsewhere is painted when it is chosen: a box of rows 50-89, columns 30-60
+    legend = page.locator(".cs-legend")
+    expect(legend).to_contain_text("Segmentation of Elsewhere Tumours:", timeout=SLOW_MS)
+    expect(legend).to_contain_text("Segmentation of Elsewhere Shares is not shown: it holds fractions, not masks.")
+    bare = picture(page).astype(int)
+    box = legend.get_by_role("checkbox", name="box")
+    box.check()
+    changed = np.abs(picture(page).astype(int) - bare).sum(axis=2) > 30
+    for row, column in ((52, 32), (88, 58), (70, 45), (48, 45), (92, 45), (70, 27), (70, 63)):
+        inside = 50 <= row < 90 and 30 <= column < 61
+        assert bool(changed[at(bare, (128, 128), row, column)]) == inside, (row, column)
+    box.uncheck()
     page.keyboard.press("Home")
     show(page, 0)
 
