@@ -84,7 +84,7 @@ class Report(Base):
     # over every Instance the reader could see when the draft was made or the review opened
     image_set_sha256: Mapped[str] = mapped_column(String(64), default="")
     late_images: Mapped[bool] = mapped_column(default=False)  # arrived after FINAL: a banner, never a change
-    # its place on the worklist, kept by the database itself (migration 0016); nobody else writes these three
+    # its place on the worklist, kept by the database itself (migrations 0016, 0025); nobody else writes these three
     lane: Mapped[str] = mapped_column(String(16), default="processing", server_default="processing")
     urgency: Mapped[int] = mapped_column(default=3, server_default="3")  # STAT 0, suspected critical 1, URGENT 2
     listed_at: Mapped[Instant] = mapped_column(server_default="1970-01-01 00:00:00")  # first image received

@@ -78,4 +78,5 @@ class DiskMeasure(Base):
     taken_at: Mapped[Instant]
     seconds: Mapped[float]  # it took
     parts: Mapped[Json]  # {"instances": {"bytes", "files"}, …}
-    facts: Mapped[Json]  # {"days_of_data", "per_day_7", "per_day_30", "kept": [{"reason", "studies", "bytes"}], "may_go": …}
+    # {"days_of_data", "per_day_7", "per_day_30", "kept": [{"reason", "studies", "bytes"}], "may_go": …}
+    facts: Mapped[Json]
