@@ -12,10 +12,12 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from werkzeug.serving import make_server
 
+from db import lifecycle
 from db.lifecycle.wording import NewTemplate, add_macro, add_template
 from db.report_models import UserAccount
 from db.uow import Actor, unit_of_work
-from tests.dashboard_support import Site, ct_study, make_site
+from tests.dashboard_support import WORKER, Site, ct_study, make_site
+from tests.db_support import new_draft
 from tests.integration.test_dashboard_browser import FLAGS, SLOW_MS, _need, log_in, open_page
 
 pytestmark = pytest.mark.browser
@@ -192,3 +194,30 @@ def test_macros_fields_and_measurements_go_where_one_writes(opened, site, base):
     expect(page.get_by_role("heading", name="Wording")).to_be_visible(timeout=SLOW_MS)
     assert violations(page) == []
     assert site.report(study_id).sections["recommendation"].startswith("See. Follow-up CT in 3 months")
+
+
+def test_a_report_without_ai_begins_by_key_and_a_late_draft_is_told_beside_what_is_typed(opened, site, base):
+    page, errors = opened
+    study_id = site.receive(ct_study(3))
+    claim = site.claimed(study_id)
+    page.goto(f"{base}/studies/{study_id}")
+    expect(page.get_by_role("button", name="Report without AI")).to_be_visible(timeout=SLOW_MS)
+    page.keyboard.press("w")
+    area = page.locator("#section-findings")
+    expect(area).to_be_visible(timeout=SLOW_MS)
+    area.click()
+    page.keyboard.type("Clear lungs.")
+    new = new_draft(claim)
+    with unit_of_work(site.sessions, WORKER) as uow:
+        lifecycle.drafted(uow, claim, new)
+    page.keyboard.type(" No effusion.")
+    expect(page.get_by_text("An AI draft came while you were writing")).to_be_visible(timeout=SLOW_MS)
+    expect(area).to_have_value("Clear lungs. No effusion.")
+    page.locator("#late-draft summary").click()
+    expect(page.locator("#late-compare ins").first).to_be_visible(timeout=SLOW_MS)
+    assert violations(page) == []
+    page.get_by_role("button", name="Go on without it").click()
+    expect(page.locator("#late-draft .notice")).to_have_count(0, timeout=SLOW_MS)
+    expect(area).to_have_value("Clear lungs. No effusion.")
+    assert site.report(study_id).sections["findings"] == "Clear lungs. No effusion."
+    assert errors == []
