@@ -70,7 +70,7 @@ def installation(tmp_path, sqlite_url, sqlite_sessions):
     settings = Settings(
         data_dir=tmp_path / "data",
         database_url=sqlite_url,
-        dicom=DicomSettings(port=0, quiet_s=1.0, min_free_bytes=0),
+        dicom=DicomSettings(port=0, quiet_s=1.0, receivers=0, min_free_bytes=0),
         worker=WorkerSettings(lease_s=2.0, heartbeat_s=0.2, max_attempts=2, retry_base_s=1.0),
         destinations=(Destination(name="pacs", ae_title="PACS", host="127.0.0.1", port=104, drafts=True),),
     )
