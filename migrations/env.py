@@ -35,7 +35,7 @@ from db import (  # noqa: F401 all fill the metadata
 from db.engine import WRITING, make_engine
 from db.types import UtcDateTime
 
-_NOT_OF_MODELS = frozenset({"ix_study_search"})  # made where PostgreSQL's own extension can be had (0026)
+_NOT_OF_MODELS = frozenset({"ix_study_search"})  # made where PostgreSQL's own extension can be had (0025)
 _LOCK = 7_310_552_041  # any number; the same for every process that migrates
 
 

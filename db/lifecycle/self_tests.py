@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from db.models import Study
 from db.running_models import NodeTask
 
-SELF_TEST_LANE = "self_test"  # of their Reports: the worklist shows it nowhere (migration 0025)
+SELF_TEST_LANE = "self_test"  # of their Reports: the worklist shows it nowhere (migration 0024)
 
 
 def is_self_test(session: Session, study_id: UUID) -> bool:

@@ -73,6 +73,7 @@ class WorklistRow:
     locked_at: datetime | None
     assigned_to_id: UUID | None
     assigned_to: str  # printed name, empty when it is nobody's
+    has_draft: bool  # else a person writes it without AI, or nobody yet
     demonstration: bool
     findings_present: int
     findings_undecided: int
@@ -248,6 +249,7 @@ def _rows() -> Select[*tuple[Any, ...]]:
         Report.locked_at,
         Assignment.user_id.label("assigned_to_id"),
         func.coalesce(_Reader.printed_name, "").label("assigned_to"),
+        Report.draft_id.is_not(None).label("has_draft"),
         func.coalesce(Draft.demonstration, False).label("demonstration"),
         _count(present).label("findings_present"),
         _count(undecided).label("findings_undecided"),

@@ -123,6 +123,9 @@ def test_whatever_the_ai_did_not_give_a_reader_may_begin(site, browser) -> None:
         assert site.one(Reading, study_id=study_id).state is state  # what the AI is at goes on
         assert str(study_id) in resident.get("/worklist?tab=in_review").text
         assert str(study_id) not in resident.get("/worklist?tab=no_draft").text
+    row = resident.get("/worklist?tab=in_review").text.split(f'id="summary-{study_id}"')[1].split("</div>")[0]
+    assert "without AI" in row
+    assert "0 findings" not in row  # nobody looked for any
     assert browser.submit(f"/studies/{study_id}/without-ai").status_code == 303
     assert site.report(study_id).locked_by == report.locked_by  # a second reader takes nothing away
     assert "Somebody began to report this study" in browser.get(f"/studies/{study_id}").text

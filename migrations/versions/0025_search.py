@@ -6,14 +6,14 @@ while the index is built (about two seconds for each 100 000 Studies).
 ``pg_trgm`` comes with PostgreSQL and whoever owns the database may create it (PostgreSQL 13 and newer). Where that is
 not so the index is left out and a search reads the whole table, as on SQLite; ``docs/operations.md`` says how to add it.
 
-Revision: 0026, after 0025
+Revision: 0025, after 0024
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0026"
-down_revision = "0025"
+revision = "0025"
+down_revision = "0024"
 branch_labels = None
 depends_on = None
 

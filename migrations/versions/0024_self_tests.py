@@ -5,12 +5,12 @@ Safe while the previous release runs: it reads no lane it does not know, and the
 What a self-test sent is known before its first Instance arrives (``node_task.study_instance_uid``), so the trigger of
 the Report's insertion finds it.
 
-Revision: 0025, after 0023
+Revision: 0024, after 0023
 """
 
 from alembic import op
 
-revision = "0025"
+revision = "0024"
 down_revision = "0023"
 branch_labels = None
 depends_on = None
