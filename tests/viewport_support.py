@@ -33,6 +33,16 @@ def picture(page: Page, pane: int = 0) -> NDArray[np.uint8]:
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
 
 
+def settled(page: Page, pane: int = 0) -> NDArray[np.uint8]:
+    """What is on the screen within one pane once it has not changed for a second."""
+    seen = [picture(page, pane)]
+    while len(seen) < 4 or any(not np.array_equal(seen[-1], one) for one in seen[-4:]):
+        seen.append(picture(page, pane))
+        if len(seen) > SLOW_MS / 250:
+            raise AssertionError("the picture never comes to rest")
+    return seen[-1]
+
+
 def at(screen: NDArray[np.uint8], shape: tuple[int, int], row: float, column: float) -> tuple[int, int]:
     """Where a pixel's centre is when an image with square pixels is fitted into a pane: (y, x)."""
     height, width = screen.shape[:2]

@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from playwright.sync_api import APIResponse, Browser, Page, Route, expect, sync_playwright
 from pydicom import Dataset
+from pydicom.uid import MRImageStorage
 from werkzeug.serving import make_server
 
 from db.lifecycle.prior_values import FetchedPrior
@@ -21,7 +22,7 @@ from db.queries.annotations import annotations_of
 from tests.dashboard_support import PASSWORD, Site, ct_study, lesion, make_site, volume
 from tests.integration.test_priors_pages import fetched, searched
 from tests.integration.test_viewport_received import segmentation, two
-from tests.viewport_support import SLOW_MS, at, drag, dressed, grey, live, picture, radiograph, sample, show
+from tests.viewport_support import SLOW_MS, at, drag, dressed, grey, live, picture, radiograph, sample, settled, show
 
 pytestmark = pytest.mark.browser
 
@@ -207,6 +208,45 @@ def test_a_ct_shows_the_values_of_its_file_its_masks_and_keeps_what_is_measured(
     assert errors == []
 
 
+def test_sequences_that_scroll_together_are_hung_though_the_first_moves_meanwhile(
+    open_study: Any, site: Site, base: str
+) -> None:
+    plain = {"Modality": "MR", "SOPClassUID": MRImageStorage, "BodyPartExamined": "BRAIN"}
+    contrast = ct_study(8, SeriesDescription="AX T1 POST GAD", **plain)
+    flair = ct_study(16, SeriesDescription="AX FLAIR", SeriesNumber=3, **plain)
+    for index, ds in enumerate(flair):  # half the distance, and 10 mm higher: other numbers at the same place
+        ds.StudyInstanceUID, ds.FrameOfReferenceUID = contrast[0].StudyInstanceUID, contrast[0].FrameOfReferenceUID
+        ds.ImagePositionPatient = [-112.0, -112.0, 110.0 - 2.5 * index]
+    for ds in [*contrast, *flair]:
+        ds.file_meta.MediaStorageSOPClassUID = MRImageStorage
+    page, errors = open_study(site.receive(ct_study(2)))
+    study_id = site.receive([*contrast, *flair])
+    held: list[Route] = []
+
+    is_free = threading.Event()
+
+    def hold(route: Route) -> None:
+        if is_free.is_set():
+            route.continue_()
+        else:
+            held.append(route)
+
+    page.route(re.compile(re.escape(contrast[0].SeriesInstanceUID) + r"/instances/.+/frames/"), hold)
+    page.goto(f"{base}/studies/{study_id}")
+    show(page, 8, 1)  # the longer series is there, the first picture of the other is on its way
+    while not held:
+        page.wait_for_timeout(100)
+    page.set_viewport_size({"width": 1300, "height": 820})  # drawn again, it leads the others to its place
+    page.wait_for_timeout(300)
+    is_free.set()
+    for one in held:
+        one.continue_()
+    live(page)
+    show(page, 2, 0)  # 90 mm: 110 - 2.5 * 8 = 100 - 5 * 2; alone it would hang at its middle
+    assert errors == []
+    page.context.close()
+
+
 def test_radiographs_mr_multiframe_and_compressed_images_show_the_values_of_their_files(
     open_study: Any, site: Site
 ) -> None:
@@ -362,10 +402,9 @@ def test_reformats_have_their_letters_and_their_mask(open_study: Any, site: Site
             expect(page.locator(".cs-pane").nth(pane).locator(f".edge.{side}")).to_have_text(letter, timeout=SLOW_MS)
     # the coronal plane through the middle of the volume cuts the lesion: 12 slices of 5 mm in 60 mm of height,
     # 128 columns of 1.75 mm in the width; the mask is where that plane of the known lesion is
-    page.wait_for_timeout(600)
-    seen = picture(page, 2).astype(int)
+    seen = settled(page, 2).astype(int)
     page.keyboard.press("s")
-    bare = picture(page, 2).astype(int)
+    bare = settled(page, 2).astype(int)
     painted = np.abs(seen - bare).sum(axis=2) > 30
     ball = lesion(12)[:, 63:65, :].any(axis=1)
     slices, columns = np.nonzero(ball)

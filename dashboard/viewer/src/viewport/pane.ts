@@ -23,6 +23,11 @@ const TEMPLATE = `
   <div class="cs-progress" role="progressbar" aria-label="Images loaded" aria-valuemin="0" aria-valuemax="100"><i></i></div>
   <div class="cs-trouble" role="alert" hidden><p></p><button type="button" class="small">Try again</button></div>`;
 
+class Asked {
+  giveUp: () => void = () => undefined;
+  readonly givenUp = new Promise<void>((resolve) => (this.giveUp = resolve));
+}
+
 export class Pane {
   readonly root: HTMLElement;
   readonly element: HTMLDivElement;
@@ -37,7 +42,8 @@ export class Pane {
   shown = -1; // the frame that is on the screen
   wanted = 0;
   private preset: Preset | null = null;
-  private latest = 0;
+  private isHanging = false;
+  private newest: Asked | null = null;
   onShown: (pane: Pane) => void = () => undefined;
 
   constructor(
@@ -91,11 +97,15 @@ export class Pane {
     stack.listeners.add(this.progressed);
     this.wanted = index;
     this.describe();
-    await this.attempt(async () => {
+    this.isHanging = true;
+    const request = await this.attempt(async () => {
       await this.viewport.setStack(stack.imageIds, index);
       this.viewport.render();
     });
+    if (request !== this.newest) return; // another stack hangs here, or is about to
+    this.isHanging = false;
     stack.moveTo(this.wanted);
+    if (this.wanted !== index) void this.goTo(this.wanted);
   }
 
   // the frame before stays on the screen until this one is here
@@ -104,12 +114,10 @@ export class Pane {
     const next = Math.max(0, Math.min(this.stack.count - 1, index));
     if (next === this.wanted && next === this.shown) return;
     this.wanted = next;
-    const turn = ++this.latest;
+    if (this.isHanging) return; // it goes there when its first picture is here
     this.root.classList.toggle("loading", !this.stack.isCached(next));
-    await this.attempt(async () => {
-      await this.viewport.setImageIdIndex(next);
-      if (turn === this.latest) this.root.classList.remove("loading");
-    });
+    const request = await this.attempt(() => this.viewport.setImageIdIndex(next).then(() => undefined));
+    if (request === this.newest) this.root.classList.remove("loading");
     this.stack.moveTo(this.wanted);
   }
 
@@ -118,13 +126,18 @@ export class Pane {
     else void this.goTo(this.wanted + by);
   }
 
-  private async attempt(act: () => Promise<void>): Promise<void> {
+  // ends at the latest when something newer is asked for: Cornerstone never tells of a picture that came too late
+  private async attempt(act: () => Promise<void>): Promise<Asked> {
+    const request = new Asked();
+    this.newest?.giveUp();
+    this.newest = request;
     try {
-      await act();
-      this.trouble("");
+      await Promise.race([act(), request.givenUp]);
+      if (request === this.newest) this.trouble("");
     } catch (error) {
-      this.trouble(words(error));
+      if (request === this.newest) this.trouble(words(error));
     }
+    return request;
   }
 
   trouble(text: string): void {
