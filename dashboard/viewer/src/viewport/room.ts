@@ -18,7 +18,14 @@ export async function openStage(root: HTMLElement): Promise<Stage> {
     performance.mark("firstread:first-image");
     document.dispatchEvent(new CustomEvent("firstread:viewed", { detail: { first: true, seconds: 0 } }));
   };
-  stage.onMoved = () => announce({ kind: "moved", series: stage.active.stack?.series.id, index: stage.active.shown });
+  // the same image drawn again, or the one a window opens with, is no move of a person's: it would pull the other back
+  let place = "";
+  stage.onMoved = () => {
+    const [series, index] = [stage.active.stack?.series.id, stage.active.shown];
+    const before = place;
+    place = `${series}/${index}`;
+    if (before && before !== place) announce({ kind: "moved", series, index });
+  };
   const beat = window.setInterval(() => {
     const isSeen = document.visibilityState === "visible" && root.isConnected && root.dataset["drawn"] === "1";
     if (isSeen) document.dispatchEvent(new CustomEvent("firstread:viewed", { detail: { seconds: BEAT_S } }));
