@@ -214,13 +214,14 @@ def test_sequences_that_scroll_together_are_hung_though_the_first_moves_meanwhil
     plain = {"Modality": "MR", "SOPClassUID": MRImageStorage, "BodyPartExamined": "BRAIN"}
     contrast = ct_study(8, SeriesDescription="AX T1 POST GAD", **plain)
     flair = ct_study(16, SeriesDescription="AX FLAIR", SeriesNumber=3, **plain)
+    late = ct_study(8, SeriesDescription="AX T2", SeriesNumber=4, **plain)
     for index, ds in enumerate(flair):  # half the distance, and 10 mm higher: other numbers at the same place
-        ds.StudyInstanceUID, ds.FrameOfReferenceUID = contrast[0].StudyInstanceUID, contrast[0].FrameOfReferenceUID
         ds.ImagePositionPatient = [-112.0, -112.0, 110.0 - 2.5 * index]
-    for ds in [*contrast, *flair]:
+    for ds in [*contrast, *flair, *late]:
+        ds.StudyInstanceUID, ds.FrameOfReferenceUID = contrast[0].StudyInstanceUID, contrast[0].FrameOfReferenceUID
         ds.file_meta.MediaStorageSOPClassUID = MRImageStorage
     page, errors = open_study(site.receive(ct_study(2)))
-    study_id = site.receive([*contrast, *flair])
+    study_id = site.receive([*contrast, *flair, *late])
     held: list[Route] = []
 
     is_free = threading.Event()
@@ -242,7 +243,8 @@ def test_sequences_that_scroll_together_are_hung_though_the_first_moves_meanwhil
     for one in held:
         one.continue_()
     live(page)
-    show(page, 2, 0)  # 90 mm: 110 - 2.5 * 8 = 100 - 5 * 2; alone it would hang at its middle
+    for pane in (0, 2):
+        show(page, 2, pane)  # 90 mm: 110 - 2.5 * 8 = 100 - 5 * 2; alone they would hang at their middle
     assert errors == []
     page.context.close()
 

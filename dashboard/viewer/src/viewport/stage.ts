@@ -87,6 +87,7 @@ export class Stage {
     const order = cells.map((_, at) => at).sort((a, b) => Number(cells[b] === first) - Number(cells[a] === first));
     this.activate(this.panes[Math.max(0, cells.indexOf(first))]!);
     for (const at of order) await this.hangSeries(this.panes[at]!, cells[at]!, cells[at] === first ? Number(this.root.dataset["index"]) : undefined);
+    this.links.follow(this.active); // those that were hung after it, at their middle
     this.toolbar.refresh();
   }
 
