@@ -278,7 +278,13 @@ def test_a_screen_that_locks_keeps_the_text(installation, accessions, radiologis
     assert page.locator("#desk").get_attribute("inert") is not None or page.evaluate(
         "() => !!document.querySelector('#desk').closest('[inert]')"
     )
-    assert page.evaluate("async () => (await fetch('/worklist')).status") == 423
+    # the screen is covered at once, and the server told then
+    for _ in range(SLOW_MS // 100):
+        if page.evaluate("async () => (await fetch('/worklist')).status") == 423:
+            break
+        page.wait_for_timeout(100)
+    else:
+        pytest.fail("the server goes on answering a locked session")
     radiologist.type(installation.passwords["radiologist"])
     radiologist.press("Enter")
     expect(dialog).not_to_be_visible()
