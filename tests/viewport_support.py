@@ -1,19 +1,65 @@
 """What the viewer's browser tests share: what is on the screen and where, and Instances of several kinds."""
 
 import io
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from re import Pattern
 from typing import Any
 
 import numpy as np
+from flask import Flask
 from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 from pydicom import Dataset, dcmread
 from pydicom.data import get_testdata_file
-from pydicom.uid import DigitalXRayImageStorageForPresentation, generate_uid
+from pydicom.uid import DigitalXRayImageStorageForPresentation, MRImageStorage, generate_uid
+from werkzeug.serving import make_server
 
 from tests.dashboard_support import ct_study
 
 SLOW_MS = 60_000  # a busy machine is no failure
+
+
+@contextmanager
+def served(app: Flask) -> Iterator[str]:
+    """A dashboard behind a port of its own; its address."""
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+class Held:
+    """Requests to addresses like ``url`` wait until they are released."""
+
+    def __init__(self, page: Page, url: str | Pattern[str]) -> None:
+        self._page = page
+        self._waiting: list[Route] = []
+        self._is_free = False
+        page.route(url, self._take)
+
+    def _take(self, route: Route) -> None:
+        if self._is_free:
+            route.continue_()
+        else:
+            self._waiting.append(route)
+
+    def wait(self) -> None:
+        """Return when the first one waits."""
+        while not self._waiting:
+            self._page.wait_for_timeout(100)
+
+    def release(self) -> None:
+        """Let those that wait, and all later ones, go on."""
+        self.wait()
+        self._is_free = True
+        for route in self._waiting:
+            route.continue_()
 
 
 def live(page: Page) -> None:
@@ -82,6 +128,20 @@ def dressed(ds: Dataset, **changes: Any) -> Dataset:
     for keyword, value in changes.items():
         setattr(ds, keyword, value)
     return ds
+
+
+def sequences() -> tuple[list[Dataset], list[Dataset], list[Dataset]]:
+    """Three MR sequences of one study: contrast, FLAIR with slices of half the distance from 10 mm higher on, T2."""
+    plain = {"Modality": "MR", "SOPClassUID": MRImageStorage, "BodyPartExamined": "BRAIN"}
+    contrast = ct_study(8, SeriesDescription="AX T1 POST GAD", **plain)
+    flair = ct_study(16, SeriesDescription="AX FLAIR", SeriesNumber=3, **plain)
+    late = ct_study(8, SeriesDescription="AX T2", SeriesNumber=4, **plain)
+    for index, ds in enumerate(flair):
+        ds.ImagePositionPatient = [-112.0, -112.0, 110.0 - 2.5 * index]
+    for ds in [*contrast, *flair, *late]:
+        ds.StudyInstanceUID, ds.FrameOfReferenceUID = contrast[0].StudyInstanceUID, contrast[0].FrameOfReferenceUID
+        ds.file_meta.MediaStorageSOPClassUID = MRImageStorage
+    return contrast, flair, late
 
 
 def radiograph() -> Dataset:

@@ -4,7 +4,6 @@ import math
 import os
 import re
 import shutil
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,28 @@ import pytest
 from numpy.typing import NDArray
 from playwright.sync_api import APIResponse, Browser, Page, Route, expect, sync_playwright
 from pydicom import Dataset
-from pydicom.uid import MRImageStorage
-from werkzeug.serving import make_server
 
 from db.lifecycle.prior_values import FetchedPrior
 from db.queries.annotations import annotations_of
 from tests.dashboard_support import PASSWORD, Site, ct_study, lesion, make_site, volume
 from tests.integration.test_priors_pages import fetched, searched
 from tests.integration.test_viewport_received import segmentation, two
-from tests.viewport_support import SLOW_MS, at, drag, dressed, grey, live, picture, radiograph, sample, settled, show
+from tests.viewport_support import (
+    SLOW_MS,
+    Held,
+    at,
+    drag,
+    dressed,
+    grey,
+    live,
+    picture,
+    radiograph,
+    sample,
+    sequences,
+    served,
+    settled,
+    show,
+)
 
 pytestmark = pytest.mark.browser
 
@@ -39,13 +51,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 @pytest.fixture(scope="module")
 def base(site: Site) -> Iterator[str]:
-    server = make_server("127.0.0.1", 0, site.app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with served(site.app) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -176,12 +183,7 @@ def test_a_ct_shows_the_values_of_its_file_its_masks_and_keeps_what_is_measured(
     assert abs(drawn - 70) < 1
     assert (row.kind, row.unit, row.frame_number) == ("LENGTH", "mm", 1)
     # also when the list of measurements comes after the image they lie on
-    late: list[Route] = []
-
-    def hold(route: Route) -> None:
-        late.append(route)
-
-    page.route("**/annotations", hold)
+    late = Held(page, "**/annotations")
     stale: list[tuple[Route, APIResponse]] = []
     page.route(re.compile(r"/masks/[^/?]+$"), lambda route: stale.append((route, route.fetch())))
     page.reload()
@@ -189,10 +191,12 @@ def test_a_ct_shows_the_values_of_its_file_its_masks_and_keeps_what_is_measured(
     page.evaluate(document_show, {"sopInstanceUid": row.sop_instance_uid})
     show(page, widest)
     assert page.locator(".cs-pane svg text").count() == 0
-    late.pop().continue_()
+    late.release()
     expect(page.locator(".cs-pane svg text")).to_contain_text(f"{row.value:.1f} mm", timeout=SLOW_MS)
 
     # a rejected finding is not painted any more, though masks from before the decision arrive after it
+    while not stale:
+        page.wait_for_timeout(100)
     site.client("radiologist").submit(f"/studies/{study_id}/review")
     finding = site.findings(study_id)[0]
     version = site.report(study_id).version
@@ -208,40 +212,17 @@ def test_a_ct_shows_the_values_of_its_file_its_masks_and_keeps_what_is_measured(
     assert errors == []
 
 
-def test_sequences_that_scroll_together_are_hung_though_the_first_moves_meanwhile(
-    open_study: Any, site: Site, base: str
-) -> None:
-    plain = {"Modality": "MR", "SOPClassUID": MRImageStorage, "BodyPartExamined": "BRAIN"}
-    contrast = ct_study(8, SeriesDescription="AX T1 POST GAD", **plain)
-    flair = ct_study(16, SeriesDescription="AX FLAIR", SeriesNumber=3, **plain)
-    late = ct_study(8, SeriesDescription="AX T2", SeriesNumber=4, **plain)
-    for index, ds in enumerate(flair):  # half the distance, and 10 mm higher: other numbers at the same place
-        ds.ImagePositionPatient = [-112.0, -112.0, 110.0 - 2.5 * index]
-    for ds in [*contrast, *flair, *late]:
-        ds.StudyInstanceUID, ds.FrameOfReferenceUID = contrast[0].StudyInstanceUID, contrast[0].FrameOfReferenceUID
-        ds.file_meta.MediaStorageSOPClassUID = MRImageStorage
+def test_linked_sequences_are_hung_though_the_first_moves(open_study: Any, site: Site, base: str) -> None:
+    contrast, flair, late = sequences()
     page, errors = open_study(site.receive(ct_study(2)))
     study_id = site.receive([*contrast, *flair, *late])
-    held: list[Route] = []
-
-    is_free = threading.Event()
-
-    def hold(route: Route) -> None:
-        if is_free.is_set():
-            route.continue_()
-        else:
-            held.append(route)
-
-    page.route(re.compile(re.escape(contrast[0].SeriesInstanceUID) + r"/instances/.+/frames/"), hold)
+    held = Held(page, re.compile(re.escape(contrast[0].SeriesInstanceUID) + r"/instances/.+/frames/"))
     page.goto(f"{base}/studies/{study_id}")
     show(page, 8, 1)  # the longer series is there, the first picture of the other is on its way
-    while not held:
-        page.wait_for_timeout(100)
+    held.wait()
     page.set_viewport_size({"width": 1300, "height": 820})  # drawn again, it leads the others to its place
     page.wait_for_timeout(300)
-    is_free.set()
-    for one in held:
-        one.continue_()
+    held.release()
     live(page)
     for pane in (0, 2):
         show(page, 2, pane)  # 90 mm: 110 - 2.5 * 8 = 100 - 5 * 2; alone they would hang at their middle

@@ -62,6 +62,7 @@ export class Reformats {
       if (window) pane.viewport.setProperties({ voiRange: rangeOf(...window) });
       pane.shown = 0;
     }
+    stage.engine.resize(true, false); // the panes have other sizes since they were opened: each plane fits its own
     stage.resized();
     stage.overlays.adopt(stack);
     await stage.overlays.load(stack);
