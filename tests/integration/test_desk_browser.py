@@ -203,6 +203,10 @@ def test_a_report_without_ai_begins_by_key_and_a_late_draft_is_told_beside_what_
     claim = site.claimed(study_id)
     page.goto(f"{base}/studies/{study_id}")
     expect(page.get_by_role("button", name="Report without AI")).to_be_visible(timeout=SLOW_MS)
+    inside = (
+        "[...document.querySelectorAll('.actions-bar > *')].every(e => e.getBoundingClientRect().right <= innerWidth)"
+    )
+    assert page.evaluate(inside)  # no word beside the button is cut off
     page.keyboard.press("w")
     area = page.locator("#section-findings")
     expect(area).to_be_visible(timeout=SLOW_MS)
