@@ -13,6 +13,7 @@ from pydantic_settings import (
 )
 from yaml import YAMLError
 
+from config.audit_settings import AuditSettings
 from config.critical_settings import CriticalSettings
 from config.destination import Destination
 from config.errors import ConfigurationError
@@ -31,6 +32,7 @@ from config.review_settings import ReviewSettings
 
 __all__ = [
     "AeProfile",
+    "AuditSettings",
     "CriticalSettings",
     "Destination",
     "DicomSettings",
@@ -171,6 +173,7 @@ class Settings(BaseSettings):
     identity: IdentitySettings = IdentitySettings()
     review: ReviewSettings = ReviewSettings()
     critical: CriticalSettings = CriticalSettings()
+    audit: AuditSettings = AuditSettings()
 
     @classmethod
     def settings_customise_sources(
@@ -221,6 +224,11 @@ class Settings(BaseSettings):
     def database(self) -> str:
         """The SQLAlchemy URL in force."""
         return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'firstread.db'}"
+
+    @property
+    def key_dir(self) -> Path:
+        """Where the audit trail's keys are."""
+        return self.audit.key_dir or self.data_dir.resolve() / "keys"
 
     @property
     def instances_dir(self) -> Path:

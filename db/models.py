@@ -8,9 +8,22 @@ from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, MetaData, String, Text, UniqueConstraint, false
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    FetchedValue,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+    false,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
+from db.audit_record import detail_of
 from db.types import (
     CommitmentState,
     CountState,
@@ -32,7 +45,8 @@ MaybeInstant = Annotated[datetime | None, mapped_column(UtcDateTime, default=Non
 Json = Annotated[dict[str, Any], mapped_column(JSON, default=dict)]
 JsonList = Annotated[list[Any], mapped_column(JSON, default=list)]
 # SQLite numbers rows itself only for a plain INTEGER primary key
-Sequence = Annotated[int, mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)]
+_BIG = BigInteger().with_variant(Integer, "sqlite")
+Sequence = Annotated[int, mapped_column(_BIG, primary_key=True)]
 
 
 class Base(DeclarativeBase):
@@ -292,21 +306,46 @@ class OutboxMessage(Base):
 class AuditEvent(Base):
     """Who did what to what, when; append-only by trigger, written in the transaction of the act.
 
-    ``prev_hash`` and ``hash`` wait for the chain's sealer.
+    ``body`` is the event (``db.audit_record``); the columns after ``mark`` are what the database itself reads out of
+    it, so that none of them can say something else. ``audit_seal`` holds its place in the chain.
     """
 
     __tablename__ = "audit_event"
     seq: Mapped[Sequence]
-    occurred_at: Mapped[Instant] = mapped_column(index=True)
-    actor: Mapped[str] = mapped_column(String(64))  # login, process name or AE title
-    actor_kind: Mapped[str] = mapped_column(String(16))  # person, process, peer
-    tag: Mapped[str] = mapped_column(String(64), index=True)  # AuditTag, subject:action
-    outcome: Mapped[str] = mapped_column(String(16), default="success")
-    study_id: Mapped[UUID | None] = mapped_column(index=True)
-    reading_id: Mapped[UUID | None] = mapped_column(index=True)
-    report_id: Mapped[UUID | None]
-    object_type: Mapped[str] = mapped_column(String(32), default="")
-    object_id: Mapped[str] = mapped_column(String(64), default="")
-    detail: Mapped[Json]
-    prev_hash: Mapped[str | None] = mapped_column(String(64))
-    hash: Mapped[str | None] = mapped_column(String(64))
+    occurred_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)  # as in the body; PostgreSQL's partition
+    body: Mapped[str] = mapped_column(Text)  # canonical JSON, RFC 8785
+    mark: Mapped[str | None] = mapped_column(String(96))  # db.origin; none on rows older than the chain
+    actor: Mapped[str] = mapped_column(String(64), FetchedValue())  # login, process name or AE title
+    actor_kind: Mapped[str] = mapped_column(String(16), FetchedValue())  # person, process, peer
+    user_id: Mapped[UUID | None] = mapped_column(FetchedValue())
+    tag: Mapped[str] = mapped_column(String(64), FetchedValue())  # AuditTag, subject:action
+    outcome: Mapped[str] = mapped_column(String(16), FetchedValue())
+    study_id: Mapped[UUID | None] = mapped_column(FetchedValue())
+    reading_id: Mapped[UUID | None] = mapped_column(FetchedValue(), index=True)
+    report_id: Mapped[UUID | None] = mapped_column(FetchedValue())
+    object_type: Mapped[str] = mapped_column(String(32), FetchedValue())
+    object_id: Mapped[str] = mapped_column(String(64), FetchedValue())
+    aside: Mapped["AuditPrivate | None"] = relationship(
+        primaryjoin="foreign(AuditPrivate.seq) == AuditEvent.seq", lazy="selectin", passive_deletes="all"
+    )
+    __table_args__ = (
+        Index("ix_audit_event_study_id", "study_id", "seq"),
+        Index("ix_audit_event_tag", "tag", "seq"),
+        Index("ix_audit_event_actor", "actor", "seq"),
+        Index("ix_audit_event_object_id", "object_id", "seq"),
+    )
+
+    @property
+    def detail(self) -> dict[str, Any]:
+        """What else is said, the values kept apart included; those that were erased say so."""
+        return detail_of(self.body, self.aside.content if self.aside else None)
+
+
+class AuditPrivate(Base):
+    """What an event says that names or describes a patient: beside the chain, so that it can be erased by law."""
+
+    __tablename__ = "audit_private"
+    seq: Mapped[int] = mapped_column(_BIG, primary_key=True, autoincrement=False)  # of the event
+    study_id: Mapped[UUID | None] = mapped_column(index=True)  # whose patient it is
+    key: Mapped[str] = mapped_column(String(64))  # of the digests in the event's body
+    content: Mapped[Json]

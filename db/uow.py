@@ -15,8 +15,11 @@ from sqlalchemy.orm.exc import StaleDataError
 
 from config.errors import AppError, LifecycleError, OutOfSpaceError, TransientError
 from db.audit import AuditTag
+from db.audit_record import sheet
 from db.engine import WRITING
-from db.models import AuditEvent, OutboxMessage
+from db.models import AuditEvent, AuditPrivate, OutboxMessage
+from db.origin import mark
+from db.types import utcnow
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,8 @@ class Actor:
     name: str
     kind: Literal["person", "process", "peer"]
     user_id: UUID | None = None
+    role: str = ""  # of a person, when the act was done
+    address: str = ""  # where the request came from
 
 
 @dataclass(frozen=True)
@@ -47,21 +52,30 @@ class UnitOfWork:
         object_id: str = "",
         detail: dict[str, Any] | None = None,
     ) -> None:
-        """Record one act; it is kept if, and only if, this unit of work commits."""
-        self.session.add(
-            AuditEvent(
-                actor=self.actor.name[:64],
-                actor_kind=self.actor.kind,
-                tag=str(tag),
-                outcome=outcome,
-                study_id=study_id,
-                reading_id=reading_id,
-                report_id=report_id,
-                object_type=object_type,
-                object_id=object_id,
-                detail=detail or {},
-            )
-        )
+        """Record one act; it is kept if, and only if, this unit of work commits.
+
+        Raises:
+            ConfigurationError: this process has no key to mark events with; then the act must not be done either.
+        """
+        about = {
+            "actor": self.actor.name[:64],
+            "kind": self.actor.kind,
+            "user": self.actor.user_id,
+            "role": self.actor.role,
+            "address": self.actor.address,
+            "tag": tag,
+            "outcome": outcome,
+            "study_id": study_id,
+            "reading_id": reading_id,
+            "report_id": report_id,
+            "object_type": object_type[:32],
+            "object_id": object_id[:64],
+        }
+        made = sheet(about, detail or {}, occurred_at=utcnow())
+        event = AuditEvent(occurred_at=made.occurred_at, body=made.body.decode("utf-8"), mark=mark(made.body))
+        if made.private:
+            event.aside = AuditPrivate(study_id=study_id, key=made.key, content=made.private)
+        self.session.add(event)
 
     def enqueue(self, task: str, **ids: str) -> None:
         """Send ``task`` once this unit of work has committed; arguments are ids only."""

@@ -23,6 +23,7 @@ from config.logs import configure_logs
 from config.settings import Settings
 from db.engine import make_engine, make_sessions
 from db.lifecycle import Received
+from db.origin import keys_are_in
 from dicom_node.context import Admission, Asking, NodeContext
 from dicom_node.listener import Ear, Listener
 from instances.arrival import Announced, Arrival
@@ -52,6 +53,7 @@ def run_receiver(line: socket.socket, ears: Sequence[Ear], settings: Settings) -
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     configure_logs(level=settings.log_level, json=settings.log_json, process="receiver")
+    keys_are_in(settings.key_dir, create=settings.audit.key_dir is None)
     node = NodeLink(line)
     sessions = make_sessions(make_engine(settings.database))  # connects only for what is asked beside C-STORE
     inbox = RemoteInbox(node, make_inbox(sessions, settings))

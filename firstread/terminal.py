@@ -12,6 +12,7 @@ from config.errors import AppError, ConfigurationError
 from config.logs import configure_logs
 from config.settings import Settings
 from config.settings import settings as read_settings
+from db.origin import keys_are_in
 
 console = Console()
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Data folder; FIRSTREAD_DATA_DIR when not given.")]
@@ -29,6 +30,7 @@ def start(process: str, data_dir: Path | None = None) -> Settings:
     except ConfigurationError as exc:
         raise refuse(exc) from None
     configure_logs(level=settings.log_level, json=settings.log_json, process=process)
+    keys_are_in(settings.key_dir, create=settings.audit.key_dir is None)
     gc.freeze()  # what was imported stays
     gc.enable()
     return settings

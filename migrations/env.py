@@ -13,6 +13,7 @@ from config.settings import settings
 from db import (  # noqa: F401 all fill the metadata
     annotation_models,
     asking_models,
+    audit_models,
     commitment_models,
     critical_models,
     delivery_models,
@@ -46,8 +47,10 @@ def _render(kind: str, item: Any, _autogen: AutogenContext) -> str | Literal[Fal
     return False
 
 
-def _include(_item: Any, name: str | None, _kind: str, _reflected: bool, _compared: Any) -> bool:
-    return name not in _NOT_OF_MODELS
+def _include(_item: Any, name: str | None, kind: str, _reflected: bool, _compared: Any) -> bool:
+    return name not in _NOT_OF_MODELS and not (
+        kind == "table" and str(name).startswith("audit_event_")
+    )  # partitions come with the months
 
 
 def _prepare(connection: sa.Connection) -> None:

@@ -1,5 +1,6 @@
 """Fixtures shared by every area: databases on both engines, and the folder of real data."""
 
+import atexit
 import gc
 import os
 import shutil
@@ -14,10 +15,16 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session, sessionmaker
 
 from db.engine import make_engine, make_sessions, migrate
+from db.origin import keys_are_in, write_key
 from tests.judges import judged, judging_archive, watch_builders  # noqa: F401 fixtures of every test
 from tests.postgres import PostgresServer, find_binaries, memory_folder
 
 ROOT = Path(__file__).resolve().parent.parent
+_KEYS = Path(tempfile.mkdtemp(prefix="firstread-keys-"))  # this process's, and that of every verb it starts
+os.environ["FIRSTREAD_AUDIT__KEY_DIR"] = str(_KEYS)
+write_key(_KEYS)
+keys_are_in(_KEYS)
+atexit.register(shutil.rmtree, _KEYS, ignore_errors=True)
 os.environ["COLUMNS"] = "200"  # tables of the command line are read whole, whoever runs the tests
 _TEMPLATE = "firstread_template"
 watch_builders()  # before a test, or what it tests, imports a builder by name

@@ -51,7 +51,8 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def _tables(url: str) -> set[str]:
     engine = make_engine(url)
     try:
-        return set(sa.inspect(engine).get_table_names())
+        names = sa.inspect(engine).get_table_names()
+        return {name for name in names if not name.startswith("audit_event_")}  # partitions by month
     finally:
         engine.dispose()
 
@@ -141,7 +142,7 @@ def test_what_is_written_once_is_neither_changed_nor_removed(engine, signed):
         "amendment": "text",
         "answer": "text",
         "answer_copy": "section",
-        "audit_event": "actor",
+        "audit_event": "body",
         "break_glass": "reason",
         "critical_communication": "note",
         "draft": "sections",
@@ -202,7 +203,11 @@ def test_all_guards_are_in_place_at_head(engine):
         guarded = connection.execute(sa.text(names[engine.dialect.name])).scalars().all()
     each = 2 if engine.dialect.name == "sqlite" else 1
     listed = ["report", "report", "reading", "reading", "study"]  # the places on the worklist
-    assert sorted(guarded) == sorted([*(WRITTEN_ONCE * each), *(["report"] * each), *listed])
+    sealed = ["audit_seal", "audit_node", "audit_head"]
+    # what waits for its seal; on PostgreSQL one more against TRUNCATE
+    others = ["audit_private", *["audit_event"] * (1 if engine.dialect.name == "sqlite" else 2)]
+    guarded = [name for name in guarded if not name.startswith("audit_event_")]  # partitions: as their table
+    assert sorted(guarded) == sorted([*((WRITTEN_ONCE + sealed) * each), *(["report"] * each), *listed, *others])
 
 
 @pytest.mark.postgres

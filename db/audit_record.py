@@ -1,0 +1,115 @@
+"""What an audit event is, byte for byte: its canonical body (RFC 8785), and what of it is kept apart.
+
+The body goes into the chain and stays. What names or describes a patient is not in it: such values stand in
+``audit_private``, and the body holds a keyed digest of each, so that erasing the values and their key leaves the
+chain whole and the digests without meaning (docs/audit.md).
+"""
+
+import hmac
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from math import isfinite
+from typing import Any
+from uuid import uuid4
+
+import rfc8785
+
+VERSION = 1
+CARRIED = 0  # version of bodies that the migration made from rows recorded before there was a chain
+ERASED = "[erased]"
+# details that name a patient, or by which one is found
+PRIVATE = frozenset(
+    ("accession", "accession_number", "birth_date", "filler", "filler_order_number", "issuer_of_patient_id",
+     "patient", "patient_birth_date", "patient_id", "patient_name", "patient_sex", "placer", "placer_order_number")
+)  # fmt: skip
+# details in people's own words; private where the event is about a patient
+FREE_TEXT = frozenset(
+    ("after", "answer", "before", "comment", "note", "question", "read_back", "sections", "sentence", "text", "words")
+)
+PRIVATE_OBJECTS = frozenset(("accession", "patient"))  # kinds of object whose id is a patient's
+_OBJECT = "object_id"
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One event as it is written: the canonical body, and the values kept apart with the key of their digests."""
+
+    occurred_at: datetime
+    body: bytes  # RFC 8785, UTF-8
+    key: str  # hex; empty when nothing is kept apart
+    private: dict[str, Any]
+
+
+def sheet(about: Mapping[str, Any], detail: Mapping[str, Any], *, occurred_at: datetime) -> Sheet:
+    """Return an event's sheet.
+
+    Args:
+        about: the columns of ``audit_event`` that say who and what (``None`` and empty ones are left out).
+        detail: what else is said; names in ``PRIVATE``, and in ``FREE_TEXT`` of an event about a patient, go apart.
+        occurred_at: instant, with time zone; kept to the microsecond.
+    """
+    open_part, private = _divided(dict(about), detail)
+    key = secrets.token_hex(32) if private else ""
+    body = {
+        "v": VERSION,
+        "id": uuid4().hex,  # the same words twice are two events
+        "at": instant(occurred_at),
+        **{name: _plain(value) for name, value in open_part.items() if value is not None and value != ""},
+    }
+    if private:
+        body["private"] = {name: private_digest(key, name, value) for name, value in private.items()}
+    return Sheet(occurred_at, canonical(body), key, private)
+
+
+def _divided(about: dict[str, Any], detail: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what is said openly, and what is kept apart."""
+    plain = {str(name): _plain(value) for name, value in detail.items()}
+    if about.get("object_type") in PRIVATE_OBJECTS and about.get(_OBJECT):
+        plain[_OBJECT] = about.pop(_OBJECT)
+    of_patient = bool(about.get("study_id") or about.get("report_id"))
+    apart = PRIVATE | {_OBJECT} | (FREE_TEXT if of_patient else frozenset())
+    private = {name: value for name, value in plain.items() if name in apart and value not in ("", None)}
+    said = {name: value for name, value in plain.items() if name not in private}
+    return {**about, "detail": said or None}, private
+
+
+def canonical(value: Any) -> bytes:
+    """Return the JSON of ``value`` in its one canonical form (RFC 8785)."""
+    return rfc8785.dumps(value)
+
+
+def instant(when: datetime) -> str:
+    """Return an instant as RFC 3339 in UTC with microseconds: ``2026-11-23T04:05:06.000007Z``."""
+    return when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def private_digest(key: str, name: str, value: Any) -> str:
+    """Return the keyed digest that stands in the body for a value kept apart: HMAC-SHA-256, hex."""
+    return hmac.digest(bytes.fromhex(key), canonical([name, value]), "sha256").hex()
+
+
+def detail_of(body: str, private: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return an event's details: what the body says, and what is kept apart; what was erased says so."""
+    read = json.loads(body)
+    kept = private or {}
+    return {**read.get("detail", {}), **{name: kept.get(name, ERASED) for name in read.get("private", {})}}
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON has it; integers beyond 2^53 as text (RFC 8785 has IEEE numbers only)."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(one) for one in (sorted(value) if isinstance(value, set | frozenset) else value)]
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, int):
+        return int(value) if abs(value) <= 2**53 - 1 else str(value)
+    if isinstance(value, float):
+        return value if isfinite(value) else str(value)
+    if isinstance(value, datetime):
+        return instant(value)
+    return str(value).replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")  # what a database can hold
