@@ -239,6 +239,7 @@ def durable_server():
         yield server
 
 
+@pytest.mark.requirement("REQ-RECV-1")
 def test_what_was_acknowledged_is_kept_drafted_once_and_delivered_once_whatever_is_killed(
     tmp_path, demo_model, durable_server
 ):

@@ -18,6 +18,7 @@ from tests.e2e.test_journey import eventually
 pytestmark = [pytest.mark.models, pytest.mark.timeout(900)]
 
 
+@pytest.mark.requirement("REQ-FAIL-6")
 def test_a_killed_worker_and_a_deleted_broker_folder_lose_no_study(tmp_path, demo_model):
     running = start_installation(tmp_path / "data", demo_model, lease_s=6.0, heartbeat_s=1.0)
     try:

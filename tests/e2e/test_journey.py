@@ -86,6 +86,7 @@ def test_every_study_reaches_the_state_it_should(sent, pages):
     }, got
 
 
+@pytest.mark.requirement("REQ-GATE-9")
 def test_a_study_without_a_draft_says_why_on_its_page(pages):
     _, page = pages
     assert "view position is LL" in page["cxr-lateral"].text
@@ -180,6 +181,7 @@ def test_the_archive_holds_segmentation_findings_and_signed_report(installation,
         assert_clean(ds.filename)
 
 
+@pytest.mark.requirement("REQ-AUDIT-6")
 def test_the_auditor_sees_every_step_of_a_study(installation, sent):
     auditor = Person(installation.dashboard)
     auditor.log_in("auditor", installation.passwords["auditor"])
@@ -202,6 +204,7 @@ def firstread(installation, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
 
 
+@pytest.mark.requirement("REQ-AUDIT-10")
 @pytest.mark.parametrize("name", ["ct-hepatic-tumor", "mr-glioma"])  # a radiograph: test_asking.py
 def test_an_auditor_runs_a_drafts_attempt_again_and_it_is_identical(installation, sent, pages, name):
     assert pages
@@ -211,6 +214,7 @@ def test_an_auditor_runs_a_drafts_attempt_again_and_it_is_identical(installation
     assert said == {"verdict": "identical", "differences": [], "circumstances": []}
 
 
+@pytest.mark.requirement("REQ-AUDIT-11")
 def test_the_record_of_a_signed_draft_has_its_human_side(installation, sent, pages):
     assert pages
     run = firstread(installation, "audit", "provenance", sent["ct-hepatic-tumor"].study_uid)
@@ -223,6 +227,7 @@ def test_the_record_of_a_signed_draft_has_its_human_side(installation, sent, pag
     assert {m["role"] for m in record["models"]} == {"VLM", "VISTA3D"}
 
 
+@pytest.mark.requirement("REQ-PRIV-1")
 def test_no_log_holds_a_patients_name(installation, sent):
     names = {str(pydicom.dcmread(s.files[0], stop_before_pixels=True).PatientName) for s in sent.values()}
     parts = {part for name in names for part in re.split(r"[\^=]", name) if len(part) > 3}

@@ -145,6 +145,7 @@ def test_an_addendum_follows_a_signed_report_though_the_session_ends_meanwhile(i
     assert report_of(installation, accession).state is ReportState.ADDENDED
 
 
+@pytest.mark.requirement("REQ-EDIT-2")
 def test_two_windows_of_one_report_lose_no_text(installation, chromium, accessions, radiologist):
     accession = accessions["cxr-normal"]
     radiologist.find(accession)

@@ -215,6 +215,7 @@ def test_the_report_is_served_as_pdf_and_the_destinations_page_knows_everybody(i
     assert all(one.name in shown for one in installation.settings.destinations)
 
 
+@pytest.mark.requirement("REQ-DELIV-7")
 def test_everything_that_was_made_passes_every_judge(installation, signed, tmp_path):
     assert signed
     made = sorted(installation.settings.results_dir.rglob("*.dcm"))

@@ -120,6 +120,7 @@ def test_a_segmented_finding_has_volume_and_diameter(tmp_path):
     assert 32.0 < numbers["Long axis"][0] < 40.0
 
 
+@pytest.mark.requirement("REQ-LABEL-5")
 def test_the_algorithm_stands_in_four_places(results):
     _, objects = results
     expert = objects["FINDINGS_SR"]
@@ -154,6 +155,7 @@ def test_the_observer_of_a_draft_is_the_device_and_no_person(results):
         assert items(objects[kind], "Device Observer UID")
 
 
+@pytest.mark.requirement("REQ-LABEL-3")
 def test_a_draft_says_unverified_wherever_a_reader_looks(results):
     _, objects = results
     for ds in objects.values():
@@ -185,6 +187,7 @@ def test_patient_and_study_are_those_of_the_images(results):
             assert str(ds.get(keyword) or "") == str(images[0].get(keyword) or ""), (kind, keyword)
 
 
+@pytest.mark.requirement("REQ-AUDIT-8")
 def test_times_have_their_zone(results):
     _, objects = results
     for ds in objects.values():
@@ -192,6 +195,7 @@ def test_times_have_their_zone(results):
         assert (ds.SeriesDate, ds.SeriesTime) == ("20260102", "030405")
 
 
+@pytest.mark.requirement("REQ-MODEL-8")
 def test_models_that_are_not_cleared_say_research(results):
     _, objects = results
     assert {str(ds.ContentQualification) for ds in objects.values()} == {"RESEARCH"}
@@ -205,6 +209,7 @@ def test_labels_of_segmentations_are_code_strings(results):
         assert len(label) <= 16
 
 
+@pytest.mark.requirement("REQ-TEXT-12")
 def test_no_code_is_invented(results):
     _, objects = results
     reviewed = {(concept.value, concept.scheme) for concept in code_table().concepts.values()}
@@ -216,6 +221,7 @@ def test_no_code_is_invented(results):
         assert {one for one in used - reviewed if one[1] != "RFC5646" and one not in OF_DICOM} == set(), kind
 
 
+@pytest.mark.requirement("REQ-VIEW-4")
 def test_the_heat_map_of_a_radiograph_is_no_outline(tmp_path):
     made = publish(cxr_draft(tmp_path), tmp_path)
     objects = {one.kind.value: pydicom.dcmread(tmp_path / one.path) for one in made.objects}

@@ -98,6 +98,7 @@ def followed(ds: Dataset) -> list[tuple[str, str]]:
 # --- through the dashboard -----------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("REQ-SIGN-11")
 def test_an_addendum_is_signed_sent_and_shown_above_a_text_that_stays(site, browser, study_id) -> None:
     before = site.report(study_id)
     (first,) = signatures(site, study_id)
@@ -153,6 +154,7 @@ def test_a_second_addendum_stands_above_the_first_and_each_names_its_signer(site
     )
 
 
+@pytest.mark.requirement("REQ-SIGN-11")
 def test_a_correction_replaces_the_text_for_a_reason_and_the_old_text_is_kept(site, browser, study_id) -> None:
     (first,) = signatures(site, study_id)
     assert amend(browser, study_id, "correction").status_code == 303
@@ -187,6 +189,7 @@ def test_addenda_stay_when_the_text_is_corrected(site, browser, study_id) -> Non
     assert site.report(study_id).state is ReportState.ADDENDED
 
 
+@pytest.mark.requirement("REQ-SIGN-2")
 @pytest.mark.parametrize("what", ["addendum", "correction"])
 def test_a_wrong_password_signs_nothing_and_keeps_what_was_typed(site, browser, study_id, what) -> None:
     answer = amend(browser, study_id, what, password="wrong", text="Typed at length.", findings="Typed at length.")

@@ -32,6 +32,7 @@ def signed(sessions) -> Journey:
     return journey
 
 
+@pytest.mark.requirement("REQ-SIGN-11")
 def test_every_signature_is_over_a_revision_that_is_kept(signed, sessions):
     reader = person(sessions)
     made = (

@@ -47,6 +47,7 @@ def keep(client: Browser, study_id: UUID, given: Any, key: UUID | None = None) -
     return client.post(f"/studies/{study_id}/annotations/{key or uuid4()}", json=given, headers=headers)
 
 
+@pytest.mark.requirement("REQ-VIEW-3")
 def test_a_length_is_measured_by_the_server_whatever_the_browser_says(
     site: Site, reader: Browser, study_id: UUID, images: list[Any]
 ) -> None:
@@ -61,6 +62,7 @@ def test_a_length_is_measured_by_the_server_whatever_the_browser_says(
     assert site.tags(study_id=study_id, object_type="annotation") == ["annotation:kept"] * 2
 
 
+@pytest.mark.requirement("REQ-VIEW-3")
 @pytest.mark.parametrize(
     ("spacing", "expected"),
     [

@@ -64,6 +64,7 @@ def exported(journey):
     return record, {one["finding"]["label"]: one for one in record["assessments"]}
 
 
+@pytest.mark.requirement("REQ-BIAS-6")
 def test_each_finding_says_what_the_reader_made_of_it_and_why(sqlite_sessions):
     journey = drafted(sqlite_sessions)
     reader = person(sqlite_sessions)
@@ -98,6 +99,7 @@ def test_it_points_at_the_findings_sr_and_the_group_by_its_tracking_uid(sqlite_s
     assert [one["kind"] for one in rows["effusion"]["objects"]] == ["FINDINGS_SR"]
 
 
+@pytest.mark.requirement("REQ-BIAS-6")
 def test_a_decision_that_was_changed_is_kept_with_its_first_form(sqlite_sessions):
     journey = drafted(sqlite_sessions)
     reader = person(sqlite_sessions)

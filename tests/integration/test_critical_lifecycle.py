@@ -35,6 +35,7 @@ def later(journey: Journey, number: int, **changes: Any) -> Journey:
     return again.queued().running().drafted(**({"critical": ("nodule",)} | changes))
 
 
+@pytest.mark.requirement("REQ-CRIT-1")
 def test_a_draft_that_asserts_a_critical_finding_opens_an_alert_in_the_same_commit(sessions):
     journey = alerted(sessions)
     one = alert(sessions)
@@ -61,6 +62,7 @@ def test_a_label_is_matched_whatever_its_case_and_two_findings_of_one_name_are_o
     assert alert(sqlite_sessions).label == "Lung Nodule"
 
 
+@pytest.mark.requirement("REQ-CRIT-1")
 def test_an_alert_survives_late_images_and_another_draft_opens_no_second_one(sessions):
     journey = alerted(sessions)
     first = alert(sessions)
@@ -107,6 +109,7 @@ def test_a_radiologists_own_result_is_confirmed_at_once_and_a_residents_waits(sq
             critical.mark(uow, journey.study_id, **({"category": 1} | wrong))
 
 
+@pytest.mark.requirement("REQ-CRIT-2")
 def test_only_a_radiologist_answers(sqlite_sessions):
     alerted(sqlite_sessions)
     resident, worker = person(sqlite_sessions, "resident", Role.RESIDENT), Actor("worker", "process")
@@ -117,6 +120,7 @@ def test_only_a_radiologist_answers(sqlite_sessions):
     assert alert(sqlite_sessions).state is AlertState.SUSPECTED
 
 
+@pytest.mark.requirement("REQ-CRIT-4")
 def test_a_result_is_settled_when_somebody_was_reached_and_not_before(sessions):
     journey = alerted(sessions)
     reader = person(sessions)
@@ -141,6 +145,7 @@ def test_a_result_is_settled_when_somebody_was_reached_and_not_before(sessions):
     ]
 
 
+@pytest.mark.requirement("REQ-CRIT-4")
 def test_a_record_is_corrected_by_another_and_never_changed(engine, sessions):
     alerted(sessions)
     reader = person(sessions)
@@ -216,6 +221,7 @@ def test_a_sentence_enters_the_report_as_the_lock_holders_edit_alone(sqlite_sess
     assert tags(sqlite_sessions, study_id=journey.study_id)[-1] == "report:edited"
 
 
+@pytest.mark.requirement("REQ-CRIT-7")
 def test_an_auditor_gets_six_facts_and_hears_which_are_missing(sessions):
     alerted(sessions)
     reader = person(sessions)

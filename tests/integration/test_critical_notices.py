@@ -91,6 +91,7 @@ def test_a_post_says_where_to_look_and_nothing_of_the_patient(tmp_path: Path, se
     assert tags(sessions, object_id=str(notice.id)) == ["notice:started", "notice:sent"]
 
 
+@pytest.mark.requirement("REQ-PRIV-3")
 def test_each_person_gets_one_mail_that_says_nothing_of_the_patient(tmp_path: Path, sessions, mailbox: Mailbox):
     people = ("on-call@hospital.example", "lead@hospital.example", "on-call@hospital.example")
     settings = settings_with(tmp_path, smtp_host="127.0.0.1", smtp_port=mailbox.port, mail_to=people)
@@ -160,6 +161,7 @@ def test_what_the_webhook_does_not_take_is_tried_again_later_with_the_same_ident
     assert tags(sessions, object_id=str(notice.id)).count("notice:postponed") == 2
 
 
+@pytest.mark.requirement("REQ-CRIT-5")
 def test_after_the_last_attempt_a_person_sees_it_and_may_send_it_again(tmp_path: Path, sqlite_sessions):
     sessions = sqlite_sessions
     settings = settings_with(tmp_path, webhook_url="http://127.0.0.1:9/nobody", send_timeout_s=2)
@@ -179,6 +181,7 @@ def test_after_the_last_attempt_a_person_sees_it_and_may_send_it_again(tmp_path:
         assert post_due(sessions, again, utcnow()) == 1
 
 
+@pytest.mark.requirement("REQ-CRIT-5")
 def test_a_node_that_dies_between_commit_and_sending_loses_nothing(tmp_path: Path, sessions, hook: Webhook):
     settings = settings_with(tmp_path, webhook_url=hook.url)
     alerted(sessions)  # committed, and the node died before it wrote a notice
@@ -239,6 +242,7 @@ def test_a_refused_recipient_is_named_by_the_servers_code_alone(tmp_path: Path, 
     assert notices(sqlite_sessions)[0].last_error == "the mail server refused the recipient (550)"
 
 
+@pytest.mark.requirement("REQ-CRIT-3")
 def test_what_nobody_answers_is_escalated_at_each_interval_to_those_named_for_it(tmp_path: Path, sessions):
     settings = settings_with(
         tmp_path, escalate_s=600, smtp_host="127.0.0.1", mail_to=("first@b.example",), escalate_to=("lead@b.example",)
@@ -258,6 +262,7 @@ def test_what_nobody_answers_is_escalated_at_each_interval_to_those_named_for_it
     assert tags(sessions, object_id=str(alert(sessions).id)) == ["critical:opened", *["critical:escalated"] * 2]
 
 
+@pytest.mark.requirement("REQ-CRIT-3")
 @pytest.mark.parametrize(("category", "limit_s"), [(1, 60), (2, 120), (3, 240)])
 def test_what_is_confirmed_and_not_told_is_escalated_after_the_time_of_its_category(
     tmp_path: Path, sqlite_sessions, category, limit_s

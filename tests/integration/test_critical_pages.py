@@ -231,6 +231,7 @@ def test_hostile_text_stays_text_on_every_page(site: Site) -> None:
     assert "<script>alert" not in record
 
 
+@pytest.mark.requirement("REQ-AUDIT-12")
 def test_the_auditor_asks_by_accession_takes_a_file_away_and_is_on_the_record(site: Site) -> None:
     alarmed(site)
     auditor = site.client("auditor")

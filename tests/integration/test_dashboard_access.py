@@ -207,10 +207,12 @@ def _routes(site: Site) -> list[tuple[str, str]]:
     ]
 
 
+@pytest.mark.requirement("REQ-ACCESS-1")
 def test_every_route_is_in_the_table_of_who_may_use_it(site: Site) -> None:
     assert set(_routes(site)) == set(ALLOWED)
 
 
+@pytest.mark.requirement("REQ-ACCESS-1")
 @pytest.mark.parametrize("role", [None, V, D, R, L, A, O])
 def test_each_role_passes_exactly_the_doors_of_its_work(site: Site, role: Role | None) -> None:
     study_id = site.drafted(ct_study(3))
@@ -313,11 +315,13 @@ def test_a_token_passes_exactly_the_doors_of_its_scope(site: Site, scope: Scope)
     assert any(door[1].startswith("metrics.") for door in passed) <= (scope is Scope.METRICS)
 
 
+@pytest.mark.requirement("REQ-AUDIT-5")
 def test_a_refused_door_is_on_the_record(site: Site) -> None:
     assert site.client("admin").get("/audit").status_code == 403
     assert site.tags(actor="admin", outcome="failure") == ["access:refused"]
 
 
+@pytest.mark.requirement("REQ-ACCESS-4")
 def test_a_form_without_its_token_changes_nothing(site: Site) -> None:
     browser = site.client("admin")
     answer = browser.post("/users", data={"login": "x", "printed_name": "X", "role": "admin"})
@@ -342,6 +346,7 @@ def test_every_form_of_every_page_carries_a_token(site: Site) -> None:
     assert [form for form in forms if 'name="csrf_token"' not in form] == []
 
 
+@pytest.mark.requirement("REQ-ACCESS-4")
 def test_every_answer_forbids_scripts_from_elsewhere_and_storing_pages(site: Site) -> None:
     page = site.client("radiologist").get("/worklist")
     policy = page.headers["Content-Security-Policy"]

@@ -13,6 +13,7 @@ def site(tmp_path: Path, sqlite_url: str) -> Site:
     return make_site(tmp_path, sqlite_url)
 
 
+@pytest.mark.requirement("REQ-BIAS-1")
 def test_a_picture_the_model_was_shown_leads_to_its_slice(site: Site) -> None:
     datasets = ct_study()
     key = datasets[2]

@@ -36,6 +36,7 @@ def test_slices_are_shown_head_first_in_the_window_asked_for(site: Site) -> None
         assert np.abs(shown - expected).max() <= 1
 
 
+@pytest.mark.requirement("REQ-VIEW-2")
 def test_the_overlay_lies_on_the_lesion_and_nowhere_else(site: Site) -> None:
     study_id = site.drafted()
     browser = site.client("radiologist")
@@ -47,6 +48,7 @@ def test_the_overlay_lies_on_the_lesion_and_nowhere_else(site: Site) -> None:
     assert changed.sum() > 100
 
 
+@pytest.mark.requirement("REQ-VIEW-5")
 def test_a_series_never_shows_under_another_study(site: Site) -> None:
     first, second = site.drafted(ct_study(2)), site.drafted(ct_study(2))
     browser = site.client("radiologist")
@@ -66,6 +68,7 @@ def test_a_malformed_request_is_refused_not_a_defect(site: Site, path: str, stat
     assert site.client("radiologist").get(f"{base}/{path}").status_code == status
 
 
+@pytest.mark.requirement("REQ-VIEW-5")
 def test_pixels_that_cannot_be_decoded_are_a_picture_of_the_reason(site: Site) -> None:
     datasets = ct_study(2)
     datasets[0].PixelData = datasets[0].PixelData[:1000]
@@ -91,6 +94,7 @@ def test_a_missing_label_map_spoils_neither_page_nor_plain_slice(site: Site) -> 
     assert pixels(asked).shape == (512, 512)  # an overlay that cannot be drawn is never silently left out
 
 
+@pytest.mark.requirement("REQ-AUDIT-4")
 def test_scrolling_a_series_is_recorded_once_per_session(site: Site) -> None:
     study_id = site.drafted(ct_study(4))
     base = f"/studies/{study_id}/series/{site.series_id(study_id)}/slices"

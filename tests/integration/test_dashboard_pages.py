@@ -101,6 +101,7 @@ def test_the_list_says_when_it_changed_and_moves_no_row_by_itself(site: Site) ->
     assert count(changed, "to_read") == 2
 
 
+@pytest.mark.requirement("REQ-FAIL-8")
 def test_problems_show_why_and_an_administrator_processes_again(site: Site) -> None:
     held = site.receive(ct_study(1, PatientName="Held^Case"))
     trace = [{"rule": "ct", "matched": False, "why": "body part ANKLE"}]
@@ -131,6 +132,7 @@ def test_an_administrator_sees_the_list_but_opens_no_report(site: Site) -> None:
     assert admin.get(f"/studies/{study_id}").status_code == 403
 
 
+@pytest.mark.requirement("REQ-AUDIT-6")
 def test_the_auditor_finds_every_event_of_an_accession_and_leaves_one(site: Site) -> None:
     study_id = site.drafted(ct_study(2))
     site.client("radiologist").get(f"/studies/{study_id}")

@@ -48,6 +48,7 @@ def lock(browser: Browser) -> str:
 # --- accounts
 
 
+@pytest.mark.requirement("REQ-ACCESS-7")
 def test_an_administrator_gives_another_role_and_the_sessions_of_it_end(site: Site) -> None:
     reader, admin = site.client("resident"), site.client("admin")
     key = site.one(UserAccount, login="resident").id
@@ -93,6 +94,7 @@ def test_a_login_with_a_hash_of_weaker_parameters_keeps_the_session_and_renews_t
     assert "m=65536" in site.one(UserAccount, login="radiologist").password_hash
 
 
+@pytest.mark.requirement("REQ-ACCESS-5")
 def test_passwords_are_kept_as_argon2id_of_the_recommended_cost() -> None:
     # RFC 9106 section 4, second recommended option: 64 MiB, 3 passes, 4 lanes
     found = importlib.util.find_spec("dashboard.passwords")
@@ -106,6 +108,7 @@ def test_passwords_are_kept_as_argon2id_of_the_recommended_cost() -> None:
 # --- the screen lock
 
 
+@pytest.mark.requirement("REQ-ACCESS-3")
 def test_a_locked_session_is_refused_everything_until_its_owner_unlocks_it(site: Site) -> None:
     study_id = site.drafted(ct_study(2))
     browser = site.client("radiologist")
@@ -175,6 +178,7 @@ def test_a_session_that_ended_is_begun_again_by_the_same_door(site: Site) -> Non
     assert "differ" in again.text
 
 
+@pytest.mark.requirement("REQ-ACCESS-4")
 def test_another_site_cannot_send_a_form_whatever_it_carries(site: Site) -> None:
     browser = site.client("radiologist")
     token = browser.token("/passkeys")
@@ -186,6 +190,7 @@ def test_another_site_cannot_send_a_form_whatever_it_carries(site: Site) -> None
 # --- break-glass
 
 
+@pytest.mark.requirement("REQ-ACCESS-6")
 def test_breaking_the_glass_opens_one_study_for_reading_and_every_page_is_on_record(site: Site) -> None:
     study_id, other = site.drafted(ct_study(2)), site.drafted(ct_study(2, PatientID="P-2", AccessionNumber="ACC-2"))
     admin = site.client("admin")
@@ -224,6 +229,7 @@ def test_breaking_the_glass_opens_one_study_for_reading_and_every_page_is_on_rec
     assert site.client("radiologist").submit(f"/break-glass/{study_id}", reason=REASON).status_code == 403
 
 
+@pytest.mark.requirement("REQ-ACCESS-6")
 def test_a_grant_ends_by_itself_and_asks_for_a_reason_again(tmp_path: Path, sqlite_url: str) -> None:
     site = make_site(tmp_path, sqlite_url)
     study_id = site.drafted(ct_study(2))
@@ -344,6 +350,7 @@ def test_too_many_requests_of_one_session_wait_and_files_and_monitors_are_free(t
 # --- nothing of a patient in addresses or logs
 
 
+@pytest.mark.requirement("REQ-PRIV-2")
 def test_no_address_has_a_place_for_patient_data(site: Site) -> None:
     # the keys of DICOMweb and FHIR searches are the standards', and their clients' to choose
     standard = {"dicomweb", "fhir"}

@@ -24,6 +24,7 @@ def save(browser: Browser, study_id: object, seen: int, *, htmx: bool = False, *
     return browser.submit(f"/studies/{study_id}/sections", htmx=htmx, version=seen, **sections)
 
 
+@pytest.mark.requirement("REQ-LABEL-1")
 def test_an_unsigned_page_says_so_and_names_the_models(site: Site) -> None:
     study_id = site.drafted()
     page = site.client("radiologist").get(f"/studies/{study_id}").text
@@ -51,6 +52,7 @@ def test_addresses_name_no_patient(site: Site) -> None:
         assert secret not in addresses
 
 
+@pytest.mark.requirement("REQ-AUDIT-4")
 def test_looking_is_recorded_and_changes_nothing(site: Site) -> None:
     study_id = site.drafted()
     before = version(site, study_id)
@@ -101,6 +103,7 @@ def test_saving_by_script_tells_the_page_its_new_version(site: Site) -> None:
     assert f"Saved version {now} at" in answer.text  # type: ignore[attr-defined]
 
 
+@pytest.mark.requirement("REQ-EDIT-2")
 def test_a_stale_tab_loses_and_sees_both_texts(site: Site) -> None:
     study_id = site.drafted()
     browser = site.client("radiologist")
@@ -115,6 +118,7 @@ def test_a_stale_tab_loses_and_sees_both_texts(site: Site) -> None:
     assert site.report(study_id).sections["findings"] == "Saved in the first tab."
 
 
+@pytest.mark.requirement("REQ-BIAS-3")
 def test_each_finding_is_accepted_edited_or_rejected_with_a_reason(site: Site) -> None:
     study_id = site.drafted()
     browser = site.client("radiologist")
@@ -139,6 +143,7 @@ def test_each_finding_is_accepted_edited_or_rejected_with_a_reason(site: Site) -
     assert fragment.headers["HX-Trigger"] == f'{{"reportVersion": {version(site, study_id)}}}'
 
 
+@pytest.mark.requirement("REQ-BIAS-1")
 def test_a_finding_leads_to_its_slice(site: Site) -> None:
     study_id = site.drafted()
     page = site.client("radiologist").get(f"/studies/{study_id}").text
@@ -149,6 +154,7 @@ def test_a_finding_leads_to_its_slice(site: Site) -> None:
     assert 'data-index="5"' in page.split('id="viewer"')[1].split(">")[0]
 
 
+@pytest.mark.requirement("REQ-ACCESS-4")
 def test_patient_text_cannot_become_markup(site: Site) -> None:
     datasets = ct_study(2, PatientName="<script>alert(1)</script>", StudyDescription="<b>x</b>")
     study_id = site.drafted(datasets, sections={"findings": "<img src=x onerror=alert(1)>"})
@@ -158,6 +164,7 @@ def test_patient_text_cannot_become_markup(site: Site) -> None:
     assert "<b>x</b>" not in page
 
 
+@pytest.mark.requirement("REQ-GATE-9")
 def test_a_study_without_a_draft_is_readable_and_says_why(site: Site) -> None:
     study_id = site.receive(ct_study(2))
     claim = site.claimed(study_id)
@@ -178,6 +185,7 @@ def test_late_images_warn_that_the_draft_speaks_of_fewer(site: Site) -> None:
     assert DRAFT.action == "draft"
 
 
+@pytest.mark.requirement("REQ-EDIT-1")
 def test_who_cannot_edit_because_of_another_reader_is_told_so(site: Site) -> None:
     study_id = site.drafted(ct_study(2))
     site.client("resident").submit(f"/studies/{study_id}/review")

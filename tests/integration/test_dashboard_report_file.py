@@ -34,6 +34,7 @@ def signed(site: Site, browser: Browser) -> str:
     return address
 
 
+@pytest.mark.requirement("REQ-LABEL-2")
 def test_a_draft_leaves_marked_on_every_page_and_on_the_record(site: Site) -> None:
     study_id = site.drafted(ct_study(3))
     answer = site.client("radiologist").get(f"/studies/{study_id}/report.pdf")
@@ -51,6 +52,7 @@ def test_a_draft_leaves_marked_on_every_page_and_on_the_record(site: Site) -> No
     assert event.detail["sha256"] == hashlib.sha256(answer.data).hexdigest()
 
 
+@pytest.mark.requirement("REQ-KEEP-4")
 def test_a_signed_report_shows_its_signature_and_no_notice(site: Site) -> None:
     browser = site.client("radiologist")
     text = " ".join(pages(browser.get(f"{signed(site, browser)}/report.pdf").data))
@@ -67,6 +69,7 @@ def test_the_same_report_has_the_same_bytes(site: Site) -> None:
     assert browser.get(f"{address}/report.pdf").data == browser.get(f"{address}/report.pdf").data
 
 
+@pytest.mark.requirement("REQ-PRIV-2")
 @pytest.mark.parametrize(("query", "kind"), [("", "inline"), ("?download=1", "attachment"), ("?download=x", "inline")])
 def test_the_file_is_not_stored_by_browsers_and_its_name_tells_nothing_of_the_patient(
     site: Site, query: str, kind: str
@@ -77,6 +80,7 @@ def test_the_file_is_not_stored_by_browsers_and_its_name_tells_nothing_of_the_pa
     assert answer.headers["Content-Disposition"] == f'{kind}; filename="report-{str(study_id)[:8]}-draft.pdf"'
 
 
+@pytest.mark.requirement("REQ-AUDIT-12")
 def test_the_assessment_of_findings_leaves_as_json_on_the_record(site: Site) -> None:
     browser = site.client("radiologist")
     address = signed(site, browser)

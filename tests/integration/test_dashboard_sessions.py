@@ -35,6 +35,7 @@ def test_with_tls_the_cookie_is_secure_and_bound_to_the_host(tmp_path: Path, sit
     assert "max-age" in answer.headers["Strict-Transport-Security"]
 
 
+@pytest.mark.requirement("REQ-ACCESS-2")
 def test_failed_logins_lock_the_account_even_for_the_right_password(tmp_path: Path, sqlite_url: str) -> None:
     site = make_site(tmp_path, sqlite_url, web={"lockout_failures": 3})
     browser = site.client()
@@ -44,6 +45,7 @@ def test_failed_logins_lock_the_account_even_for_the_right_password(tmp_path: Pa
     assert site.one(UserAccount, login="radiologist").locked_until is not None
 
 
+@pytest.mark.requirement("REQ-ACCESS-2")
 def test_an_unknown_login_is_refused_with_the_same_words_and_not_kept(site: Site) -> None:
     browser = site.client()
     unknown, wrong = browser.log_in("hunter2-typed-into-login", "x"), browser.log_in("radiologist", "x")
@@ -66,6 +68,7 @@ def test_a_login_leads_back_to_the_page_that_was_asked_for(site: Site) -> None:
     assert browser.log_in("radiologist", next="/problems").headers["Location"] == "/problems"
 
 
+@pytest.mark.requirement("REQ-ACCESS-3")
 def test_a_copied_cookie_is_worth_nothing_after_logout(site: Site) -> None:
     browser = site.client("radiologist")
     stolen = browser.get_cookie("firstread")
@@ -76,6 +79,7 @@ def test_a_copied_cookie_is_worth_nothing_after_logout(site: Site) -> None:
     assert thief.get("/worklist").headers["Location"].startswith("/login")
 
 
+@pytest.mark.requirement("REQ-ACCESS-3")
 def test_a_session_without_requests_ends_and_polling_does_not_keep_it(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,6 +101,7 @@ def test_a_session_without_requests_ends_and_polling_does_not_keep_it(
     assert again.get("/worklist").status_code == 200  # real work did keep it
 
 
+@pytest.mark.requirement("REQ-ACCESS-7")
 def test_a_closed_account_is_out_at_once(site: Site) -> None:
     browser = site.client("radiologist")
     reader = site.one(UserAccount, login="radiologist").id

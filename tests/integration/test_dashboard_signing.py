@@ -44,6 +44,7 @@ def text_of(ds: Dataset) -> str:
     return " ".join([own, *(text_of(item) for item in ds.get("ContentSequence") or [])])
 
 
+@pytest.mark.requirement("REQ-SIGN-6")
 def test_a_signed_report_is_final_verified_bound_and_owed_to_the_pacs(site: Site) -> None:
     browser = site.client("radiologist")
     study_id = reviewed(site, browser)
@@ -77,6 +78,7 @@ def test_a_signed_report_is_final_verified_bound_and_owed_to_the_pacs(site: Site
         assert words in browser.get(f"/studies/{study_id}/report").text
 
 
+@pytest.mark.requirement("REQ-SIGN-2")
 def test_a_wrong_password_signs_nothing_and_writes_nothing(site: Site) -> None:
     browser = site.client("radiologist")
     study_id = reviewed(site, browser)
@@ -88,6 +90,7 @@ def test_a_wrong_password_signs_nothing_and_writes_nothing(site: Site) -> None:
     assert "user:reauthentication_failed" in site.tags()
 
 
+@pytest.mark.requirement("REQ-SIGN-7")
 def test_too_many_wrong_passwords_end_the_session(site: Site) -> None:
     browser = site.client("radiologist")
     study_id = reviewed(site, browser)
@@ -97,6 +100,7 @@ def test_too_many_wrong_passwords_end_the_session(site: Site) -> None:
     assert site.report(study_id).state is ReportState.IN_REVIEW
 
 
+@pytest.mark.requirement("REQ-BIAS-3")
 def test_an_undecided_finding_stops_the_signature(site: Site) -> None:
     browser = site.client("radiologist")
     study_id = reviewed(site, browser, decide=False)
@@ -107,6 +111,7 @@ def test_an_undecided_finding_stops_the_signature(site: Site) -> None:
     assert signed_files(site) == []
 
 
+@pytest.mark.requirement("REQ-TEXT-6")
 def test_doubts_of_the_checks_must_be_confirmed(site: Site) -> None:
     browser = site.client("radiologist")
     study_id = reviewed(site, browser)
@@ -131,6 +136,7 @@ def test_a_rejected_finding_that_the_text_still_asserts_is_a_doubt(site: Site) -
     assert "Check before signing" not in browser.get(f"/studies/{study_id}/sign/FINAL").text
 
 
+@pytest.mark.requirement("REQ-SIGN-3")
 def test_a_report_that_moved_on_is_not_signed_and_leaves_no_file(site: Site) -> None:
     browser = site.client("radiologist")
     study_id = reviewed(site, browser)
@@ -140,6 +146,7 @@ def test_a_report_that_moved_on_is_not_signed_and_leaves_no_file(site: Site) -> 
     assert signed_files(site) == []
 
 
+@pytest.mark.requirement("REQ-BIND-3")
 def test_images_that_came_after_the_review_began_stop_the_signature(site: Site) -> None:
     browser = site.client("radiologist")
     datasets = ct_study(4)
@@ -164,6 +171,7 @@ def test_nobody_signs_what_another_reader_holds(site: Site) -> None:
     assert site.report(study_id).state is ReportState.IN_REVIEW
 
 
+@pytest.mark.requirement("REQ-SIGN-10")
 def test_a_preliminary_report_is_made_final_by_another_reader_who_attests(site: Site) -> None:
     resident = site.client("radiologist")
     study_id = reviewed(site, resident)
@@ -192,6 +200,7 @@ def test_a_signed_report_cannot_be_signed_opened_or_rejected_again(site: Site) -
     assert site.report(study_id).version == now
 
 
+@pytest.mark.requirement("REQ-BIAS-5")
 def test_a_draft_is_rejected_for_a_reason_and_read_from_scratch(site: Site) -> None:
     browser = site.client("radiologist")
     study_id = reviewed(site, browser, decide=False)

@@ -98,6 +98,7 @@ def test_a_study_nobody_sent_is_not_processed(site: Site) -> None:
     assert browser.submit("/worklist/studies/00000000-0000-0000-0000-000000000001/complete").status_code == 409
 
 
+@pytest.mark.requirement("REQ-RECV-7")
 def test_the_radiologist_is_told_what_a_study_was_read_without(site: Site) -> None:
     study_id = receiving(site, here=2, announced=4, quiet_s=1)
     assert sweep(site, 11) == 1

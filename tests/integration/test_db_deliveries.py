@@ -41,6 +41,7 @@ def journey(sessions) -> Journey:
     return received(sessions).queued().running().drafted(objects=[an_object("SEG", path="seg.dcm")])
 
 
+@pytest.mark.requirement("REQ-DELIV-1")
 def test_a_delivery_is_claimed_by_one_sender_and_delivered_once(journey, sessions):
     job = _claim(sessions)
     assert (job.destination, job.path, job.study_id, job.attempts) == ("pacs", "seg.dcm", journey.study_id, 1)
@@ -60,6 +61,7 @@ def test_a_sender_that_died_is_replaced(journey, sessions):
     assert (second.delivery_id, second.attempts) == (first.delivery_id, 2)
 
 
+@pytest.mark.requirement("REQ-DELIV-2")
 def test_failures_are_postponed_twice_as_long_each_time_then_given_up_in_sight(journey, sessions):
     wait_s = 0.0
     for delay_s in (1000, 2000):

@@ -57,6 +57,7 @@ def _tables(url: str) -> set[str]:
         engine.dispose()
 
 
+@pytest.mark.requirement("REQ-CONF-3")
 def test_up_down_and_up_again_then_models_and_database_agree(empty_url):
     config = alembic_config(empty_url)
     migrate(empty_url)
@@ -81,6 +82,7 @@ def test_processes_that_start_together_migrate_once(empty_url):
     assert "reading" in _tables(empty_url)
 
 
+@pytest.mark.requirement("REQ-CONF-3")
 def test_every_migration_says_why_the_previous_release_may_keep_running():
     scripts = ScriptDirectory.from_config(alembic_config("sqlite://"))
     revisions = list(scripts.walk_revisions())
@@ -136,6 +138,7 @@ def _count(engine: sa.Engine, table: str) -> int:
         return number
 
 
+@pytest.mark.requirement("REQ-AUDIT-3")
 def test_what_is_written_once_is_neither_changed_nor_removed(engine, signed):
     columns = {
         "accepted_text": "section",
@@ -165,6 +168,7 @@ def test_what_is_written_once_is_neither_changed_nor_removed(engine, signed):
         assert _count(engine, table) == before
 
 
+@pytest.mark.requirement("REQ-SIGN-1")
 @pytest.mark.parametrize("state", ["FINAL", "PRELIMINARY", "ADDENDED", "CORRECTED"])
 def test_the_database_refuses_a_signed_state_without_a_signature(engine, sessions, state):
     journey = received(sessions).queued().running().drafted()
@@ -174,6 +178,7 @@ def test_the_database_refuses_a_signed_state_without_a_signature(engine, session
     assert journey.report().state.value == "IN_REVIEW"
 
 
+@pytest.mark.requirement("REQ-SIGN-1")
 def test_the_database_refuses_a_report_that_is_born_signed(engine, sessions):
     journey = received(sessions)
     copy = (
@@ -194,6 +199,7 @@ def test_the_database_refuses_a_state_that_is_none(engine, sessions):
         connection.execute(sa.text("UPDATE reading SET state = 'DONE'"))
 
 
+@pytest.mark.requirement("REQ-AUDIT-3")
 def test_all_guards_are_in_place_at_head(engine):
     names = {
         "sqlite": "SELECT tbl_name FROM sqlite_master WHERE type = 'trigger'",

@@ -37,6 +37,7 @@ def test_messages_are_published_in_order_and_once(sessions):
     assert sent == [("firstread.read_study", {"reading_id": key}) for key in ids]
 
 
+@pytest.mark.requirement("REQ-FAIL-7")
 def test_a_change_that_is_rolled_back_sends_nothing(sessions):
     def change() -> None:
         with unit_of_work(sessions, SWEEPER) as uow:
@@ -49,6 +50,7 @@ def test_a_change_that_is_rolled_back_sends_nothing(sessions):
     assert messages(sessions) == []
 
 
+@pytest.mark.requirement("REQ-FAIL-7")
 def test_a_broker_that_fails_loses_nothing(sessions):
     ids = _enqueue(sessions, 4)
     sent: list[str] = []

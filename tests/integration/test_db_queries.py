@@ -241,6 +241,7 @@ def test_audit_events_are_found_by_study_accession_actor_tag_and_time(sessions):
         assert queries.find_studies(session) == []
 
 
+@pytest.mark.requirement("REQ-FAIL-8")
 def test_problems_show_what_failed_is_held_was_doubted_or_not_delivered(sessions):
     failed = received(sessions, "1.2.1").queued().running()
     with unit_of_work(sessions, WORKER) as uow:

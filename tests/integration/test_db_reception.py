@@ -194,6 +194,7 @@ def test_completion_takes_over_profile_and_priority(sessions):
     assert (reading.profile, reading.priority, reading.rule) == ("cxr", Priority.STAT, "r")
 
 
+@pytest.mark.requirement("REQ-BIND-6")
 def test_images_of_two_patients_hold_the_study_whatever_the_rules_say(sessions):
     journey = received(sessions)
     assert receive(sessions, header(3, patient_id="P-2")).is_new
@@ -256,6 +257,7 @@ def test_a_worker_on_a_superseded_reading_is_fenced_off(sessions):
         assert session.scalars(select(Draft)).all() == []
 
 
+@pytest.mark.requirement("REQ-BIND-2")
 def test_late_images_take_an_unsigned_draft_back_and_withdraw_what_is_owed(sessions):
     journey = received(sessions).queued().running().drafted()
     reader = person(sessions)
@@ -272,6 +274,7 @@ def test_late_images_take_an_unsigned_draft_back_and_withdraw_what_is_owed(sessi
     assert journey.report().state is ReportState.DRAFTED
 
 
+@pytest.mark.requirement("REQ-BIND-2")
 def test_late_images_after_final_raise_a_banner_and_change_nothing(sessions):
     journey = received(sessions).queued().running().drafted()
     reader = person(sessions)

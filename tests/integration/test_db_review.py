@@ -60,6 +60,7 @@ def test_opening_locks_the_report_for_one_reader(journey, reader, sessions):
     assert tags(sessions, actor="second") == ["report:taken_over"]
 
 
+@pytest.mark.requirement("REQ-EDIT-1")
 def test_of_two_readers_who_open_at_once_one_gets_it(journey, reader, sessions):
     readers = [reader, person(sessions, "second")]
     barrier = Barrier(2)
@@ -108,6 +109,7 @@ def test_an_unread_report_has_nothing_to_review(sessions, reader):
         open_review(received(sessions), reader)
 
 
+@pytest.mark.requirement("REQ-EDIT-3")
 def test_every_save_is_a_revision_and_the_old_text_stays(journey, reader, sessions):
     version = open_review(journey, reader)
     saved = _save(journey, reader, version, impression="No nodule.", recommendation="None.")
@@ -139,6 +141,7 @@ def test_a_stale_page_loses(journey, reader):
     assert journey.report().sections["impression"] == "First tab."
 
 
+@pytest.mark.requirement("REQ-EDIT-2")
 def test_two_saves_at_once_keep_one_of_them(journey, reader):
     version = open_review(journey, reader)
     barrier = Barrier(2)
@@ -171,6 +174,7 @@ def test_nothing_is_edited_without_opening(journey, reader):
         _reject(journey, reader, version)
 
 
+@pytest.mark.requirement("REQ-BIAS-3")
 def test_a_decision_names_who_when_and_why_and_may_be_changed(journey, reader, sessions):
     version = open_review(journey, reader)
     finding = journey.findings()[0]

@@ -49,6 +49,7 @@ def _reject(journey: Journey, reader, version: int, reason: str = "wrong patient
         lifecycle.reject(uow, journey.report().id, reason=reason, seen_version=version)
 
 
+@pytest.mark.requirement("REQ-SIGN-5")
 def test_signing_is_one_act_that_binds_text_images_person_and_objects(journey, reader, sessions):
     version = decide_all(journey, reader, open_review(journey, reader))
     made = an_object()
@@ -81,6 +82,7 @@ def test_signing_is_one_act_that_binds_text_images_person_and_objects(journey, r
     assert {kind: state.value for kind, state in drafts.items()} == {"DRAFT_SR": "WITHDRAWN", "SEG": "PENDING"}
 
 
+@pytest.mark.requirement("REQ-SIGN-5")
 def test_the_signed_texts_hash_is_of_canonical_json():
     canonical = '{"findings":"A","impression":"ä"}'  # UTF-8, keys sorted, empty sections left out
     digest = lifecycle.text_sha256({"impression": "ä", "findings": "A", "history": ""})
@@ -123,6 +125,7 @@ def test_a_present_finding_nobody_decided_stops_the_signature_an_absent_one_does
     assert journey.findings()[1].decision is Decision.PENDING
 
 
+@pytest.mark.requirement("REQ-SIGN-3")
 def test_nobody_signs_what_another_reader_holds_or_nobody_opened(journey, reader, sessions):
     with pytest.raises(LifecycleError):
         sign(journey, reader, journey.report().version)
@@ -135,6 +138,7 @@ def test_nobody_signs_what_another_reader_holds_or_nobody_opened(journey, reader
         sign(journey, reader, journey.report().version)
 
 
+@pytest.mark.requirement("REQ-SIGN-4")
 def test_a_final_report_is_never_signed_edited_rejected_or_opened_again(journey, reader):
     sign(journey, reader, decide_all(journey, reader, open_review(journey, reader)))
     version = journey.report().version
@@ -196,6 +200,7 @@ def test_a_preliminary_report_with_late_images_must_be_opened_again_before_it_is
     assert (report.state, report.late_images) == (ReportState.FINAL, False)
 
 
+@pytest.mark.requirement("REQ-BIND-3")
 def test_images_that_arrive_during_the_last_click_stop_the_signature(journey, reader, sessions):
     """A late image and a signature race: either the report is signed and flagged, or the signature is refused."""
     version = decide_all(journey, reader, open_review(journey, reader))

@@ -30,6 +30,7 @@ def _user(sessions, key) -> UserAccount:
         return session.get_one(UserAccount, key)
 
 
+@pytest.mark.requirement("REQ-SIGN-8")
 def test_a_login_is_one_persons_forever_whatever_its_case(sessions):
     key = _create(sessions)
     with unit_of_work(sessions, ADMIN) as uow:
@@ -64,6 +65,7 @@ def test_failures_in_a_row_lock_the_account_even_for_the_right_password(sessions
     assert _user(sessions, key).last_login_at is not None
 
 
+@pytest.mark.requirement("REQ-SIGN-7")
 def test_failures_at_signing_count_too(sessions):
     key = _create(sessions)
     for _ in range(3):
@@ -72,6 +74,7 @@ def test_failures_at_signing_count_too(sessions):
     assert tags(sessions).count("user:reauthentication_failed") == 3
 
 
+@pytest.mark.requirement("REQ-AUDIT-5")
 def test_unknown_and_closed_accounts_are_refused_on_the_record(sessions):
     key = _create(sessions)
     with unit_of_work(sessions, ADMIN) as uow:
@@ -93,6 +96,7 @@ def test_closing_an_account_gives_its_reports_back(sessions):
     assert tags(sessions, actor="admin")[-3:] == ["user:deactivated", "report:released", "user:activated"]
 
 
+@pytest.mark.requirement("REQ-ACCESS-7")
 def test_role_and_password_changes_are_on_the_record_rehashing_is_not(sessions):
     key = _create(sessions)
     for _ in range(3):

@@ -42,6 +42,7 @@ def test_the_data_hold_every_syntax_of_the_list(truth):
     assert len({entry["transfer_syntax"] for entry in truth.values()}) == 15
 
 
+@pytest.mark.requirement("REQ-GATE-7")
 def test_lossless_files_decode_to_the_published_pixels_bit_for_bit(real_data, truth):
     checked = 0
     for name, entry in truth.items():
@@ -92,6 +93,7 @@ def test_a_retired_syntax_is_refused_by_name(real_data, truth, uid):
         list(decode_frames(path, [1], shape=(512, 512)))
 
 
+@pytest.mark.requirement("REQ-VIEW-1")
 def test_the_viewer_shows_what_the_worker_reads(real_data, truth):
     for name, entry in truth.items():
         if entry["decoded"] is None:
@@ -135,6 +137,7 @@ def test_damaged_native_pixels_name_their_syntax(tmp_path, change, syntax):
         load_volume(read_headers(paths))
 
 
+@pytest.mark.requirement("REQ-GATE-6")
 @pytest.mark.parametrize("syntax", [JPEG2000Lossless, RLELossless])
 @pytest.mark.parametrize("damage", ["cut", "noise", "empty", "no fragment"])
 def test_damaged_compressed_pixels_name_their_syntax(tmp_path, syntax, damage):
@@ -190,6 +193,7 @@ def test_frames_are_decoded_one_by_one(tmp_path):
     assert next(stream, None) is None
 
 
+@pytest.mark.requirement("REQ-GATE-6")
 def test_pixels_of_another_size_than_the_header_says_are_refused(tmp_path):
     path = classic(tmp_path, SLICES)[0]
     with pytest.raises(UndecodablePixelsError, match=r"pixel data are \(6, 7\), the header says \(7, 6\)"):

@@ -130,6 +130,7 @@ def test_it_can_be_switched_off(tmp_path: Path, sqlite_url: str) -> None:
     assert site.app.test_client().post("/dicomweb/studies", headers=bearer(token)).status_code in {400, 404}
 
 
+@pytest.mark.requirement("REQ-ACCESS-5")
 def test_only_a_hash_is_kept_and_the_record_has_no_secret(sessions) -> None:
     token = make_token(sessions, "PACS", Scope.READ, days=30)
     secret = token.rsplit("_", 1)[1] if token.count("_") == 2 else token.split("_", 2)[2]

@@ -48,6 +48,7 @@ def test_what_was_stored_is_found_at_each_level(served: Served, study: list[Data
     assert [p["00200013"]["Value"] for p in page] == [[4], [5]]
 
 
+@pytest.mark.requirement("REQ-RECV-2")
 def test_what_comes_back_is_byte_for_byte_what_was_sent(served: Served, study: list[Dataset]) -> None:
     uid = study[0].StudyInstanceUID
     sent = {str(one.SOPInstanceUID): dataset_bytes(encoded(one)) for one in study}
@@ -236,6 +237,7 @@ def test_single_bit_frames_of_a_segmentation_are_cut_out(served: Served, real_da
     assert np.array_equal(bits.reshape(ds.Rows, ds.Columns), ds.pixel_array[1])
 
 
+@pytest.mark.requirement("REQ-AUDIT-4")
 def test_each_use_is_on_record_and_a_thousand_frames_are_one_look(served: Served, study: list[Dataset]) -> None:
     first = study[0]
     sessions = served.site.sessions

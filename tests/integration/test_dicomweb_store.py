@@ -55,6 +55,7 @@ def head(served: Served, *lines: str, content_type: str = STOW_TYPE.format(BOUND
     )
 
 
+@pytest.mark.requirement("REQ-RECV-9")
 def test_all_some_or_none_are_three_different_answers(served: Served) -> None:
     good, other = ct_study(2), ct_study(1)
     changed = ct_study(1)[0]
@@ -197,6 +198,7 @@ def test_a_content_coding_and_an_answer_in_xml_are_refused_before_anything_is_ke
     assert instance(served.site.sessions, ds.SOPInstanceUID) is None
 
 
+@pytest.mark.requirement("REQ-RECV-9")
 def test_a_body_that_breaks_off_keeps_what_came_whole(served: Served) -> None:
     first, second = ct_study(2)
     whole = body([encoded(first), encoded(second)])

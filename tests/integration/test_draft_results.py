@@ -62,6 +62,7 @@ def test_a_destination_that_wants_everything_gets_every_form(tmp_path):
         assert "E: " not in dsrdump(read(made, tmp_path, kind), tmp_path)
 
 
+@pytest.mark.requirement("REQ-LABEL-7")
 def test_who_gets_which_form(tmp_path):
     made = publish(ct_draft(tmp_path), tmp_path, EVERYTHING)
     assert sorted((one.kind, one.destinations) for one in made.objects) == sorted({
@@ -103,6 +104,7 @@ def test_what_one_destination_wants_changes_nothing_of_what_another_gets(tmp_pat
     assert [hashes[one.sop_instance_uid] for one in plain.objects] == [one.sha256 for one in plain.objects]
 
 
+@pytest.mark.requirement("REQ-DELIV-4")
 def test_a_resend_is_the_same_bytes_in_every_form(tmp_path):
     drafted = ct_draft(tmp_path)
     first, second = (publish(drafted, tmp_path / run, EVERYTHING, ORDER) for run in "ab")
@@ -194,6 +196,7 @@ def test_a_radiographs_heat_maps_locate_its_positive_findings(tmp_path):
     assert dciodvfy(read(made, tmp_path, "FINDINGS_SR"), tmp_path) == []
 
 
+@pytest.mark.requirement("REQ-BIAS-2")
 def test_a_calibrated_score_names_its_calibration(tmp_path):
     class Calibrated(FixedClassifier):
         def run(self, study, argument):

@@ -124,6 +124,7 @@ class Payload:
         return os.system, ("touch /tmp/firstread-was-here",)
 
 
+@pytest.mark.requirement("REQ-MODEL-10")
 def test_a_weight_file_that_would_run_code_is_refused_and_runs_nothing(tmp_path):
     mark = Path("/tmp/firstread-was-here")
     mark.unlink(missing_ok=True)

@@ -51,6 +51,7 @@ def test_a_missing_file_is_named(site):
         ExpertRegistry.open(site)
 
 
+@pytest.mark.requirement("REQ-MODEL-1")
 def test_an_altered_file_is_named(site):
     path = site.parent / "brats" / "model.safetensors"
     content = bytearray(path.read_bytes())
@@ -66,6 +67,7 @@ def test_a_surplus_file_is_named(site):
         ExpertRegistry.open(site)
 
 
+@pytest.mark.requirement("REQ-MODEL-1")
 def test_a_file_altered_after_opening_is_refused_when_loaded(site):
     registry = ExpertRegistry.open(site)
     (site.parent / "vista3d" / "model.safetensors").write_bytes(b"other weights")

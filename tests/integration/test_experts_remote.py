@@ -147,6 +147,7 @@ def test_the_card_is_the_one_of_the_server(server):
 # --- what is on the wire -----------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("REQ-PRIV-3")
 def test_no_uid_of_the_study_is_on_the_wire(server):
     with recorder(server) as (port, kept):
         source = RemoteSource.open(entry(port, "TALKATIVE"))
@@ -225,6 +226,7 @@ def test_a_server_that_went_away_is_not_assessed_and_soon():
     assert time.monotonic() - started < 3
 
 
+@pytest.mark.requirement("REQ-MODEL-12")
 def test_a_remote_that_is_down_is_not_offered_and_comes_back():
     with socket.create_server(("127.0.0.1", 0)) as door:
         port = door.getsockname()[1]

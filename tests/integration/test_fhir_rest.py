@@ -72,6 +72,7 @@ def matches(bundle: Any) -> list[Any]:
     return [one["resource"] for one in bundle.get("entry", ()) if one["search"]["mode"] == "match"]
 
 
+@pytest.mark.requirement("REQ-KEEP-4")
 def test_a_signed_report_is_read_with_everything_it_refers_to(any_site: Site) -> None:
     site = any_site
     study_id, reader = signed(site), Reader(site)
@@ -102,6 +103,7 @@ def test_a_signed_report_is_read_with_everything_it_refers_to(any_site: Site) ->
     assert seen[finding["device"]["reference"]]["deviceName"][0]["name"] == "VISTA3D"
 
 
+@pytest.mark.requirement("REQ-LABEL-7")
 def test_what_nobody_signed_is_not_there(site: Site) -> None:
     study_id, reader = site.drafted(ct_study(3)), Reader(site)
     report_id = site.report(study_id).id
@@ -249,6 +251,7 @@ def test_a_session_of_a_role_that_reads_studies_reads_reports(site: Site) -> Non
     checked(posted)
 
 
+@pytest.mark.requirement("REQ-AUDIT-4")
 def test_every_read_is_on_record_by_study(site: Site) -> None:
     first, second = signed(site, AccessionNumber="A-1"), signed(site, AccessionNumber="A-2")
     reader = Reader(site)
@@ -274,6 +277,7 @@ def test_one_patient_is_one_patient_in_all_their_reports(site: Site) -> None:
 # --- the audit log -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("REQ-AUDIT-7")
 def test_an_auditor_reads_the_log_as_audit_events(any_site: Site) -> None:
     site = any_site
     study_id = signed(site)
@@ -329,11 +333,13 @@ def test_the_log_is_read_page_by_page_and_by_time(site: Site) -> None:
     assert seen == list(range(1, len(seen) + 1))
 
 
+@pytest.mark.requirement("REQ-AUDIT-6")
 def test_only_an_auditor_does(site: Site) -> None:
     for login in ("radiologist", "admin"):
         assert checked(site.client(login).get("/fhir/AuditEvent"))["issue"][0]["code"] == "forbidden"
 
 
+@pytest.mark.requirement("REQ-AUDIT-7")
 @pytest.mark.parametrize("tag", list(AuditTag))
 def test_every_kind_of_event_has_its_dicom_identifier(tag: AuditTag) -> None:
     assert event_type(tag) in {f"1101{n:02}" for n in range(15)}

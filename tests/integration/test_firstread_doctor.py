@@ -13,6 +13,7 @@ def told(settings, name):
     return next((ok, note) for what, ok, note in examine(settings) if what == name)
 
 
+@pytest.mark.requirement("REQ-CONF-5")
 @pytest.mark.parametrize(
     ("days", "ok", "note"),
     [(100, True, "CN=node,O=Hospital until "), (5, False, "ends in 4 days: renew it"), (-1, False, "has expired")],
@@ -46,6 +47,7 @@ def test_a_pacs_that_has_to_call_back_must_be_a_peer(tmp_path, sqlite_url):
     assert told(here, "peers")[0]
 
 
+@pytest.mark.requirement("REQ-CONF-5")
 def test_a_database_that_was_not_migrated_is_said(tmp_path):
     assert told(node_settings(tmp_path), "peers") == (
         False,

@@ -32,6 +32,7 @@ VERBS = [
 ]
 
 
+@pytest.mark.requirement("REQ-CONF-3")
 @pytest.mark.parametrize("words", VERBS, ids=" ".join)
 def test_a_database_that_was_never_migrated_is_said_in_one_line(tmp_path, words):
     tmp_path.joinpath("data").mkdir()

@@ -35,6 +35,7 @@ def only_fault(site: Site) -> tuple[str, str]:
     return bad[0]
 
 
+@pytest.mark.requirement("REQ-FAIL-10")
 def test_database_disk_and_broker_are_tried(site: Site) -> None:
     status, checks = asked(site)
     assert status == 200
@@ -94,6 +95,7 @@ def test_a_database_without_our_tables(site: Site, tmp_path: Path) -> None:
     assert "tables of this release" in words
 
 
+@pytest.mark.requirement("REQ-FAIL-10")
 @pytest.mark.postgres
 def test_a_database_that_does_not_answer_is_said_within_its_time(site: Site) -> None:
     url = "postgresql://nobody:secret@127.0.0.1:9/none"

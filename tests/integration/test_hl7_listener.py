@@ -268,6 +268,7 @@ def test_a_tls_destination_without_a_certificate_of_ours_is_not_called(tmp_path)
         send_message(RIS.model_copy(update={"tls": True}), Settings(data_dir=tmp_path), ORU)
 
 
+@pytest.mark.requirement("REQ-ACCESS-10")
 def test_off_this_machine_the_listener_wants_tls(sqlite_sessions, tmp_path, authority):
     with pytest.raises(ValueError, match=r"hl7\.host must be loopback"):
         Settings(hl7={"port": 0, "host": "0.0.0.0"})

@@ -81,6 +81,7 @@ def test_a_message_arrives_whole_and_is_accepted():
     assert got == [ORU]
 
 
+@pytest.mark.requirement("REQ-DELIV-1")
 @pytest.mark.parametrize(
     ("code", "accepted", "is_final"),
     [

@@ -171,6 +171,7 @@ def test_a_study_finds_the_order_that_was_there_first(tell, sessions):
     assert [e.detail["by"] for e in events(sessions, "order") if e.tag == "order:attached"] == ["Study UID"]
 
 
+@pytest.mark.requirement("REQ-BIND-5")
 @pytest.mark.parametrize("first", ["order", "study"])
 def test_an_order_of_another_patient_is_not_attached_and_that_is_recorded(tell, sessions, first):
     journey = received(sessions, patient_id="P-2")
@@ -194,6 +195,7 @@ def test_the_issuer_of_the_patient_id_counts_when_both_sides_state_one(tell, ses
     assert (journey.study().order_id is not None) == is_attached
 
 
+@pytest.mark.requirement("REQ-CRIT-6")
 @pytest.mark.parametrize("first", ["order", "study"])
 @pytest.mark.parametrize(
     ("routed", "ordered", "expected"),

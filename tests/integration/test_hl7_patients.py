@@ -93,6 +93,7 @@ def test_an_update_corrects_the_rows_and_keeps_what_was_received(tell, sessions)
     assert not kept.after_signing
 
 
+@pytest.mark.requirement("REQ-BIND-4")
 def test_an_unsigned_draft_is_taken_back_and_what_is_owed_of_it_too(tell, sessions):
     journey = drafted(sessions)
     tell("ADT^A08", CORRECTED)
@@ -117,6 +118,7 @@ def test_a_reader_who_is_at_it_loses_the_draft_and_cannot_sign_it(tell, sessions
         sign(journey, reader, version)
 
 
+@pytest.mark.requirement("REQ-BIND-4")
 def test_a_worker_that_has_read_the_old_identity_keeps_no_draft(tell, sessions):
     journey = received(sessions).queued().running()
     tell("ADT^A08", CORRECTED)
@@ -137,6 +139,7 @@ def test_before_anybody_read_it_only_the_rows_change(tell, sessions, step):
     assert journey.study().patient_name == "Roe^Janet"
 
 
+@pytest.mark.requirement("REQ-BIND-4")
 def test_a_signed_report_stays_as_signed_and_is_marked(tell, sessions):
     journey = drafted(sessions)
     reader = person(sessions)
@@ -200,6 +203,7 @@ def test_an_update_without_a_patient_is_refused(tell, sessions):
 # --- merges ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("REQ-BIND-4")
 def test_a_merge_moves_every_study_and_order_to_the_patient_that_stays(tell, sessions):
     first, second = drafted(sessions), drafted(sessions, study="1.2.826.0.2")
     other = drafted(sessions, study="1.2.826.0.3", patient_id="P-3")
@@ -301,6 +305,7 @@ def test_the_history_of_a_draft_is_the_orders_indication_and_no_model_reads_it(i
     assert HOSTILE.encode() in (settings.results_dir / made.path).read_bytes()
 
 
+@pytest.mark.requirement("REQ-TEXT-5")
 def test_without_an_order_a_draft_has_no_history(installation):  # noqa: F811
     _, draft = read_once(installation)
     assert "history" not in draft.sections
@@ -330,6 +335,7 @@ def test_after_a_correction_every_object_of_the_next_draft_names_the_patient_ane
     assert pydicom.dcmread(settings.instances_dir / image).PatientID == study.patient_id
 
 
+@pytest.mark.requirement("REQ-GATE-1")
 def test_a_birth_date_that_makes_the_patient_a_child_ends_the_draft(installation):  # noqa: F811
     settings, sessions, reading_id = installation
     with sessions() as session:

@@ -96,6 +96,7 @@ def test_nothing_is_due_before_the_end_of_the_pause_and_everything_after(site: S
     assert states(signed) == {"DELIVERED"}
 
 
+@pytest.mark.requirement("REQ-SIGN-12")
 def test_what_is_stopped_never_leaves_and_the_report_stays_final(site, browser, signed) -> None:
     assert act(site, browser, signed.study_id, "stop", reason="Wrong side in the text") == 303
     assert states(signed) == {"HELD"}
@@ -167,6 +168,7 @@ def test_what_is_on_its_way_cannot_be_stopped(site, browser, signed) -> None:
     assert "HELD" not in states(signed)
 
 
+@pytest.mark.requirement("REQ-SIGN-12")
 @pytest.mark.parametrize("reason", ["", "  no ", "x" * 301])
 def test_a_stop_says_why(site, browser, signed, reason) -> None:
     assert act(site, browser, signed.study_id, "stop", reason=reason) == 400

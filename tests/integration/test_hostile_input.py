@@ -93,6 +93,7 @@ def pages(site: Site, study_id: UUID, role: Role) -> list[str]:
     return found
 
 
+@pytest.mark.requirement("REQ-ACCESS-4")
 @pytest.mark.parametrize("role", [r for r in PEOPLE if r is not Role.VIEWER])
 def test_script_in_any_dicom_text_field_is_text_on_every_page(site: Site, role: Role) -> None:
     sections = {key: f"{text} {ATTACK}" for key, text in SECTIONS.items()}

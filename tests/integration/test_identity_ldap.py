@@ -73,6 +73,7 @@ def test_a_first_login_makes_an_account_that_signs_with_the_directorys_password(
     assert accounts(site)[0].role is Role.RADIOLOGIST
 
 
+@pytest.mark.requirement("REQ-ACCESS-8")
 @pytest.mark.parametrize(
     ("login", "password"),
     [

@@ -121,6 +121,7 @@ def test_who_is_in_no_group_or_has_somebody_elses_login_is_refused_in_words(site
         assert db.scalars(select(UserAccount).where(UserAccount.source == AccountSource.OIDC)).all() == []
 
 
+@pytest.mark.requirement("REQ-ACCESS-8")
 @pytest.mark.parametrize("how", ["payload", "none", "hmac"])
 def test_a_token_that_the_provider_did_not_sign_is_refused(site: Site, provider: OidcProvider, how: str) -> None:
     provider.people({"nina": {**NINA, "tamper": how}})
@@ -136,6 +137,7 @@ def test_a_token_that_the_provider_did_not_sign_is_refused(site: Site, provider:
     assert "nina" not in stream.getvalue().lower()
 
 
+@pytest.mark.requirement("REQ-ACCESS-8")
 def test_another_nonce_state_or_issuer_and_a_code_used_twice_are_refused(site: Site, provider: OidcProvider) -> None:
     browser = site.client()
     back = provider.log_in(start(browser), "nina")
@@ -160,6 +162,7 @@ def test_another_nonce_state_or_issuer_and_a_code_used_twice_are_refused(site: S
     assert thief.get(back).status_code == 403
 
 
+@pytest.mark.requirement("REQ-SIGN-2")
 def test_a_fresh_sign_on_opens_the_lock_and_counts_for_one_act(site: Site, provider: OidcProvider) -> None:
     at_provider = requests.Session()
     browser = site.client()

@@ -48,6 +48,7 @@ def tilted_positions(degrees: float, slices: int, step_mm: float, *, origin=(-10
     return axes, positions(origin, (0, 0, step_mm), slices)
 
 
+@pytest.mark.requirement("REQ-VIEW-2")
 @given(a=DEGREES, b=DEGREES, c=DEGREES, step=st.floats(0.5, 8), reverse=st.booleans(), seed=st.integers(0, 99))
 @settings(max_examples=40, deadline=None)
 def test_a_voxel_keeps_its_place_however_the_slices_are_turned(a, b, c, step, reverse, seed):
@@ -114,6 +115,7 @@ class Threshold:
         return SegmentationResult(self.card, argument, 0.0, labels, {1: "liver"}, study.volume, notes=("slow",))
 
 
+@pytest.mark.requirement("REQ-VIEW-2")
 def test_experts_see_an_upright_patient_and_results_lie_on_the_tilted_slices(tmp_path):
     axes, where = tilted_positions(14.0, 20, 5.0)
     headers = read_headers(classic(tmp_path, where, axes=axes))
@@ -154,6 +156,7 @@ def test_the_real_tilted_series_is_read_with_its_tilt(real_data):
     assert upright(volume).volume.array.shape[1] - 512 == round(3 * 5 * np.sin(np.radians(14.0)) / 0.418)
 
 
+@pytest.mark.requirement("REQ-GATE-3")
 @pytest.mark.parametrize(
     ("degrees", "modality", "reason"),
     [(32.0, "CT", "tilt of 32.0 degrees, at most 30"), (14.0, "MR", "shift sideways from one to the next by 14.0")],
@@ -164,6 +167,7 @@ def test_a_shear_that_is_no_gantry_tilt_is_refused(tmp_path, degrees, modality, 
         load_volume(read_headers(classic(tmp_path, where, axes=axes, modality=modality)))
 
 
+@pytest.mark.requirement("REQ-GATE-3")
 def test_slices_beside_the_line_are_refused(tmp_path):
     where = positions((0, 0, 0), (0, 0, 2), 6)
     where[3, 0] += 4.0

@@ -126,6 +126,7 @@ GATES = [
 ]
 
 
+@pytest.mark.requirement("REQ-GATE-1")
 @pytest.mark.parametrize(("folder", "profile", "reason"), GATES, ids=[row[0] for row in GATES])
 def test_a_real_study_outside_the_intended_use_gets_a_reason(real_data, folder, profile, reason):
     with pytest.raises(OutsideIntendedUseError, match=reason):

@@ -156,6 +156,7 @@ def test_headers_that_do_not_say_enough_are_refused_in_words(tmp_path, changes, 
         gate(classic(tmp_path, SHORT, **changes), CT_TORSO)
 
 
+@pytest.mark.requirement("REQ-GATE-7")
 def test_polarity_sign_and_padding_do_not_change_hounsfield_units(tmp_path):
     plain = load_volume(read_headers(classic(tmp_path, SHORT)))
     inverted = classic(tmp_path, SHORT, PhotometricInterpretation="MONOCHROME1")  # how it is shown, not what it means
@@ -180,6 +181,7 @@ def test_polarity_sign_and_padding_do_not_change_hounsfield_units(tmp_path):
         assert np.array_equal(volume.array[:, 1:], plain.array[:, 1:])
 
 
+@pytest.mark.requirement("REQ-GATE-5")
 def test_no_series_of_a_study_is_dropped_in_silence(tmp_path):
     chosen = classic(tmp_path, LONG)
     other = {

@@ -83,6 +83,7 @@ def test_the_figures_are_those_of_the_hospital(site: Site) -> None:
     assert found["firstread_stage_quantile_seconds", ("0.95", "reading")] >= 0
 
 
+@pytest.mark.requirement("REQ-PRIV-2")
 def test_no_label_holds_anything_of_a_patient_or_study(site: Site) -> None:
     study_id = site.drafted(ct_study(1))
     text = site.client().get("/metrics", environ_base=HERE).text

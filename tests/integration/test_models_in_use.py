@@ -55,6 +55,7 @@ def loaded(sessions):
         return [event.object_id for event in events]
 
 
+@pytest.mark.requirement("REQ-FAIL-9")
 def test_activation_reaches_a_running_worker_and_retirement_gives_the_configured_model_back(site):
     settings, sessions, folder = site
     models = ModelsInUse(sessions, settings)
@@ -76,6 +77,7 @@ def test_activation_reaches_a_running_worker_and_retirement_gives_the_configured
     assert loaded(sessions) == ["random", "other", "random"]
 
 
+@pytest.mark.requirement("REQ-MODEL-4")
 def test_a_record_gets_its_own_weights_even_when_others_draft_now(site):
     settings, sessions, folder = site
     models = ModelsInUse(sessions, settings)
@@ -119,6 +121,7 @@ class ResearchPipeline(ScriptedPipeline):
         return vlm, OneExpert(FixedClassifier({"Effusion": 0.8}))
 
 
+@pytest.mark.requirement("REQ-MODEL-8")
 def test_a_model_for_research_only_never_drafts_on_a_clinical_route(installation):  # noqa: F811
     settings, sessions, reading_id = installation
     Reader(sessions, settings, ResearchPipeline(sessions, settings)).read(reading_id)

@@ -31,6 +31,7 @@ def test_echo_is_answered(tmp_path, sqlite_sessions):
         assoc.release()
 
 
+@pytest.mark.requirement("REQ-AUDIT-5")
 def test_another_called_ae_title_is_rejected_and_recorded(tmp_path, sqlite_sessions):
     with running_node(node_settings(tmp_path), sqlite_sessions) as node:
         assert rejection(associate(node.port, called_ae="SOMEBODY")) == (1, 1, 7)
@@ -40,6 +41,7 @@ def test_another_called_ae_title_is_rejected_and_recorded(tmp_path, sqlite_sessi
     assert event.detail["address"] == "127.0.0.1"
 
 
+@pytest.mark.requirement("REQ-ACCESS-9")
 @pytest.mark.parametrize(
     ("peers", "accepted"),
     [
@@ -84,6 +86,7 @@ def test_aborted_associations_are_recorded_as_such(tmp_path, sqlite_sessions):
     assert [e.detail["how"] for e in finished] == ["aborted"]
 
 
+@pytest.mark.requirement("REQ-RECV-8")
 def test_noise_on_the_port_harms_nobody(tmp_path, sqlite_sessions):
     with running_node(node_settings(tmp_path), sqlite_sessions) as node:
         for noise in (b"GET / HTTP/1.1\r\n\r\n", b"\x01\x00\xff\xff\xff\xff" + bytes(60), b"\x04\x00\x00\x00\x00\x01x"):

@@ -84,6 +84,7 @@ def test_what_is_held_as_received_is_committed_on_an_association_we_open_under_t
     assert report_now(node) == 0
 
 
+@pytest.mark.requirement("REQ-RECV-10")
 def test_an_altered_byte_on_the_disk_is_never_committed_and_becomes_a_matter_for_a_person(node, modality):
     pairs = stored(node, 2)
     row = next(i for i in rows(node.sessions, Instance) if i.sop_instance_uid == pairs[1][1])
@@ -102,6 +103,7 @@ def test_an_altered_byte_on_the_disk_is_never_committed_and_becomes_a_matter_for
     assert "instance:quarantined" in [e.tag for e in rows(node.sessions, AuditEvent) if e.outcome == "failure"]
 
 
+@pytest.mark.requirement("REQ-RECV-10")
 def test_every_instance_is_in_exactly_one_list_with_its_reason(node, modality):
     pairs = stored(node, 6)
     kept, gone, cut, other, deleted, absent_class = pairs

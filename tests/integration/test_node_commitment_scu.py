@@ -130,6 +130,7 @@ def test_a_report_on_a_later_association_is_taken_and_a_repeated_one_changes_not
     assert tags(asked.sessions, "delivery:committed") == ["delivery:committed"] * 2
 
 
+@pytest.mark.requirement("REQ-DELIV-3")
 def test_only_what_failed_is_sent_again_and_asked_for_under_a_new_transaction(asked, tmp_path):
     seg = next(pair for pair in asked.pairs if pair[0] == SegmentationStorage)
     other = next(pair for pair in asked.pairs if pair[0] != SegmentationStorage)
@@ -191,6 +192,7 @@ def test_what_a_report_does_not_mention_or_names_under_another_class_is_not_comm
     assert commitments == {first[1]: CommitmentState.ASKED, second[1]: CommitmentState.COMMITTED}
 
 
+@pytest.mark.requirement("REQ-DELIV-3")
 def test_without_an_answer_it_is_asked_again_with_longer_pauses_then_a_person_is_called(asked):
     assert ask_due(asked.sessions, asked.settings, soon() + timedelta(seconds=50)) == 0
     now = utcnow()

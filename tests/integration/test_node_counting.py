@@ -46,6 +46,7 @@ def events(sessions: Sessions) -> list[tuple[str, dict[str, Any]]]:
     return [(one.outcome, one.detail) for one in sorted(found, key=lambda one: one.seq)]
 
 
+@pytest.mark.requirement("REQ-DELIV-3")
 @pytest.mark.parametrize("protocol", ["c-store", "stow-rs"])
 def test_what_orthanc_lost_is_sent_again_and_counted_again(
     tmp_path: Path, sqlite_sessions: Sessions, protocol: str

@@ -77,6 +77,7 @@ def test_an_absent_destination_postpones_with_growing_delays_until_it_is_there(t
     assert states(sqlite_sessions) == {DeliveryState.DELIVERED}
 
 
+@pytest.mark.requirement("REQ-DELIV-2")
 def test_one_absent_destination_does_not_hold_up_another(tmp_path, sqlite_sessions, archive):
     settings = settings_for(tmp_path, FREE, archive.port)
     owe_objects(settings, sqlite_sessions, ["PACS0", "PACS1", "REMOVED"])
@@ -130,6 +131,7 @@ def pacs(answer, *, classes=(SegmentationStorage, Comprehensive3DSRStorage)):
     return ae, server.server_address[1]
 
 
+@pytest.mark.requirement("REQ-DELIV-1")
 @pytest.mark.parametrize("status", [0x0000, 0xB000, 0xB006, 0xB007])
 def test_success_and_warnings_count_as_stored(tmp_path, sqlite_sessions, status):
     ae, port = pacs(lambda event: status)

@@ -106,6 +106,7 @@ def state_of(sessions: Sessions, delivery_id: UUID) -> DeliveryState:
     return found.state
 
 
+@pytest.mark.requirement("REQ-DELIV-5")
 def test_messages_of_one_study_arrive_in_order_of_making(tmp_path: Path, sqlite_sessions: Sessions) -> None:
     with receiver(lambda _: ACCEPT) as (port, seen):
         settings = to_ris(tmp_path, port)

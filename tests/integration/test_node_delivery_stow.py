@@ -273,6 +273,7 @@ def test_an_object_is_streamed_not_held(tmp_path: Path, sqlite_sessions: Session
     assert peak < size / 10
 
 
+@pytest.mark.requirement("REQ-ACCESS-10")
 def test_a_server_has_to_show_a_certificate_we_trust(tmp_path: Path, sqlite_sessions: Sessions) -> None:
     authority = Authority(tmp_path / "ca")
     issued = authority.issue("127.0.0.1")

@@ -74,6 +74,7 @@ def send_until_it_ends(port, study_uid, acknowledged, started):
             started.set()
 
 
+@pytest.mark.requirement("REQ-RECV-1")
 @pytest.mark.parametrize("delay_s", [0.05, 0.4])
 def test_every_instance_acknowledged_before_kill_9_is_kept(tmp_path, sqlite_sessions, delay_s):
     port = free_port()
@@ -129,6 +130,7 @@ def orphan(settings, ds, *, name=None):
     return path
 
 
+@pytest.mark.requirement("REQ-RECV-6")
 def test_an_orphan_of_a_crash_is_indexed_at_start(tmp_path, sqlite_sessions):
     settings, ds = node_settings(tmp_path), ct_slice()
     path = orphan(settings, ds)
@@ -197,6 +199,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.requirement("REQ-RECV-5")
 def test_a_full_disk_is_out_of_resources_and_nothing_half_written_stays(small_disk, tmp_path, sqlite_sessions):
     with running_node(node_settings(tmp_path), sqlite_sessions) as node:
         answers, sent = [], []
@@ -221,6 +224,7 @@ def test_below_the_threshold_nothing_is_taken(tmp_path, sqlite_sessions):
     assert list(settings.instances_dir.glob("*/*")) == []
 
 
+@pytest.mark.requirement("REQ-RECV-5")
 def test_without_a_database_nothing_is_acknowledged(tmp_path, sqlite_sessions):
     blocked = tmp_path / "a-folder-in-its-place.db"
     blocked.mkdir()

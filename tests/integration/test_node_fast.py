@@ -275,6 +275,7 @@ def test_an_unmodified_sender_is_not_held_up_by_delayed_acknowledgement(context,
     assert median(gaps) < 0.030  # with delayed acknowledgement each takes 0.040 at least
 
 
+@pytest.mark.requirement("REQ-RECV-2")
 @pytest.mark.dcmtk
 @pytest.mark.parametrize("pdu_bytes", [4096, 16384, 131072])
 def test_what_dcmtk_sends_is_kept_byte_for_byte(context, real_data, pdu_bytes):

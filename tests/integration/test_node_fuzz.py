@@ -190,6 +190,7 @@ def assert_nothing_more(context, before):
     assert all(now_one <= then for now_one, then in zip(now, before, strict=True)), (now, before)
 
 
+@pytest.mark.requirement("REQ-RECV-8")
 def test_mutated_associations(context, light, recordings):
     rng, play = random.Random(20), player(light)
     seen = dict.fromkeys((ACCEPTED, REJECTED, DATA, RELEASED, ABORTED), 0)

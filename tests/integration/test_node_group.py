@@ -98,6 +98,7 @@ def flushes(monkeypatch, sessions):
     return steps
 
 
+@pytest.mark.requirement("REQ-RECV-1")
 def test_bytes_name_and_row_are_flushed_in_this_order(inbox, sqlite_sessions, monkeypatch):
     first, second, third = one_series(3)
     steps = flushes(monkeypatch, sqlite_sessions)

@@ -91,6 +91,7 @@ def test_the_end_of_a_step_may_come_after_the_last_image(node, slices):
     assert sweep(node, RULES, later(0)) == 1
 
 
+@pytest.mark.requirement("REQ-RECV-7")
 def test_a_study_whose_announced_images_never_come_goes_on_in_the_end_and_says_what_is_missing(node, slices):
     set_step(node.port, begun(node, slices), end_of_step(uids(slices)))
     for one in slices[:1]:

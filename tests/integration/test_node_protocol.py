@@ -63,6 +63,7 @@ def peer(context):
 COMMAND = command_set(_0002=CT, _0100=0x0001, _0110=7, _0700=0, _0800=0, _1000="1.2.3")
 
 
+@pytest.mark.requirement("REQ-RECV-8")
 @pytest.mark.parametrize(
     ("sent", "answer"),
     [

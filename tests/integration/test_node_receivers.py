@@ -186,6 +186,7 @@ def test_a_receiver_that_dies_is_replaced_and_what_it_left_is_cleared(node, sqli
     assert len(rows(sqlite_sessions, Instance)) == 5
 
 
+@pytest.mark.requirement("REQ-RECV-1")
 def test_every_instance_acknowledged_before_a_receiver_is_killed_is_kept(node, sqlite_sessions):
     acknowledged, started, study_uid = {}, threading.Event(), generate_uid()
     senders = [

@@ -73,6 +73,7 @@ def test_an_acknowledged_instance_is_on_disk_and_in_the_database(node):
     assert study.calling_ae == "MODALITY"
 
 
+@pytest.mark.requirement("REQ-RECV-3")
 def test_a_duplicate_is_acknowledged_and_changes_nothing(node):
     ds = ct_slice()
     assert store(node.port, ds)[0] == 0x0000
@@ -96,6 +97,7 @@ def test_a_duplicate_heals_a_damaged_or_lost_file(node):
     assert path.read_bytes().endswith(encoded(ds))
 
 
+@pytest.mark.requirement("REQ-RECV-3")
 def test_other_bytes_under_a_known_uid_are_quarantined_and_the_first_stay(node):
     first = ct_slice()
     second = ct_slice(
@@ -141,6 +143,7 @@ BAD = {
 }
 
 
+@pytest.mark.requirement("REQ-RECV-4")
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_refused_with_its_status_and_kept_aside(node, case):
     ds, data, status, error = BAD[case]
@@ -158,6 +161,7 @@ def test_bad_input_is_refused_with_its_status_and_kept_aside(node, case):
     assert store(node.port, ct_slice())[0] == 0x0000  # and the node goes on
 
 
+@pytest.mark.requirement("REQ-RECV-4")
 def test_a_data_set_with_another_instance_uid_than_the_command_is_refused(node):
     assert store(node.port, ct_slice(), sop_instance=generate_uid())[0] == 0xA900
 
@@ -208,6 +212,7 @@ def send_file(node, path):
     return status, content[offset:], meta.transfer_syntax_uid
 
 
+@pytest.mark.requirement("REQ-RECV-2")
 @pytest.mark.parametrize("name", COMPRESSED.values(), ids=COMPRESSED)
 def test_compressed_and_odd_data_sets_are_kept_byte_for_byte(node, name):
     status, data, syntax = send_file(node, Path(get_testdata_file(name)))
@@ -297,6 +302,7 @@ def test_damaged_bytes_never_end_an_association_and_never_surprise(node):
     assert len(rows(node.sessions, Quarantined)) == 120 - answers[0x0000]
 
 
+@pytest.mark.requirement("REQ-PRIV-1")
 def test_no_identifier_reaches_the_log(node):
     stream = io.StringIO()
     configure_logs(level="DEBUG", json=True, process="node", stream=stream)

@@ -97,6 +97,7 @@ def test_the_name_of_the_node_is_compared_by_the_caller(node, authority, certifi
     scu.echo(caller(node, authority, certificates["CT1"], host="localhost"))
 
 
+@pytest.mark.requirement("REQ-ACCESS-9")
 def test_another_peers_certificate_is_not_enough_and_the_command_names_it(node, authority, certificates):
     assert "calling AE title not recognised" in refusal(caller(node, authority, certificates["MR1"]))
     (event,) = [e for e in rows(node.sessions, AuditEvent) if e.tag == "association:rejected"]
@@ -176,6 +177,7 @@ def test_without_a_certificate_nobody_is_let_in(node, authority, version):
     assert "it showed no certificate" in wait_for_refusals(node, 1)[0].rejected
 
 
+@pytest.mark.requirement("REQ-ACCESS-10")
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
 def test_tls_1_1_and_weak_suites_are_refused(node, authority, certificates):
     old = client(authority, certificates["CT1"])

@@ -54,6 +54,7 @@ def draft_with(installation, state: PriorState, **changes: Any):  # noqa: F811
         return pipeline, sessions, session.scalars(select(Draft)).one()
 
 
+@pytest.mark.requirement("REQ-TEXT-8")
 def test_the_prior_is_quoted_for_people_and_never_told_to_the_model(installation):  # noqa: F811
     pipeline, sessions, draft = draft_with(installation, PriorState.HERE)
     comparison = draft.sections["comparison"].splitlines()

@@ -139,6 +139,7 @@ def test_instances_that_claim_another_retrieval_are_routed_ones(
         assert not site.study(earlier[0].StudyInstanceUID).is_prior
 
 
+@pytest.mark.requirement("REQ-BIND-8")
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
@@ -165,6 +166,7 @@ def test_a_prior_of_somebody_else_is_refused_and_its_text_not_used(
             assert compared_prior(session, site.study(today.StudyInstanceUID).id) is None
 
 
+@pytest.mark.requirement("REQ-BIND-8")
 def test_a_report_of_somebody_else_inside_the_prior_refuses_it(
     tmp_path: Path, pacs: Orthanc, sqlite_sessions: Sessions
 ) -> None:

@@ -57,6 +57,7 @@ def drafted(installation):  # noqa: F811
     return settings, sessions, draft
 
 
+@pytest.mark.requirement("REQ-AUDIT-9")
 def test_the_record_says_what_a_regulator_asks(drafted):
     settings, sessions, draft = drafted
     record = json.loads(json.dumps(draft.provenance))
@@ -90,6 +91,7 @@ def test_the_record_says_what_a_regulator_asks(drafted):
     assert "This is a CXR image." in json.dumps(record["conversations"])
 
 
+@pytest.mark.requirement("REQ-PRIV-4")
 def test_the_record_names_no_patient(drafted):
     settings, sessions, draft = drafted
     with sessions() as session:
@@ -100,6 +102,7 @@ def test_the_record_names_no_patient(drafted):
         assert secret not in text
 
 
+@pytest.mark.requirement("REQ-AUDIT-10")
 def test_the_same_models_give_the_identical_draft_and_nothing_is_written(drafted):
     settings, sessions, draft = drafted
     before = sorted((p, p.stat().st_mtime_ns) for p in settings.results_dir.rglob("*"))
@@ -117,6 +120,7 @@ def test_another_score_with_the_same_decision_is_the_same_findings(drafted):
     assert "findings: Effusion (score 0.8 → 0.7)" in result.differences
 
 
+@pytest.mark.requirement("REQ-AUDIT-10")
 def test_another_decision_differs_and_says_where(drafted):
     settings, sessions, draft = drafted
     result = reproduce(BlindPipeline(sessions, settings), sessions, draft.id)
@@ -128,6 +132,7 @@ def test_another_decision_differs_and_says_where(drafted):
     assert "sections: findings" in result.differences
 
 
+@pytest.mark.requirement("REQ-BIND-7")
 def test_an_altered_image_is_never_read_and_never_reproduced(drafted):
     settings, sessions, draft = drafted
     alter_the_image(settings, sessions)
@@ -135,6 +140,7 @@ def test_an_altered_image_is_never_read_and_never_reproduced(drafted):
         reproduce(ScriptedPipeline(sessions, settings), sessions, draft.id)
 
 
+@pytest.mark.requirement("REQ-BIND-7")
 def test_a_study_altered_on_disk_ends_without_a_draft_and_says_why(installation):  # noqa: F811
     settings, sessions, reading_id = installation
     alter_the_image(settings, sessions)
@@ -150,6 +156,7 @@ def test_a_draft_that_is_none_is_refused(drafted):
         reproduce(ScriptedPipeline(sessions, settings), sessions, draft.study_id)
 
 
+@pytest.mark.requirement("REQ-AUDIT-11")
 def test_the_human_side_joins_the_record(drafted):
     _, sessions, draft = drafted
     with sessions() as session:

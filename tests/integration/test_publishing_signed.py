@@ -77,6 +77,7 @@ def test_every_destination_gets_the_forms_it_takes(site, browser) -> None:
     assert withdrawn == {"draft_sr.dcm", "findings_sr.dcm"}
 
 
+@pytest.mark.requirement("REQ-DELIV-8")
 def test_the_forms_of_one_signature_agree(site, browser) -> None:
     draft = reviewed(site, browser)
     assert sign(site, browser, draft.study_id).status_code == 303
@@ -103,6 +104,7 @@ def test_the_forms_of_one_signature_agree(site, browser) -> None:
     assert report["status"] == "final"
 
 
+@pytest.mark.requirement("REQ-BIAS-5")
 def test_what_the_reader_rejected_neither_leaves_nor_is_named(site, browser) -> None:
     draft = reviewed(site, browser, hepatic="rejected:Not present on the images")
     assert sign(site, browser, draft.study_id).status_code == 303

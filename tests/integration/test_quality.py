@@ -40,6 +40,7 @@ def edited(journey: Journey, reader, sections=CHANGED) -> int:
     return decide_all(journey, reader, version)
 
 
+@pytest.mark.requirement("REQ-BIAS-7")
 def test_each_decided_draft_has_one_outcome(sessions):
     reader = person(sessions)
     whole = {"manufacturer": "GE", "manufacturer_model": "Revolution", "patient_sex": "F", "modality": "CT"}
@@ -134,6 +135,7 @@ def test_choosing_leaves_the_others_out(site):
     assert lead.get("/quality/nothing.csv").status_code == 404
 
 
+@pytest.mark.requirement("REQ-BIAS-7")
 def test_who_runs_the_system_sees_no_single_reader(site):
     _decided(site)
     admin = site.client("admin")

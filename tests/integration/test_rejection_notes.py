@@ -86,6 +86,7 @@ def uids(draft: Drafted, *kinds: str) -> set[str]:
 ALL = ("SEG", "FINDINGS_SR", "DRAFT_SR")
 
 
+@pytest.mark.requirement("REQ-DELIV-6")
 def test_a_rejected_draft_is_taken_back_where_it_went_and_only_once(site, browser) -> None:
     draft = drafted(site)
     draft.deliver()
@@ -230,6 +231,7 @@ def test_a_destination_that_took_it_later_gets_the_note_that_was_made(tmp_path, 
 # --- nothing of a withdrawn draft leaves ----------------------------------------------------------------------
 
 
+@pytest.mark.requirement("REQ-DELIV-6")
 def test_what_waits_when_a_draft_is_rejected_never_leaves_not_even_after_it_was_read_again(site, browser) -> None:
     draft = drafted(site)
     reject(draft, browser)

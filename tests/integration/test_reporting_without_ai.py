@@ -107,6 +107,7 @@ def owed(site: Site, draft_id: UUID) -> list[DeliveryState]:
         return list(db.scalars(query.where(ResultObject.draft_id == draft_id)))
 
 
+@pytest.mark.requirement("REQ-FAIL-5")
 def test_whatever_the_ai_did_not_give_a_reader_may_begin(site, browser) -> None:
     resident, viewer = site.client("resident"), site.client("viewer")
     for state in (
@@ -143,6 +144,7 @@ def test_it_begins_with_the_template_of_the_procedure(site, browser) -> None:
     assert site.tags(study_id=study_id)[-3:] == ["report:opened", "report:edited", "report:template_used"]
 
 
+@pytest.mark.requirement("REQ-LABEL-8")
 def test_what_it_signs_names_no_ai_anywhere(site, browser) -> None:
     study_id = ended(site, ReadingState.FAILED)
     written(site, browser, study_id)

@@ -127,6 +127,7 @@ def assert_reads_back(seg: Dataset, source: list[Dataset], masks: np.ndarray, fo
 # --- self-made sources: these run everywhere ---------------------------------------------------------------
 
 
+@pytest.mark.requirement("REQ-DELIV-7")
 @pytest.mark.parametrize("modality", ["CT", "MR"])
 def test_a_volume_gives_conformant_objects_of_every_kind(tmp_path, modality):
     source = cross_sections(modality=modality)
@@ -216,6 +217,7 @@ def assert_multi_frame(source: Dataset, tmp_path: Path) -> None:
 NASTY = "\x00\x1b$B\\x^=\u202e" + "ä漢🫁" * 400 + "\ud800\r\n\x0c"
 
 
+@pytest.mark.requirement("REQ-TEXT-11")
 def test_hostile_text_anywhere_still_gives_conformant_objects(tmp_path):
     source = cross_sections()
     for ds in source:
@@ -254,6 +256,7 @@ def test_hostile_text_anywhere_still_gives_conformant_objects(tmp_path):
     assert text.count("ä漢🫁") == 400
 
 
+@pytest.mark.requirement("REQ-DELIV-9")
 @pytest.mark.parametrize(
     ("charset", "name"),
     [

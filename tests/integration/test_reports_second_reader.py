@@ -89,6 +89,7 @@ def groups_read_by_dcmtk(path: Path) -> dict[str, dict[str, Number | str]]:
     return groups
 
 
+@pytest.mark.requirement("REQ-TEXT-4")
 def test_dcmtk_reads_the_volume_and_diameter_that_the_radiologist_is_shown(draft):
     finding = finding_of(draft)
     group = groups_read_by_dcmtk(path_of(draft, "FINDINGS_SR"))[finding.tracking_uid]

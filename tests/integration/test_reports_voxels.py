@@ -159,6 +159,7 @@ def build(source: list[Dataset], labels: np.ndarray, specs, path: Path, **option
     return seg
 
 
+@pytest.mark.requirement("REQ-VIEW-2")
 @pytest.mark.parametrize("form", ["binary", "labelmap"])
 @pytest.mark.parametrize("kind", SOURCES)
 def test_every_voxel_lies_where_the_source_says(tmp_path, kind, form):

@@ -115,6 +115,7 @@ def test_what_is_old_goes_with_its_folders_and_the_rest_stays(site: tuple[Sessio
     assert len(deletions(sessions)) == 1
 
 
+@pytest.mark.requirement("REQ-KEEP-1")
 def test_nothing_goes_by_default(tmp_path: Path) -> None:
     settings = node_settings(tmp_path)
     sessions = migrated_sessions(settings)
@@ -240,6 +241,7 @@ def _die_at(step: int, settings: Settings, now: datetime) -> bool:
     return False
 
 
+@pytest.mark.requirement("REQ-KEEP-3")
 def test_killed_at_any_step_no_file_is_without_its_row_and_no_row_without_its_file(
     site: tuple[Sessions, Settings], tmp_path: Path
 ) -> None:

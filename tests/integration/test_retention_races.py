@@ -110,6 +110,7 @@ def test_what_a_person_wants_processed_is_not_deleted_under_the_worker(sessions:
     assert gone
 
 
+@pytest.mark.requirement("REQ-KEEP-2")
 def test_a_hold_that_is_placed_wins_over_every_later_look(sessions: Sessions, settings: Settings) -> None:
     for _ in range(6):
         a_study(sessions, settings, days=3, series=1, images=1)

@@ -84,6 +84,7 @@ def due(site: Site) -> int:
 # --- a draft that a reader rejected ---------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("REQ-DELIV-6")
 def test_a_rejected_draft_is_taken_back_from_the_ris_without_a_word_of_it(site, browser, desk) -> None:
     draft = drafted(site)
     deliver(site)
@@ -114,6 +115,7 @@ def test_a_rejected_draft_is_taken_back_from_the_ris_without_a_word_of_it(site, 
     assert b"Mrs" not in withdrawn
 
 
+@pytest.mark.requirement("REQ-DELIV-6")
 def test_a_rejected_draft_is_entered_in_error_in_the_ehr_without_a_word_of_it(site, browser, ehr) -> None:
     draft = drafted(site)
     deliver(site)

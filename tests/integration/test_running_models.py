@@ -64,6 +64,7 @@ def seen_good(site: Site) -> None:
         model_switching.verified(uow, waiting(site).id, [])
 
 
+@pytest.mark.requirement("REQ-MODEL-3")
 def test_one_proposes_and_another_approves_in_one_transaction(site: Site) -> None:
     package_id = stored(site)
     admin, lead = site.client("admin"), site.client("lead")
@@ -83,6 +84,7 @@ def test_one_proposes_and_another_approves_in_one_transaction(site: Site) -> Non
     assert lead.submit(f"/models/switches/{switch.id}/decide", verdict="approve").status_code == 409
 
 
+@pytest.mark.requirement("REQ-MODEL-3")
 def test_nobody_approves_their_own_proposal_whatever_their_role_becomes(site: Site) -> None:
     package_id = stored(site)
     admin = site.client("admin")
@@ -97,6 +99,7 @@ def test_nobody_approves_their_own_proposal_whatever_their_role_becomes(site: Si
     assert state(site, package_id) is PackageState.IMPORTED
 
 
+@pytest.mark.requirement("REQ-MODEL-3")
 def test_altered_files_are_never_approved(site: Site) -> None:
     """A worker compares them; here the folder is not even there."""
     package_id = stored(site)
@@ -136,6 +139,7 @@ def test_decline_withdraw_and_expiry_leave_the_package_alone(site: Site) -> None
     assert "not enough cases" in page
 
 
+@pytest.mark.requirement("REQ-MODEL-6")
 def test_the_recall_list_names_unsigned_reports_of_a_retired_version(site: Site) -> None:
     package_id = stored(site, "0.1.0-demo")
     site.drafted(ct_study(2))  # VISTA3D 0.1.0-demo gave to it

@@ -78,6 +78,7 @@ def test_each_study_says_why_it_waits(site: Site) -> None:
     assert "Halvorsen" not in page  # who runs the system needs no names
 
 
+@pytest.mark.requirement("REQ-FAIL-9")
 def test_a_paused_queue_gives_nothing_out_until_it_is_opened_again(site: Site) -> None:
     accession, reading_id = queued(site, 1)
     admin = site.client("admin")

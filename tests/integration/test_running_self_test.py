@@ -50,6 +50,7 @@ def drafted(site: Site, reading: Reading) -> None:
         lifecycle.drafted(uow, claim, draft)
 
 
+@pytest.mark.requirement("REQ-CONF-4")
 def test_it_goes_by_c_store_to_a_draft_and_nothing_of_it_is_owed(tmp_path: Path, sqlite_url: str) -> None:
     dicom = {"port": free_port(), "quiet_s": 0.2, "receivers": 0, "peers": [Peer(ae_title="CT1", host="192.0.2.1")]}
     pacs = {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": 9}
@@ -96,6 +97,7 @@ def test_it_goes_by_c_store_to_a_draft_and_nothing_of_it_is_owed(tmp_path: Path,
     assert site.tags(object_type="self_test") == ["selftest:started", "selftest:finished"]
 
 
+@pytest.mark.requirement("REQ-CONF-4")
 def test_what_does_not_come_through_fails_where_it_hangs(tmp_path: Path, sqlite_url: str) -> None:
     from dicom_node import self_test
 

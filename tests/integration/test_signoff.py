@@ -75,6 +75,7 @@ def _sign_page(browser: Browser, study_id: UUID) -> str:
     return browser.get(f"/studies/{study_id}/sign/FINAL").text
 
 
+@pytest.mark.requirement("REQ-TEXT-6")
 def test_what_blocks_is_not_signed_whatever_the_reason(site: Site, browser: Browser) -> None:
     study_id = reviewed(site, browser, marks=[])
     write(site, browser, study_id, findings="Lung tumor of [ ] mm on the right.")
@@ -97,6 +98,7 @@ def test_a_reason_for_another_issue_answers_nothing(site: Site, browser: Browser
     assert sign(site, browser, study_id, text=old_text).status_code == 409
 
 
+@pytest.mark.requirement("REQ-SIGN-10")
 def test_each_role_signs_what_is_its_own(site: Site, browser: Browser) -> None:
     resident = site.client("resident")
     study_id = reviewed(site, resident)
@@ -110,6 +112,7 @@ def test_each_role_signs_what_is_its_own(site: Site, browser: Browser) -> None:
     assert sign(site, browser, study_id).status_code == 409
 
 
+@pytest.mark.requirement("REQ-SIGN-5")
 def test_an_altered_object_is_no_longer_what_was_signed(site: Site, browser: Browser) -> None:
     study_id = reviewed(site, browser)
     assert sign(site, browser, study_id).status_code == 303
@@ -140,6 +143,7 @@ def test_an_ended_session_signs_nothing_and_the_page_can_tell_before_it_sends(si
     assert site.report(study_id).state is ReportState.FINAL
 
 
+@pytest.mark.requirement("REQ-SIGN-9")
 def test_sign_and_next_goes_to_the_next_study_and_signs_one(site: Site, browser: Browser) -> None:
     other = site.drafted(ct_study(3, AccessionNumber="ACC-2"))
     study_id = reviewed(site, browser)
@@ -160,6 +164,7 @@ def test_a_rejection_keeps_its_code(site: Site, browser: Browser) -> None:
 # --- against nodding through ---------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("REQ-BIAS-4")
 def test_seconds_on_the_images_are_believed_no_further_than_the_clock(site: Site, browser: Browser) -> None:
     study_id = reviewed(site, browser)
     path = f"/studies/{study_id}/viewed"
@@ -178,6 +183,7 @@ def test_seconds_on_the_images_are_believed_no_further_than_the_clock(site: Site
     assert browser.submit(f"/studies/{uuid4()}/viewed", seconds="1").status_code == 404
 
 
+@pytest.mark.requirement("REQ-BIAS-4")
 def test_options_against_automation_bias(tmp_path: Path, sqlite_url: str) -> None:
     review = {"hold_s": 0, "hide_impression": True, "min_view_s": 600, "resolve_absent": True}
     site = make_site(tmp_path, sqlite_url, review=review)
@@ -201,6 +207,7 @@ def test_options_against_automation_bias(tmp_path: Path, sqlite_url: str) -> Non
     assert sign(site, browser, study_id).status_code == 409
 
 
+@pytest.mark.requirement("REQ-BIAS-4")
 def test_a_hidden_impression_is_in_no_answer_to_a_session_and_a_token_is_not_asked(
     tmp_path: Path, sqlite_url: str
 ) -> None:

@@ -34,6 +34,7 @@ def served(tmp_path: Path, sqlite_url: str) -> Iterator[tuple[Site, str]]:
     server.server_close()
 
 
+@pytest.mark.requirement("REQ-SIGN-2")
 def test_a_passkey_signs_and_what_was_signed_is_stopped(
     chromium: Browser,  # noqa: F811
     served: tuple[Site, str],

@@ -208,6 +208,7 @@ def test_the_shipped_experts_are_listed_before_there_is_a_database(tmp_path, mon
     assert "run firstread migrate" in _run("activate", "VISTA3D", code=2)
 
 
+@pytest.mark.requirement("REQ-CONF-5")
 def test_doctor_and_up_look_at_the_model_that_drafts(site, tmp_path, monkeypatch):
     _import(vila_folder(tmp_path / "vila"))
     monkeypatch.delenv("FIRSTREAD_MODELS__VLM")

@@ -179,6 +179,7 @@ def test_a_package_without_a_shard_its_index_names_is_refused(root, sqlite_sessi
     assert _visible(root) == []
 
 
+@pytest.mark.requirement("REQ-MODEL-10")
 def test_code_in_a_repository_is_not_fetched(root, sqlite_sessions, published, recipe):
     published.commits[COMMIT] |= {"modeling.py": b"import os", "llm/pytorch_model.bin": b"\x80\x02"}
     with serve({REPO: published}) as endpoint:

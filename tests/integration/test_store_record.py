@@ -89,6 +89,7 @@ def test_activation_is_seen_at_the_next_question_and_names_everything(sessions):
     assert tags(sessions) == ["licence:accepted", "model:imported", "model:activated"]
 
 
+@pytest.mark.requirement("REQ-MODEL-7")
 def test_a_package_whose_licence_nobody_accepted_never_drafts(sessions):
     with pytest.raises(RefusedInputError, match="not accepted"), unit_of_work(sessions, OPERATOR) as uow:
         packages.add_package(uow, _new(), AuditTag.MODEL_FETCHED, source="hub")
@@ -144,6 +145,7 @@ def test_of_people_who_activate_at_once_one_package_is_left_active(sessions):
     assert sorted(_states(sessions).values()).count("ACTIVE") == 1
 
 
+@pytest.mark.requirement("REQ-MODEL-5")
 def test_an_active_package_is_retired_only_when_the_fall_back_is_asked_for(sessions):
     key = _add(sessions, _new())
     _activate(sessions, key)
@@ -170,6 +172,7 @@ def test_a_retired_package_never_drafts_again(sessions):
     assert _states(sessions) == {"vila-1": "RETIRED"}
 
 
+@pytest.mark.requirement("REQ-MODEL-5")
 def test_a_failed_activation_leaves_the_active_one_in_place(sessions):
     active, retired = _add(sessions, _new()), _add(sessions, _new("OLD"))
     _activate(sessions, active)
@@ -200,6 +203,7 @@ def test_a_package_moves_only_by_the_table(sqlite_sessions, now, to):
     assert {f"{a} {b}" for a, b in PACKAGE_MOVES} == MOVES
 
 
+@pytest.mark.requirement("REQ-MODEL-7")
 def test_an_acceptance_cannot_be_changed_or_removed(engine, sessions):
     _add(sessions, _new())
     with sessions() as session:
@@ -261,6 +265,7 @@ def test_the_previous_release_writes_clinical_readings(engine, sessions):
         connection.execute(sa.text("UPDATE reading SET use = 'profit'"))
 
 
+@pytest.mark.requirement("REQ-MODEL-8")
 @pytest.mark.parametrize(("use", "state"), [("clinical", "NO_DRAFT"), ("research", "DRAFTED")])
 def test_research_weights_end_a_clinical_reading_without_a_draft_and_say_why(sqlite_sessions, tmp_path, use, state):
     """The worker's reader with a pipeline that is nothing but the gate."""

@@ -43,6 +43,7 @@ def _activate(sessions, key):
         packages.activate(uow, key)
 
 
+@pytest.mark.requirement("REQ-MODEL-5")
 def test_a_worker_without_a_usable_active_model_does_not_fall_back_by_itself(settings, sqlite_sessions, stored):
     models = ModelsInUse(sqlite_sessions, settings)
     models.current()

@@ -124,11 +124,13 @@ def test_pictures_and_places_must_match(model, pictures):
         model.generate([first_message("Is it?", cards="", modality="CT")], pictures, max_new_tokens=5)
 
 
+@pytest.mark.requirement("REQ-AUDIT-9")
 def test_the_card_carries_every_hash(model, folder):
     assert set(model.card.weights_sha256) == files_of(folder)
     assert model.card.demonstration
 
 
+@pytest.mark.requirement("REQ-MODEL-1")
 @pytest.mark.parametrize("name", ["llm/model.safetensors", "vision_tower/model.safetensors", "config.json"])
 def test_an_altered_file_is_refused_by_name(own, name):
     content = bytearray((own / name).read_bytes())

@@ -206,6 +206,7 @@ def test_one_failure_leaves_the_other_answers_alone(reusing, plain):
     assert reusing.generate_batch([], max_new_tokens=5) == []
 
 
+@pytest.mark.requirement("REQ-FAIL-11")
 def test_an_answer_over_its_budget_is_an_error_of_its_own_row(reusing, plain):
     talks = [first(number) for number in range(6)]
     counts = [one(plain, talk).token_count for talk in talks]
@@ -237,6 +238,7 @@ def test_logits_that_are_no_numbers_fail_their_own_row_only(folder, plain):
         model.generate(first(0).messages, first(0).images, max_new_tokens=BUDGET)
 
 
+@pytest.mark.requirement("REQ-FAIL-11")
 def test_endless_repetition_is_noticed_long_before_the_budget(folder):
     model = load(folder)
     with torch.no_grad():

@@ -84,6 +84,7 @@ def user(text):
 # --- answers -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("REQ-MODEL-11")
 def test_an_answer_is_what_transformers_itself_gives(vlm, folders, kind):
     seen = picture(1)
     said = vlm.generate(user("<image>\nThis is a CT image.\nWhat is it?"), [seen], max_new_tokens=BUDGET)

@@ -66,6 +66,7 @@ def test_a_template_without_a_place_for_images_is_refused(folder, layout, reason
         open_vlm(folder)
 
 
+@pytest.mark.requirement("REQ-MODEL-10")
 def test_code_in_a_package_is_never_run(folder, tmp_path):
     trace = tmp_path / "ran"
     (folder / "modeling_evil.py").write_text(f"open({str(trace)!r}, 'w').close()\nclass Evil: pass\n")

@@ -302,6 +302,7 @@ def test_an_answer_without_end_is_the_budgets_error(vlm, played):
 # --- who is asked ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("REQ-PRIV-3")
 @pytest.mark.parametrize(
     "url",
     ["http://10.0.0.5:8000/v1", "http://vlm.hospital.org/v1", "http://localhost.evil.org/v1", "http://0.0.0.0/v1",

@@ -141,6 +141,7 @@ def test_numbers_that_are_none_end_one_question_and_leave_the_others(torso):
     assert len(content.findings) == 3
 
 
+@pytest.mark.requirement("REQ-FAIL-3")
 def test_a_model_that_gives_no_numbers_at_all_leaves_no_draft_and_says_why(chest):
     vlm = ScriptedVlm(ModelOutputError("the logits are no numbers"), reads_feedback)
     with pytest.raises(OutsideIntendedUseError, match="nothing could be assessed: the logits are no numbers"):
@@ -202,6 +203,7 @@ def test_what_is_no_trigger_after_feedback_leaves_the_choice_between_yes_and_no(
     assert len([m for m in content.marks if m.kind == "trigger"]) == (said == "Let me trigger <VISTA3D(organs)")
 
 
+@pytest.mark.requirement("REQ-TEXT-10")
 def test_after_a_terminal_trigger_the_model_is_asked_for_no_more_text(torso):
     vlm = ScriptedVlm(
         asks(hepatic="I segmented liver tumors using <VISTA3D(hepatic tumor)>."), reads_feedback, then=["never said"]
@@ -306,6 +308,7 @@ def test_a_result_that_is_not_believed_is_neither_evidence_nor_drawn(torso, tmp_
     assert {str(item.SegmentLabel) for item in seg.SegmentSequence} == {"liver"}
 
 
+@pytest.mark.requirement("REQ-FAIL-3")
 def test_without_the_profiles_expert_there_is_no_draft_and_the_reason_names_it(torso):
     with pytest.raises(OutsideIntendedUseError, match="no expert VISTA3D is available here"):
         draft_study(torso, CT_TORSO, bench(torso, ScriptedVlm(asks(), reads_feedback), FixedClassifier({"Mass": 0.9})))

@@ -84,6 +84,7 @@ def test_a_chest_radiograph_becomes_a_draft_that_follows_the_expert(chest):
     assert content.provenance["route"] == "per-finding answers, composed"
 
 
+@pytest.mark.requirement("REQ-TEXT-3")
 def test_a_model_that_ignores_the_expert_is_marked_and_not_repaired(chest):
     intake = gate(chest, CHEST_XRAY)
     expert = FixedClassifier({"Effusion": 0.9, "Mass": 0.1})
@@ -128,6 +129,7 @@ def test_an_expert_that_raises_leaves_no_draft_when_nothing_else_was_assessed(ch
         draft_study(intake, CHEST_XRAY, bench(intake, "CXR", ScriptedVlm(CXR_TRIGGER, reads_feedback), broken))
 
 
+@pytest.mark.requirement("REQ-FAIL-1")
 def test_an_expert_that_fails_for_one_question_is_listed_as_not_assessed(torso):
     intake = gate(torso, CT_TORSO)
     expert = ct_expert()
@@ -139,6 +141,7 @@ def test_an_expert_that_fails_for_one_question_is_listed_as_not_assessed(torso):
     assert not any("lung tumor" in line for line in content.sections["impression"].splitlines())
 
 
+@pytest.mark.requirement("REQ-FAIL-1")
 def test_the_model_never_hears_of_an_experts_failure(chest):
     intake = gate(chest, CHEST_XRAY)
     vlm = ScriptedVlm(CXR_TRIGGER, reads_feedback)
@@ -162,6 +165,7 @@ def test_a_ct_lesion_is_measured_and_every_object_passes_the_validator(torso, tm
     assert labels.shape == intake.study.volume.array.shape
 
 
+@pytest.mark.requirement("REQ-GATE-8")
 def test_a_segmentation_larger_than_any_lesion_is_not_believed(torso):
     intake = gate(torso, CT_TORSO)
     expert = ct_expert()
@@ -251,17 +255,20 @@ def test_a_missing_mr_sequence_is_named(brain):
         gate(without_flair, BRAIN_MR)
 
 
+@pytest.mark.requirement("REQ-GATE-3")
 def test_mixed_geometry_is_refused(torso):
     edit(torso[10], PixelSpacing=[2.0, 2.0])
     with pytest.raises(OutsideIntendedUseError, match="a slice is missing between images"):
         gate(torso, CT_TORSO)
 
 
+@pytest.mark.requirement("REQ-GATE-3")
 def test_a_missing_slice_is_noticed(torso):
     with pytest.raises(OutsideIntendedUseError, match="a slice is missing"):
         gate([*torso[:20], *torso[21:]], CT_TORSO)
 
 
+@pytest.mark.requirement("REQ-GATE-6")
 def test_pixels_that_cannot_be_decoded_are_a_reason(chest):
     ds = pydicom.dcmread(chest[0])
     ds.PixelData = ds.PixelData[: len(ds.PixelData) // 2]
@@ -270,6 +277,7 @@ def test_pixels_that_cannot_be_decoded_are_a_reason(chest):
         gate(chest, CHEST_XRAY)
 
 
+@pytest.mark.requirement("REQ-GATE-1")
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
@@ -292,6 +300,7 @@ def test_a_film_that_says_its_view_by_code_alone_is_read(chest):
     assert gate(chest, CHEST_XRAY).study.radiograph.view_position == view
 
 
+@pytest.mark.requirement("REQ-BIND-6")
 def test_two_patients_in_one_study_are_never_read(torso):
     edit(torso[3], PatientID="SOMEBODY-ELSE")
     with pytest.raises(OutsideIntendedUseError, match="different Patient IDs"):

@@ -154,6 +154,7 @@ def test_a_message_that_comes_twice_drafts_once(installation):
         assert session.scalar(select(func.count()).select_from(Draft)) == 1
 
 
+@pytest.mark.requirement("REQ-FAIL-4")
 @pytest.mark.parametrize(
     ("error", "state", "reason"),
     [
@@ -176,6 +177,7 @@ def test_every_error_ends_in_a_state_with_its_reason(installation, error, state,
     assert (reading.state, reading.reason) == (state, reason)
 
 
+@pytest.mark.requirement("REQ-FAIL-4")
 def test_retries_are_bounded_and_then_failed(installation):
     settings, sessions, reading_id = installation
     calls = []
@@ -233,6 +235,7 @@ def test_the_heartbeat_keeps_a_long_reading(installation):
     assert state_of(sessions, reading_id).state is ReadingState.DRAFTED
 
 
+@pytest.mark.requirement("REQ-MODEL-9")
 def test_a_demonstration_model_may_not_draft_where_it_is_not_allowed(installation):
     settings, sessions, reading_id = installation
     strict = settings.model_copy(update={"models": settings.models.model_copy(update={"allow_demonstration": False})})
@@ -291,6 +294,7 @@ def test_the_most_urgent_and_oldest_waits_first(installation):
     assert versions == ["1", "-5", ""]
 
 
+@pytest.mark.requirement("REQ-GATE-2")
 @pytest.mark.parametrize(
     ("use", "reason"),
     [

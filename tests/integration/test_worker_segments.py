@@ -132,6 +132,7 @@ def test_only_structures_that_were_asked_for_and_are_there_become_segments():
     assert kidney.SegmentedPropertyTypeModifierCodeSequence[0].CodeMeaning == "Left"
 
 
+@pytest.mark.requirement("REQ-TEXT-1")
 @pytest.mark.parametrize(
     ("label", "value", "measured", "expected"),
     [

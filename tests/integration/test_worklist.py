@@ -59,6 +59,7 @@ def numbers(page: Worklist) -> list[int]:
     return [int(row.study_instance_uid.rsplit(".", 1)[1]) for row in page.rows]
 
 
+@pytest.mark.requirement("REQ-CRIT-6")
 def test_a_suspected_critical_result_stands_after_stat_and_before_urgent(sessions):
     journeys = [drafted(sessions, n, p) for n, p in enumerate(("ROUTINE", "URGENT", "ROUTINE", "STAT", "URGENT"))]
     assert numbers(ask(sessions)) == [3, 1, 4, 0, 2]

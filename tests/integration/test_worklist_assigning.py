@@ -154,6 +154,7 @@ def test_a_row_says_whose_it_is_and_mine_lists_it(site: Site) -> None:
         assert lead.submit(f"/studies/{study_id}/assign", reader=wrong).status_code == 400
 
 
+@pytest.mark.requirement("REQ-SIGN-9")
 def test_several_are_assigned_at_once_and_never_signed(site: Site) -> None:
     studies = [site.drafted(ct_study(1, PatientName=f"Case^{n}")) for n in range(3)]
     lead, reader = site.client("lead"), site.client("radiologist")

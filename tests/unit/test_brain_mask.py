@@ -22,6 +22,7 @@ def extractor():
     return BrainExtractor.load()
 
 
+@pytest.mark.requirement("REQ-GATE-8")
 @pytest.mark.parametrize(("voxels", "is_brain"), [(87, False), (88, True), (275, True), (276, False)])
 def test_only_the_volume_of_an_adult_brain_passes(voxels, is_brain):
     """Voxels of 20 mm hold 8 ml: 88 of them are 704 ml, 275 are 2200 ml."""

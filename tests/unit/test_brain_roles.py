@@ -66,6 +66,7 @@ def enhanced(*, contrast="UNKNOWN", echo=None, agent=None, **timing):
     )
 
 
+@pytest.mark.requirement("REQ-GATE-4")
 @pytest.mark.parametrize(
     ("values", "role"),
     [
@@ -129,6 +130,7 @@ def test_what_is_no_anatomical_contrast_plays_no_role(values, reason):
     assert re.search(reason, got.reason)
 
 
+@pytest.mark.requirement("REQ-GATE-4")
 @pytest.mark.parametrize(
     ("values", "roles", "reason"),
     [
@@ -241,6 +243,7 @@ def test_two_equal_series_of_one_role_are_refused_by_number_without_their_names(
     assert "Meier" not in str(refused.value)
 
 
+@pytest.mark.requirement("REQ-GATE-4")
 @pytest.mark.parametrize(("gone", "role"), [("t1", "T1"), ("t1c", "T1c"), ("t2", "T2"), ("flair", "FLAIR")])
 def test_a_missing_sequence_is_named(gone, role):
     with pytest.raises(OutsideIntendedUseError, match=f"^missing MR sequence: {role}(;|$)"):

@@ -70,6 +70,7 @@ def test_messages_go_by_their_protocol_and_nothing_else_does() -> None:
         assert suits(destination("stow-rs"), kind) is (kind not in MESSAGES)
 
 
+@pytest.mark.requirement("REQ-LABEL-7")
 def test_drafts_go_only_where_they_are_asked_for() -> None:
     plain, eager = destination(), destination().model_copy(update={"name": "two", "drafts": True})
     for kind in DRAFT_TEXTS - MESSAGES - {K.DRAFT_TEXT_SR, K.DRAFT_PDF}:

@@ -26,6 +26,7 @@ def lines():
     structlog.contextvars.clear_contextvars()
 
 
+@pytest.mark.requirement("REQ-PRIV-1")
 def test_a_listed_field_passes_and_an_unlisted_one_leaves_only_its_name(lines):
     structlog.get_logger("x").info("study.read", count=3, patient_name=SECRET)
     (line,) = lines()

@@ -37,6 +37,7 @@ def test_the_first_matching_rule_decides(study, action, profile, priority):
     assert (verdict.action, verdict.profile, verdict.priority) == (action, profile, priority)
 
 
+@pytest.mark.requirement("REQ-RECV-11")
 def test_an_unmatched_study_is_ignored_with_the_reason_of_every_rule():
     verdict = RULES.judge(facts(modalities=frozenset({"US"})))
     assert verdict.reason == "no routing rule matches this study"
@@ -50,6 +51,7 @@ def test_a_patient_named_like_quality_control_is_still_a_patient():
     assert RULES.judge(study).action == "draft"
 
 
+@pytest.mark.requirement("REQ-CONF-1")
 @pytest.mark.parametrize(
     "text",
     [

@@ -63,6 +63,7 @@ def test_a_settings_file_that_cannot_be_read_is_not_passed_over(monkeypatch, tmp
         settings()
 
 
+@pytest.mark.requirement("REQ-CONF-1")
 @pytest.mark.parametrize(
     ("name", "value", "field"),
     [
@@ -95,6 +96,7 @@ def test_the_environment_outranks_the_file_which_outranks_the_default(monkeypatc
     )
 
 
+@pytest.mark.requirement("REQ-ACCESS-10")
 def test_off_loopback_the_dashboard_needs_tls(tmp_path):
     pair = {"tls_certificate": tmp_path / "c.pem", "tls_key": tmp_path / "k.pem"}
     assert Settings(web={"host": "0.0.0.0", **pair}).web.host == "0.0.0.0"

@@ -72,6 +72,7 @@ def _notice(state: NoticeState) -> CriticalNotice:
     )
 
 
+@pytest.mark.requirement("REQ-AUDIT-2")
 @pytest.mark.parametrize(
     ("now", "to"),
     [*product(AlertState, repeat=2), *product(NoticeState, repeat=2)],
@@ -123,6 +124,7 @@ def test_a_clock_says_what_is_left_and_then_how_late_it_is() -> None:
     assert (told.left_s, told.words, told.colour) == (2300, "38 min 20 s to tell somebody", "warn")
 
 
+@pytest.mark.requirement("REQ-CRIT-2")
 @pytest.mark.parametrize(
     ("values", "escalated", "expected"),
     [

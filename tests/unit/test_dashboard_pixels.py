@@ -21,6 +21,7 @@ def frame(values: Any, **changes: Any) -> Frame:
     return Frame(np.asarray(values, dtype=np.float32), **(facts | changes))
 
 
+@pytest.mark.requirement("REQ-VIEW-1")
 def test_a_linear_window_follows_the_standards_example() -> None:
     # PS3.3 C.11.2.1.2.1: c=2048, w=4096 maps 0 to the lowest and 4095 to the highest value
     shown = apply_window(np.array([-5, 0, 2048, 4095, 5000], dtype=np.float32), Window(2048, 4096))
@@ -57,6 +58,7 @@ def test_colour_is_left_as_it_is() -> None:
     assert render(colour, Window(1, 2)).tolist() == np.full((2, 2, 3), 9).tolist()
 
 
+@pytest.mark.requirement("REQ-VIEW-1")
 @pytest.mark.parametrize(("ratio", "size"), [(1.0, (40, 20)), (2.0, (40, 40)), (0.5, (80, 20))])
 def test_a_millimetre_is_as_long_down_as_across(ratio: float, size: tuple[int, int]) -> None:
     assert square_pixels(Image.new("L", (40, 20)), ratio).size == size

@@ -94,6 +94,7 @@ WALK = [
 ]
 
 
+@pytest.mark.requirement("REQ-AUDIT-2")
 @pytest.mark.parametrize(("kind", "now", "to", "allowed"), WALK)
 def test_a_state_changes_only_as_the_design_lists_and_writes_one_event(uow, kind, now, to, allowed):
     if not allowed:
@@ -114,12 +115,14 @@ def test_a_state_changes_only_as_the_design_lists_and_writes_one_event(uow, kind
     assert sent == (["firstread.read_study"] if to is ReadingState.QUEUED else [])
 
 
+@pytest.mark.requirement("REQ-SIGN-4")
 def test_nothing_leaves_final_but_an_addendum_or_a_correction():
     amended = {ReportState.ADDENDED, ReportState.CORRECTED}
     for signed in (ReportState.FINAL, *amended):
         assert {to for now, to in REPORT_MOVES if now is signed} == amended
 
 
+@pytest.mark.requirement("REQ-SIGN-1")
 def test_only_the_move_functions_assign_a_state():
     folder = Path(db.__file__).parent
     assigns = set()

@@ -43,6 +43,7 @@ def test_signed_values_are_shown_from_the_lowest_to_the_highest():
     assert got[0] == pytest.approx([0, 255 * 2048 / 4095, 255], abs=1e-3)
 
 
+@pytest.mark.requirement("REQ-GATE-7")
 def test_monochrome1_is_inverted_after_the_window():
     stored = row(0, 1000, 2000, 3000)
     plain = display_values(header(WindowCenter=1000.5, WindowWidth=2001), stored)

@@ -76,6 +76,7 @@ def test_parameters_that_are_no_monotone_calibration_are_refused(method, paramet
         calibration(method, Effusion=parameters)
 
 
+@pytest.mark.requirement("REQ-BIAS-2")
 @pytest.mark.parametrize("fault", [{"source": ""}, {"id": ""}, {"id": "a b"}, {"labels": {}}, {"author": "me"}])
 def test_a_calibration_without_id_source_or_labels_is_refused(fault):
     whole = {"id": "a", "method": "platt", "source": "b", "labels": {"Mass": {"slope": 1.0, "intercept": 0.0}}}

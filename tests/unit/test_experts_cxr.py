@@ -23,6 +23,7 @@ def test_op_norm_puts_the_operating_point_at_one_half():
     assert got == pytest.approx([0.0, 0.25, 0.5, 0.75, 1.0, 0.5])
 
 
+@pytest.mark.requirement("REQ-MODEL-11")
 def test_op_norm_agrees_with_the_library():
     torch = pytest.importorskip("torch")
     from torchxrayvision.models import op_norm as library

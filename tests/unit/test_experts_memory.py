@@ -184,6 +184,7 @@ def test_a_replaced_package_is_used_from_the_next_run_on():
     assert held.get("A").run(ct_study(), "").card.version == "2"
 
 
+@pytest.mark.requirement("REQ-MODEL-4")
 def test_a_run_under_way_ends_on_the_weights_it_began_with():
     began, go_on = threading.Event(), threading.Event()
 

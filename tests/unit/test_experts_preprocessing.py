@@ -81,6 +81,7 @@ def inverted(labels, transforms, image):
     return undo({**image, "pred": seen})["pred"][0].numpy().transpose(2, 1, 0)
 
 
+@pytest.mark.requirement("REQ-MODEL-11")
 @pytest.mark.parametrize("name", GRIDS)
 def test_the_network_sees_what_monai_makes_of_the_volume(name):
     volume = body(*GRIDS[name])

@@ -78,6 +78,7 @@ def test_blended_features_give_the_blended_logits():
     assert ours.numpy() == pytest.approx(logits[0].numpy(), abs=1e-4)
 
 
+@pytest.mark.requirement("REQ-MODEL-11")
 def test_the_label_map_is_the_one_of_monai_s_own_path():
     """Every class prompt at once through the library's network, inferer and post transform: no voxel differs."""
     from monai.apps.vista3d.transforms import VistaPostTransformd

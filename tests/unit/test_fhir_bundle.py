@@ -41,6 +41,7 @@ AI = {
 # --- the report ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("REQ-LABEL-4")
 @pytest.mark.parametrize(
     ("state", "status"),
     [
@@ -110,6 +111,7 @@ def test_the_presented_form_holds_the_whole_report_and_the_pdf_goes_along() -> N
 # --- who said it ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("REQ-LABEL-4")
 def test_what_ai_asserts_is_labelled_until_a_radiologist_signs() -> None:
     for state in STATES:
         built = bundle(document(state))
@@ -307,6 +309,7 @@ def test_times_keep_their_zone() -> None:
 _text = st.text(max_size=40) | st.sampled_from(["<script>", "]]>", "&", "\x00", "\x1b[31m", "\ud800", "  ", "\ufffe"])
 
 
+@pytest.mark.requirement("REQ-TEXT-11")
 @given(_text, _text, _text, _text, st.sampled_from(STATES))
 def test_no_text_whatever_breaks_a_resource(first: str, second: str, third: str, fourth: str, state: str) -> None:
     made = document(state)  # type: ignore[arg-type]

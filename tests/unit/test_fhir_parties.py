@@ -28,6 +28,7 @@ def test_the_sex_of_a_patient_is_not_guessed(sex: str, gender: str | None) -> No
     assert the(bundle(document(patient=patient)), "Patient").get("gender") == gender
 
 
+@pytest.mark.requirement("REQ-DELIV-9")
 def test_a_japanese_name_keeps_its_three_writings() -> None:
     patient = replace(document().patient, name="Yamada^Tarou=山田^太郎=やまだ^たろう")
     names = the(bundle(document(patient=patient)), "Patient")["name"]

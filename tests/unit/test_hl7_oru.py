@@ -32,6 +32,7 @@ def _judged(content):
     return message.oru_r01_patient_result
 
 
+@pytest.mark.requirement("REQ-DELIV-7")
 def test_a_full_report_is_a_valid_oru_r01():
     one = document("addended", addenda=[Addendum(1, "More.", signer("Bo Berg", "S-2"))])
     result = _judged(_oru(one, pdf=b"%PDF-1.7"))
@@ -67,6 +68,7 @@ def test_the_patient_is_named_by_number_issuer_and_every_writing_of_the_name():
     assert pid[7:9] == ["19700102", "M"]
 
 
+@pytest.mark.requirement("REQ-DELIV-9")
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -120,6 +122,7 @@ def test_each_priority_has_its_code(priority, code):
     assert _fields(_oru(document("final", order=OrderFacts(priority=priority))), "TQ1")[9] == code
 
 
+@pytest.mark.requirement("REQ-LABEL-4")
 @pytest.mark.parametrize(
     ("state", "addendum_status", "status", "order_status"),
     [
@@ -138,6 +141,7 @@ def test_the_status_says_what_stands_behind_the_text(state, addendum_status, sta
     assert [_fields(content, "OBX", row)[11] for row in range(3)] == ["O", status, status]
 
 
+@pytest.mark.requirement("REQ-LABEL-4")
 def test_no_text_that_nobody_verified_goes_without_its_notice():
     for state, notice in (
         ("draft", "AI-generated draft, not verified"),
@@ -149,6 +153,7 @@ def test_no_text_that_nobody_verified_goes_without_its_notice():
     assert b"not verified" not in _oru(document("final"))
 
 
+@pytest.mark.requirement("REQ-MODEL-9")
 def test_a_demonstration_model_is_named_as_one_before_and_after_the_signature():
     toy = replace(MODEL, demonstration=True)
     assert b"DEMONSTRATION MODEL, not for clinical use" in _oru(document("draft", algorithms=(toy,)))

@@ -218,6 +218,7 @@ def test_a_host_that_is_none_is_refused(host):
 _titles = st.one_of(st.sampled_from(["CT1", "PACS", "FIRSTREAD", "-x", ""]), st.text(max_size=20))
 
 
+@pytest.mark.requirement("REQ-ACCESS-9")
 @given(
     asking=st.builds(
         Asking,

@@ -93,6 +93,7 @@ def test_what_was_missing_is_said_when_reception_ends():
     )
 
 
+@pytest.mark.requirement("REQ-RECV-7")
 @given(situations)
 def test_every_wait_ends(asked):
     latest = judge(asked, LAST).latest_at
@@ -124,6 +125,7 @@ def test_a_new_instance_never_brings_the_end_nearer(asked, at, gap):
         assert judge(asked, after(at)).is_due
 
 
+@pytest.mark.requirement("REQ-RECV-7")
 @given(situations, st.floats(0, 60_000))
 def test_nothing_is_complete_before_its_quiet_time_unless_all_that_was_announced_is_here(asked, at):
     timer = judge(asked, after(at))

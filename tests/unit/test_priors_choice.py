@@ -136,6 +136,7 @@ def test_names_are_compared_as_people_write_them(one: str, other: str, same: boo
     assert same_name(other, one) is same
 
 
+@pytest.mark.requirement("REQ-BIND-8")
 @pytest.mark.parametrize(
     ("changes", "why"),
     [

@@ -32,6 +32,7 @@ def prior(**changes: Any) -> ComparedPrior:
     return ComparedPrior(**(values | changes))
 
 
+@pytest.mark.requirement("REQ-TEXT-5")
 def test_without_a_prior_none_was_available() -> None:
     assert comparison_section(None) == "No prior study was available."
     assert priors_record(None) == []
@@ -82,6 +83,7 @@ def test_no_line_of_a_quotation_can_look_like_ours() -> None:
     assert sum(map(len, lines)) < 2000
 
 
+@pytest.mark.requirement("REQ-TEXT-5")
 @pytest.mark.parametrize(
     "sentence",
     [

@@ -16,6 +16,7 @@ from db.types import Decision, Presence, Verdict
 PRESENT, ABSENT = Presence.PRESENT, Presence.ABSENT
 
 
+@pytest.mark.requirement("REQ-BIAS-7")
 @pytest.mark.parametrize(
     ("part", "whole", "low", "high"),
     [  # Newcombe, Statistics in Medicine 1998;17:857-872, table I, method 3 (Wilson without continuity correction)
@@ -45,6 +46,7 @@ def test_kappa_of_the_textbook_table_is_two_fifths() -> None:
     assert kappa(Counter()) is None
 
 
+@pytest.mark.requirement("REQ-BIAS-6")
 def test_agreement_counts_what_readers_did_with_each_answer() -> None:
     (effusion, nodule) = agreements(
         [
@@ -66,6 +68,7 @@ def test_agreement_counts_what_readers_did_with_each_answer() -> None:
     assert (nodule.confirmed.whole, nodule.uncontradicted.whole) == (0, 3)
 
 
+@pytest.mark.requirement("REQ-BIAS-7")
 def test_the_stability_index_is_the_sum_over_categories() -> None:
     before, now = {"CT": 49, "MR": 49}, {"CT": 79, "MR": 19}
     p, q = (49.5 / 99, 49.5 / 99), (79.5 / 99, 19.5 / 99)

@@ -39,6 +39,7 @@ def test_every_radiograph_label_has_its_reviewed_code(index, label, value):
     assert (row.index, row.concept.value, row.category) == (index, value, "finding")
 
 
+@pytest.mark.requirement("REQ-TEXT-2")
 def test_a_classifier_label_never_carries_a_side():
     assert [row.key for row in code_table().labels.values() if row.family == "txrv" and row.side] == []
 
@@ -48,6 +49,7 @@ def test_no_row_uses_a_code_known_to_be_wrong(value):
     assert [key for key, row in code_table().concepts.items() if row.value == value] == []
 
 
+@pytest.mark.requirement("REQ-TEXT-12")
 def test_every_row_that_cites_the_standard_agrees_with_it():
     wrong = []
     for key, row in code_table().concepts.items():
@@ -108,6 +110,7 @@ def test_sections_have_loinc_headings_and_element_codes_in_reading_order():
     ]
 
 
+@pytest.mark.requirement("REQ-TEXT-12")
 def test_an_unreviewed_label_is_refused_by_name():
     assert code_table().key_for_label("txrv", "Kyphosis") is None
     with pytest.raises(RefusedInputError, match=r"'ct\.left_kidny'"):
@@ -136,6 +139,7 @@ labels:
 }
 
 
+@pytest.mark.requirement("REQ-CONF-1")
 @pytest.mark.parametrize("text", BROKEN.values(), ids=BROKEN)
 def test_a_damaged_table_stops_the_process(tmp_path, text):
     path = tmp_path / "codes.yaml"

@@ -69,6 +69,7 @@ def test_a_normal_radiograph_is_eighteen_groups_that_say_absent():
     assert (document.SeriesNumber, document.Modality) == (902, "SR")
 
 
+@pytest.mark.requirement("REQ-BIAS-2")
 def test_a_score_is_a_percentage_that_is_called_uncalibrated():
     ds = radiograph()
     document = build(classifier_findings(ds, "present", 0.8312)[3:4], cxr_evidence(ds))
@@ -81,6 +82,7 @@ def test_a_score_is_a_percentage_that_is_called_uncalibrated():
     assert "uncalibrated model score" in remark
 
 
+@pytest.mark.requirement("REQ-TEXT-2")
 def test_a_finding_of_a_classifier_names_its_image_but_no_side():
     ds = radiograph()
     document = build(classifier_findings(ds, "present")[3:4], cxr_evidence(ds))
@@ -140,6 +142,7 @@ def test_the_algorithm_its_weights_and_threshold_stand_in_every_group(evidence):
     assert EQUIPMENT.device_uid == observer.UID
 
 
+@pytest.mark.requirement("REQ-FAIL-2")
 def test_what_was_not_assessed_makes_the_document_partial():
     ds = radiograph()
     document = build(classifier_findings(ds)[:2], cxr_evidence(ds), not_assessed=["pneumothorax " * 9, "hernia"])
@@ -209,6 +212,7 @@ def test_a_finding_that_cannot_be_told_truly_is_refused(evidence, message, findi
         build(findings, evidence)
 
 
+@pytest.mark.requirement("REQ-MODEL-2")
 def test_device_uid_of_the_model_is_in_contributing_equipment():
     ds = radiograph()
     document = build(classifier_findings(ds), cxr_evidence(ds))

@@ -44,6 +44,7 @@ def test_each_finding_is_a_frame_with_its_values_of_255():
     assert shown == [1, 2]
 
 
+@pytest.mark.requirement("REQ-VIEW-4")
 def test_it_says_that_it_is_no_measurement_wherever_a_viewer_looks():
     seg = build(heat())
     (item,) = seg.SegmentSequence

@@ -69,6 +69,7 @@ def test_sections_come_in_reading_order_with_heading_and_element(source):
     assert document.ContentTemplateSequence[0].TemplateIdentifier == "2000"
 
 
+@pytest.mark.requirement("REQ-LABEL-3")
 @pytest.mark.parametrize(
     ("algorithm", "notice"),
     [
@@ -89,6 +90,7 @@ def test_a_draft_says_so_above_the_text_of_every_section(source, algorithm, noti
         assert keyword not in document
 
 
+@pytest.mark.requirement("REQ-FAIL-2")
 def test_what_was_not_assessed_is_said_in_full_and_makes_the_draft_partial(source):
     missing = ["pneumothorax detector did not run", "rib fractures were not looked for by any expert"]
     document = build(source, not_assessed=missing)
@@ -97,6 +99,7 @@ def test_what_was_not_assessed_is_said_in_full_and_makes_the_draft_partial(sourc
         assert container.ContentSequence[1].TextValue == "Not assessed: " + ", ".join(missing)
 
 
+@pytest.mark.requirement("REQ-SIGN-6")
 def test_a_signed_report_is_verified_by_its_signer_and_follows_the_draft(source):
     draft = build(source)
     zone = timezone(timedelta(hours=5, minutes=45))
@@ -136,6 +139,7 @@ def test_weights_for_research_only_say_so_wherever_people_look(source):
     assert not any("RESEARCH" in text for text in (*texts(free), free.SeriesDescription))
 
 
+@pytest.mark.requirement("REQ-LABEL-6")
 def test_signing_makes_a_new_instance_and_removes_the_draft_notice(source):
     draft = build(source)
     report = build(source, sign_off=SignOff(SIGNER, (Predecessor(InstanceReference.of(draft)),)))
@@ -157,6 +161,7 @@ def test_a_residents_report_is_preliminary_and_unverified(source):
     assert (report.SeriesDescription, report.SeriesNumber) == ("Preliminary report, not verified", 904)
 
 
+@pytest.mark.requirement("REQ-SIGN-10")
 def test_an_attested_report_names_both_people(source):
     resident = replace(SIGNER, family="Young", given="Res", staff_id="ST-9")
     report = build(source, sign_off=SignOff(SIGNER, attested_author=resident))
@@ -179,6 +184,7 @@ def test_an_addendum_or_correction_names_the_report_it_follows(source, purpose, 
     assert report.SeriesDescription == description
 
 
+@pytest.mark.requirement("REQ-MODEL-9")
 def test_a_report_made_with_a_demonstration_model_says_so_even_when_signed(source):
     report = build(source, algorithms=[DEMONSTRATION], sign_off=SignOff(SIGNER))
     assert "DEMONSTRATION MODEL" in report.SeriesDescription

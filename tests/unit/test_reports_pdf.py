@@ -71,6 +71,7 @@ def long_report(state="draft", **changes):
     return report(state, sections=[Section("findings", (ROUND * 40 + "\n\n") * 12)], **changes)
 
 
+@pytest.mark.requirement("REQ-LABEL-2")
 @pytest.mark.parametrize(
     ("state", "algorithm", "notice"),
     [
@@ -87,6 +88,7 @@ def test_until_a_radiologist_signed_every_page_says_so_above_and_below(state, al
         assert text.count(notice) >= 2
 
 
+@pytest.mark.requirement("REQ-LABEL-6")
 @pytest.mark.parametrize("state", ["final", "addended", "corrected"])
 def test_a_verified_report_carries_no_notice_but_says_what_its_ai_part_is(state):
     plain = pages(long_report(state))
@@ -97,6 +99,7 @@ def test_a_verified_report_carries_no_notice_but_says_what_its_ai_part_is(state)
         assert "not verified" not in text
 
 
+@pytest.mark.requirement("REQ-CONF-6")
 def test_every_page_names_organisation_patient_study_version_and_its_number():
     texts = pages(long_report("final"))
     for number, text in enumerate(texts, 1):
@@ -113,6 +116,7 @@ def test_sections_come_with_headings_in_order():
     assert [text.index(part) for part in parts] == sorted(text.index(part) for part in parts)
 
 
+@pytest.mark.requirement("REQ-SIGN-6")
 def test_a_signature_shows_printed_name_moment_with_zone_and_meaning():
     (text,) = pages(report("final"))
     block = text[text.index("Signatures") :]
@@ -141,6 +145,7 @@ def test_the_table_of_findings_shows_side_score_measurements_and_decision():
     assert "not probabilities" in text
 
 
+@pytest.mark.requirement("REQ-LABEL-5")
 def test_every_model_is_named_with_version_weights_and_limits():
     (text,) = pages(report("final", algorithms=[ALGORITHM, DEMONSTRATION, ALGORITHM], not_assessed=["hernia: failed"]))
     assert text.count("VISTA3D 0.5.0, MONAI") == 1
@@ -160,6 +165,7 @@ def test_european_scripts_and_signs_are_shown(words):
     assert "cannot be shown" not in text
 
 
+@pytest.mark.requirement("REQ-DELIV-9")
 @pytest.mark.parametrize("words", ["لا يوجد استرواح صدري", "הלב בגודל תקין"])
 def test_right_to_left_scripts_are_shaped_and_stay_readable(words):
     (text,) = pages(report(sections=[Section("findings", words)]))
@@ -195,6 +201,7 @@ def test_control_characters_bidi_overrides_and_lone_surrogates_do_no_harm():
     assert "one[31m twoevil three four" in text
 
 
+@pytest.mark.requirement("REQ-KEEP-4")
 def test_long_words_and_very_long_sections_are_complete():
     word = "https://example.org/" + "a1b2c3" * 60
     texts = pages(report(sections=[Section("findings", word), Section("impression", "Wort " * 13_000)]))

@@ -126,6 +126,7 @@ def test_the_algorithm_stands_in_segment_and_contributing_equipment():
     assert "ContentQualification" not in seg
 
 
+@pytest.mark.requirement("REQ-LABEL-3")
 def test_an_unsigned_segmentation_says_so_and_a_demonstration_model_too():
     source = cross_sections()
     seg = segmentation(source, spec(1, "ct.liver"))

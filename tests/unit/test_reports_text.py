@@ -10,6 +10,7 @@ from reports.text import code_string, one_line, person_name, text_block
 ANY = st.text(st.characters(), max_size=300)  # surrogates included
 
 
+@pytest.mark.requirement("REQ-TEXT-11")
 @settings(deadline=None)  # a busy machine is no bug
 @given(ANY, st.integers(3, 80))
 def test_one_line_is_always_a_legal_long_string(text, limit):
@@ -35,6 +36,7 @@ def test_a_report_keeps_every_word_and_line():
     assert len(text_block("word " * 200_000)) == 999_999
 
 
+@pytest.mark.requirement("REQ-TEXT-11")
 def test_direction_overrides_cannot_turn_a_side_round():
     assert one_line("\u202etfel\u202c pneumothorax") == "tfel pneumothorax"
 

@@ -12,6 +12,7 @@ from reports.values import AlgorithmIdentity, DraftIdentity, Signer, stable_uid,
 BASE = DraftIdentity("1.2.3", "reading-1", "aa", datetime(2026, 1, 1, tzinfo=UTC))
 
 
+@pytest.mark.requirement("REQ-DELIV-4")
 def test_a_retry_gets_the_same_uids():
     again = replace(BASE, created_at=datetime(2026, 1, 2, tzinfo=UTC))
     assert again.sop_instance_uid("seg") == BASE.sop_instance_uid("seg")
@@ -54,6 +55,7 @@ def test_parts_cannot_run_into_each_other():
     assert stable_uid("ab", "c") != stable_uid("a", "bc")
 
 
+@pytest.mark.requirement("REQ-MODEL-2")
 def test_new_weights_are_a_new_device():
     old = AlgorithmIdentity("VISTA3D", "1", "MONAI", "aa")
     assert replace(old, weights_sha256="ab", device_uid="").device_uid != old.device_uid
@@ -65,6 +67,7 @@ def test_the_digest_of_several_files_ignores_their_order_but_not_their_names():
     assert weights_digest({"a": "1", "b": "2"}) != weights_digest({"a": "2", "b": "1"})
 
 
+@pytest.mark.requirement("REQ-AUDIT-8")
 def test_times_without_a_zone_are_refused():
     naive = datetime(2026, 1, 1)  # noqa: DTZ001
     with pytest.raises(RefusedInputError, match="created_at"):

@@ -12,6 +12,7 @@ PAGE = (ROOT / "docs" / "audit.md").read_text(encoding="utf-8")
 EXPLAINED, _, RESERVED = PAGE.partition("\n## Reserved\n")
 
 
+@pytest.mark.requirement("REQ-AUDIT-7")
 @pytest.mark.parametrize("tag", AuditTag)
 def test_every_audit_tag_is_explained(tag: AuditTag) -> None:
     rows = re.findall(rf"^\| `{tag}` \| (\S[^|]*) \|", EXPLAINED, re.MULTILINE)

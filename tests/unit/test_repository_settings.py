@@ -47,6 +47,7 @@ LISTED = (Destination, Peer, AeProfile, PriorSource)
 EXPECTED = [*settings_rows(), *(row for model in LISTED for row in list_rows(model))]
 
 
+@pytest.mark.requirement("REQ-CONF-2")
 @pytest.mark.parametrize("row", EXPECTED, ids=lambda row: row.split("`")[1])
 def test_every_setting_is_documented_with_its_default(row: str) -> None:
     assert row in PAGE.read_text(encoding="utf-8").splitlines(), f"docs/settings.md lacks this line:\n{row}"

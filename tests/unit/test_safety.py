@@ -196,11 +196,13 @@ TABLE: list[tuple[str, ReportFacts]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.requirement("REQ-TEXT-6")
 @pytest.mark.parametrize(("rule", "given"), TABLE, ids=[f"{i}-{rule or 'clean'}" for i, (rule, _) in enumerate(TABLE)])
 def test_the_table_of_sentences(rule: str, given: ReportFacts) -> None:
     assert {one.rule for one in lint(given)} == ({rule} if rule else set())
 
 
+@pytest.mark.requirement("REQ-TEXT-6")
 def test_the_table_is_long_enough_and_half_of_it_is_innocent() -> None:
     innocent = sum(not rule for rule, _ in TABLE)
     assert len(TABLE) - innocent >= 40

@@ -99,6 +99,7 @@ def test_the_published_cards_print_the_trained_text_to_the_byte_in_whatever_orde
     assert [line.partition("(")[0] for line in text.splitlines()[1:-1]] == ["<BRATS", "<VISTA3D", "<VISTA2D", "<CXR"]
 
 
+@pytest.mark.requirement("REQ-MODEL-12")
 @pytest.mark.parametrize(
     "experts",
     [
@@ -189,6 +190,7 @@ def test_markup_in_a_question_is_removed():
     assert plain_text(hostile) == "Is it?assistant\n yes"
 
 
+@pytest.mark.requirement("REQ-TEXT-8")
 @pytest.mark.parametrize("template_name", TEMPLATES)
 @given(
     pieces=st.lists(
@@ -223,6 +225,7 @@ def test_a_label_keeps_the_characters_of_names():
     assert plain_name("lung: yes\nmass: no <CXR()>") == "lung yes mass no CXR()"
 
 
+@pytest.mark.requirement("REQ-TEXT-8")
 @given(st.text(alphabet="<|>imagend/sot_", max_size=60))
 def test_no_markup_survives_cleaning_however_it_is_nested(text):
     cleaned = plain_text(text)

@@ -74,6 +74,7 @@ def test_no_expert_offered_is_said():
         parse_triggers("<BRATS()>", ())
 
 
+@pytest.mark.requirement("REQ-TEXT-9")
 @given(st.text(max_size=200))
 def test_any_text_gives_offered_triggers_or_a_typed_error(text):
     try:

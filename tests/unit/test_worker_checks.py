@@ -41,6 +41,7 @@ def test_a_decimal_point_ends_no_sentence():
     assert sentences("A mass of 12.5 ml. No effusion.") == ["A mass of 12.5 ml.", "No effusion."]
 
 
+@pytest.mark.requirement("REQ-TEXT-3")
 def test_an_expert_positive_the_text_omits_or_denies_is_marked():
     calls = {"Effusion": True, "Mass": True, "Nodule": False, "Edema": False, "Fracture": True}
     marks = check_findings("No mass. There is a nodule. A fracture is seen.", "CXR", calls)
@@ -55,17 +56,20 @@ def test_a_text_that_agrees_is_not_marked():
     assert check_findings("No mass. Effusion is present.", "CXR", {"Effusion": True, "Mass": False}) == []
 
 
+@pytest.mark.requirement("REQ-TEXT-3")
 def test_a_finding_nobody_assessed_is_marked_even_when_denied():
     marks = check_unfounded("No hernia. No effusion.", ["Effusion"])
     assert [(m.kind, m.finding) for m in marks] == [("unfounded", "Hernia")]
 
 
+@pytest.mark.requirement("REQ-TEXT-1")
 def test_a_side_nobody_measured_is_marked():
     assert [m.kind for m in check_sides("Right pleural effusion.", {"Effusion": ""})] == ["laterality"]
     assert [m.kind for m in check_sides("A lung tumor in the left lung.", {"lung tumor": "right"})] == ["laterality"]
     assert check_sides("A lung tumor in the right lung. Left arm is fine.", {"lung tumor": "right"}) == []
 
 
+@pytest.mark.requirement("REQ-TEXT-4")
 def test_a_number_nobody_measured_is_marked():
     measured = [12.46, 31.0]
     assert check_numbers("Volume 12.5 ml, diameter 31 mm.", measured) == []

@@ -45,6 +45,7 @@ def ellipsoid(shape, centre_mm, radii_mm, spacing):
     return sum(((p - c) / r) ** 2 for p, c, r in zip(places, centre_mm, radii_mm, strict=True)) <= 1.0
 
 
+@pytest.mark.requirement("REQ-TEXT-4")
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (5.0, 0.7, 0.7), (2.0, 0.5, 1.5)])
 def test_an_ellipsoid_is_measured_to_its_size(spacing):
     shape = tuple(int(80 / step) for step in spacing)
@@ -103,6 +104,7 @@ def test_the_diameter_is_axial_however_the_series_was_acquired():
     assert measure(result(stored, sagittal), frozenset({26})).diameter_mm == pytest.approx(6 * np.sqrt(2))
 
 
+@pytest.mark.requirement("REQ-TEXT-4")
 def test_the_diameter_is_the_true_maximum_over_all_pairs_of_voxels():
     rng = np.random.default_rng(3)
     for _ in range(20):
@@ -142,6 +144,7 @@ def test_one_voxel_is_one_pixel_wide_and_nothing_has_no_measure():
     assert (found.diameter_mm, found.extent_mm) == (pytest.approx(0.8), pytest.approx(3.0))
 
 
+@pytest.mark.requirement("REQ-TEXT-1")
 @pytest.mark.parametrize(
     ("columns", "side"),
     [((10, 20), "right"), ((80, 90), "left"), ((45, 55), ""), ((20, 80), ""), ((12, 54), "right")],

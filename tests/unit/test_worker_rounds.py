@@ -51,6 +51,7 @@ def bench(vlm, intake, expert=None, **limits):
     return Bench(vlm, cards, experts.__getitem__, intake.study, "CT", max_new_tokens=16, **limits)
 
 
+@pytest.mark.requirement("REQ-TEXT-9")
 @settings(max_examples=60, deadline=None)
 @given(first=st.lists(written, min_size=3, max_size=3), then=st.lists(written, max_size=12), rounds=st.integers(1, 4))
 def test_any_text_in_any_round_runs_only_offered_experts_and_ends(first, then, rounds):
