@@ -5,6 +5,7 @@ import unicodedata
 from dataclasses import replace
 
 import hl7
+import pytest
 from hl7apy.parser import parse_message
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -37,6 +38,7 @@ def _expected(text):
     return " ".join(_expected_lines(text).split())
 
 
+@pytest.mark.requirement("REQ-TEXT-11")
 @settings(max_examples=400, deadline=None)
 @given(st.one_of(TEXT, _ANY))
 def test_escaped_text_holds_nothing_that_has_a_meaning_and_comes_back(text):

@@ -2,6 +2,8 @@
 
 import copy
 
+import pytest
+
 from worker.reproduce import compare
 
 RECORD = {
@@ -50,6 +52,7 @@ def test_another_answer_is_the_same_findings():
     assert (result.verdict, result.differences) == ("same findings", ("answers: 1",))
 
 
+@pytest.mark.requirement("REQ-AUDIT-10")
 def test_another_side_differs():
     result = compare(
         RECORD, changed(outcome__findings__Mass={**RECORD["outcome"]["findings"]["Mass"], "laterality": "right"})

@@ -1,5 +1,6 @@
 """Sentences composed from answers: nothing added, nothing dropped, missing is not negative."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,12 +15,14 @@ def test_positives_first_then_one_sentence_of_negatives():
     assert made.impression_text == "Pleural effusion."
 
 
+@pytest.mark.requirement("REQ-TEXT-7")
 def test_nothing_present_is_said_of_the_assessed_findings_only():
     made = compose([FindingAnswer("Mass", False), FindingAnswer("Edema", None)])
     assert made.findings_text == "No pulmonary mass. Not assessed: pulmonary edema."
     assert made.impression_text == "None of the assessed findings is seen."
 
 
+@pytest.mark.requirement("REQ-TEXT-7")
 def test_nothing_assessed_is_never_normal():
     assert compose([]).impression_text == "Nothing was assessed."
     unassessed = compose([FindingAnswer("brain tumor", None)])
