@@ -13,6 +13,7 @@ from config.settings import settings
 from db import (  # noqa: F401 all fill the metadata
     annotation_models,
     asking_models,
+    audit_archive_models,
     audit_models,
     commitment_models,
     critical_models,
