@@ -24,6 +24,7 @@ class AuditTag(StrEnum):
     STUDY_TRACED = "study:traced"
     INSTANCE_DUPLICATE = "instance:duplicate"
     INSTANCE_QUARANTINED = "instance:quarantined"
+    INSTANCES_RECEIVED = "instances:received"
     # what the RIS said
     MESSAGE_RECEIVED = "message:received"
     MESSAGE_REFUSED = "message:refused"
@@ -209,6 +210,12 @@ class AuditTag(StrEnum):
     QUALITY_EXPORTED = "quality:exported"
     AUDIT_VIEWED = "audit:viewed"
     AUDIT_EXPORTED = "audit:exported"
+    AUDIT_ARCHIVED = "audit:archived"
+    AUDIT_REMOVED = "audit:removed"
+    AUDIT_RESTORED = "audit:restored"
+    AUDIT_DISPOSED = "audit:disposed"
+    AUDIT_HOLD_PLACED = "audit:hold_placed"
+    AUDIT_HOLD_LIFTED = "audit:hold_lifted"
     DRAFT_REPRODUCED = "draft:reproduced"
     # measurements on images
     ANNOTATION_KEPT = "annotation:kept"
@@ -218,3 +225,5 @@ class AuditTag(StrEnum):
     PROCESS_STARTED = "process:started"
     PROCESS_STOPPED = "process:stopped"
     MODEL_LOADED = "model:loaded"
+    CONFIG_CHANGED = "config:changed"
+    SCHEMA_MIGRATED = "schema:migrated"
