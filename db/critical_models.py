@@ -91,6 +91,7 @@ class CriticalAlert(Base):
             sqlite_where=text(_OPEN), postgresql_where=text(_OPEN),
         ),
         Index("ix_critical_alert_clock", "state", "clock_at"),
+        Index("ix_critical_alert_opened", "opened_at", "id"),
     )  # fmt: skip
     __mapper_args__ = {"version_id_col": version}  # noqa: RUF012 a stale writer loses
 

@@ -20,6 +20,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     false,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
@@ -47,6 +48,7 @@ JsonList = Annotated[list[Any], mapped_column(JSON, default=list)]
 # SQLite numbers rows itself only for a plain INTEGER primary key
 _BIG = BigInteger().with_variant(Integer, "sqlite")
 Sequence = Annotated[int, mapped_column(_BIG, primary_key=True)]
+FAILED = text("outcome <> 'success'")  # as an index says it, and a query has to
 
 
 class Base(DeclarativeBase):
@@ -166,7 +168,7 @@ class Instance(Base):
     path: Mapped[str] = mapped_column(String(400))
     revision: Mapped[int] = mapped_column(default=1)
     calling_ae: Mapped[str] = mapped_column(String(16), default="")
-    association_id: Mapped[UUID | None]  # it came on
+    association_id: Mapped[UUID | None] = mapped_column(index=True)  # it came on, or in which request of STOW-RS
     deleted_at: Mapped[MaybeInstant]  # retention took the file
     received_at: Mapped[Instant]
 
@@ -252,6 +254,7 @@ class ResultObject(Base):
     path: Mapped[str] = mapped_column(String(400))
     tracking_uids: Mapped[JsonList] = mapped_column(JSON, default=list, server_default="[]")  # Findings it shows
     created_at: Mapped[Instant]
+    __table_args__ = (Index("ix_result_object_created", "created_at", "id"),)
 
 
 class Delivery(Base):
@@ -287,6 +290,9 @@ class Delivery(Base):
     __table_args__ = (
         UniqueConstraint("result_object_id", "destination"),
         Index("ix_delivery_count_due", "destination", "counted", "count_due_at"),
+        Index("ix_delivery_created", "created_at", "id"),
+        Index("ix_delivery_state_created", "state", "created_at", "id"),
+        Index("ix_delivery_commitment_created", "commitment", "created_at", "id"),
     )
     __mapper_args__ = {"version_id_col": version}  # noqa: RUF012
 
@@ -333,6 +339,7 @@ class AuditEvent(Base):
         Index("ix_audit_event_tag", "tag", "seq"),
         Index("ix_audit_event_actor", "actor", "seq"),
         Index("ix_audit_event_object_id", "object_id", "seq"),
+        Index("ix_audit_event_failed", "occurred_at", "seq", postgresql_where=FAILED, sqlite_where=FAILED),
     )
 
     @property

@@ -145,7 +145,10 @@ class Amendment(Base):
     number: Mapped[int]  # of the addenda, or of the corrections, of this report
     text: Mapped[str] = mapped_column(Text)  # of the addendum; of a correction, its reason
     created_at: Mapped[Instant]
-    __table_args__ = (UniqueConstraint("report_id", "state", "number"),)
+    __table_args__ = (
+        UniqueConstraint("report_id", "state", "number"),
+        Index("ix_amendment_created", "created_at", "id"),
+    )
 
 
 SET_ASIDE = "SET_ASIDE"  # code of a Draft that nobody judged: the report was written without it

@@ -9,6 +9,7 @@ from rapidfuzz.distance import Levenshtein
 from sqlalchemy import func, select
 
 from db.lifecycle.review import text_sha256
+from db.lifecycle.tallies import tally
 from db.models import Reading, Series, Study
 from db.quality_models import DraftOutcome
 from db.report_models import SET_ASIDE, Draft, DraftRejection, Report, ReportRevision, Signature
@@ -31,6 +32,7 @@ def note_outcomes(uow: UnitOfWork, *, limit: int = _AT_ONCE) -> int:
         firsts.setdefault(one.draft_id, one)
     uow.session.add_all(firsts.values())
     uow.session.flush()
+    tally(uow, firsts.values())
     return len(firsts)
 
 

@@ -190,6 +190,11 @@ def summary(
     return [_six(one) for one in _details(session, newest)]
 
 
+def details(session: Session, query: Select[Any]) -> list[tuple[AlertDetail, SixFacts]]:
+    """Return the alerts that ``query`` selects, in its order, each with its six facts."""
+    return [(one, _six(one)) for one in _details(session, query)]
+
+
 def _six(one: AlertDetail) -> SixFacts:
     told = one.told
     return SixFacts(
