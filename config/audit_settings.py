@@ -4,6 +4,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field
 
+from config.syslog_settings import SyslogSettings
+
 
 class AuditSettings(BaseModel, frozen=True, extra="forbid"):
     """How the audit trail is marked, sealed and anchored."""
@@ -18,3 +20,10 @@ class AuditSettings(BaseModel, frozen=True, extra="forbid"):
         default=3600.0, gt=0, description="A tree head is signed at the latest so many seconds after the last one."
     )
     head_every_events: int = Field(default=1000, ge=1, description="... or after so many sealed events.")
+    source_id: str = Field(
+        default="firstread",
+        pattern=r"^[A-Za-z0-9._-]{1,64}$",
+        description="Name of this system in audit messages (AuditSourceID), and the domain of its people's logins "
+        "there.",
+    )
+    syslog: SyslogSettings = SyslogSettings()

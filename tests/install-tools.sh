@@ -10,6 +10,8 @@ have Orthanc || need="$need orthanc"
 have chromium || have chromium-browser || need="$need chromium"
 ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || need="$need postgresql"
 [ -x /usr/sbin/slapd ] || need="$need slapd"
+[ -x /usr/sbin/rsyslogd ] || need="$need rsyslog"
+ls /usr/lib/*/rsyslog/lmnsd_gtls.so >/dev/null 2>&1 || need="$need rsyslog-gnutls"
 [ -z "$need" ] && exit 0
 if [ "$(id -u)" != 0 ] || ! have apt-get; then
   echo "tests: not installed and not installable here:$need (their tests are skipped)"
