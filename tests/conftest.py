@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from db.engine import make_engine, make_sessions, migrate
 from db.origin import keys_are_in, write_key
+from tests.compiled import share_compiled
 from tests.judges import judged, judging_archive, watch_builders  # noqa: F401 fixtures of every test
 from tests.postgres import PostgresServer, find_binaries, memory_folder
 
@@ -27,6 +28,7 @@ keys_are_in(_KEYS)
 atexit.register(shutil.rmtree, _KEYS, ignore_errors=True)
 os.environ["COLUMNS"] = "200"  # tables of the command line are read whole, whoever runs the tests
 _TEMPLATE = "firstread_template"
+share_compiled()
 watch_builders()  # before a test, or what it tests, imports a builder by name
 gc.disable()  # while everything is imported
 
