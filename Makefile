@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run test screenshots lint types bench install frontend clean
+.PHONY: help run test screenshots lint types bench traceability sbom install frontend clean
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
@@ -34,6 +34,12 @@ bench: ## list the benchmarks (make bench-NAME)
 
 bench-%: install ## run one benchmark
 	$(BIN)/python tests/bench/bench_$*.py
+
+traceability: install ## write docs/traceability.md anew from hazards, requirements and tests
+	$(BIN)/firstread release matrix
+
+sbom: install ## write the bill of materials, var/sbom.cdx.json (CycloneDX)
+	$(BIN)/firstread release sbom --out var/sbom.cdx.json
 
 install: $(VENV)/.installed
 $(VENV)/.installed: requirements.lock pyproject.toml

@@ -14,6 +14,7 @@ from firstread.conformance import node_conformance
 from firstread.experts import experts_app
 from firstread.models import models_app
 from firstread.node import node_app
+from firstread.release import release_app
 from firstread.retention import retention_app
 from firstread.terminal import DataDir, console, refuse, start
 from firstread.tokens import tokens_app
@@ -30,6 +31,7 @@ app.add_typer(users_app, name="users")
 app.add_typer(audit_app, name="audit")
 app.add_typer(retention_app, name="retention")
 app.add_typer(tokens_app, name="tokens")
+app.add_typer(release_app, name="release")
 app.command("trace")(trace)
 node_app.command("conformance")(node_conformance)
 node_app.command("waiting")(node_waiting)
