@@ -1,0 +1,220 @@
+"""The rows around the benchmark's audit trail: studies, readings, drafts, findings, reports, signatures, deliveries."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from datetime import date, datetime, timedelta
+from hashlib import sha256
+from multiprocessing import get_context
+from typing import Any
+
+import psycopg
+import sqlalchemy as sa
+from psycopg import sql
+
+from db.engine import make_engine
+from db.models import Base, Delivery, Reading, ResultObject, Series, Study
+from db.report_models import Amendment, Draft, Evidence, Finding, Report, ReportRevision, Signature, UserAccount
+from tests.bench.audit_site import MODELS, READERS, Site, key_of, reader_of
+
+_ZERO = "0" * 64
+Row = dict[str, Any]
+
+
+def weights_of(model: int) -> str:
+    """SHA-256 of the weights of a model version."""
+    return sha256(f"weights{model}".encode()).hexdigest()
+
+
+def model_of(site: Site, number: int) -> int:
+    """Which model version drafted the study: they follow each other in time, each for a twentieth of it."""
+    return min(number * len(MODELS) // site.drafts, len(MODELS) - 1)
+
+
+def _study(site: Site, n: int) -> Iterator[Row]:
+    at = site.at(n)
+    yield {
+        "id": key_of("study", n), "study_instance_uid": f"1.2.826.0.1.3680043.10.98.{n}",
+        "patient_id": f"P-{n // 3:07d}", "issuer_of_patient_id": "", "patient_name": f"Bench^Nr{n}",
+        "patient_birth_date": f"{1930 + n % 80}0{1 + n % 9}11", "patient_sex": "FM"[n % 2],
+        "accession_number": f"ACC{n:08d}", "study_date": f"{at:%Y%m%d}", "study_time": f"{at:%H%M%S}",
+        "modalities": ("CT", "DX", "MR")[n % 3], "calling_ae": f"SCANNER{n % 12}", "revision": 1, "instance_count": 2,
+        "quiet_s": 10, "first_received_at": at, "last_received_at": at,
+    }  # fmt: skip
+
+
+def _series(site: Site, n: int) -> Iterator[Row]:
+    del site
+    yield {
+        "id": key_of("series", n), "study_id": key_of("study", n),
+        "series_instance_uid": f"1.2.826.0.1.3680043.10.98.{n}.1", "modality": ("CT", "DX", "MR")[n % 3],
+        "manufacturer": f"Maker{n % 4}", "manufacturer_model": f"Model{n % 8}",
+    }  # fmt: skip
+
+
+def _reading(site: Site, n: int) -> Iterator[Row]:
+    at = site.at(n)
+    failed = n % 50 == 7
+    yield {
+        "id": key_of("reading", n), "study_id": key_of("study", n), "revision": 1, "pipeline_version": "firstread",
+        "state": "NO_DRAFT" if failed else "DRAFTED", "reason": "the input is not supported" if failed else "",
+        "priority": "ROUTINE", "use": "clinical", "rule_trace": [], "created_at": at, "completed_at": at,
+        "started_at": at, "finished_at": at + timedelta(minutes=1),
+    }  # fmt: skip
+
+
+def _draft(site: Site, n: int) -> Iterator[Row]:
+    name, version = MODELS[model_of(site, n)]
+    model = {"name": name, "version": version, "files": {"weights": weights_of(model_of(site, n))}}
+    yield {
+        "id": key_of("draft", n), "reading_id": key_of("reading", n), "study_id": key_of("study", n),
+        "sections": {"findings": "None.", "impression": "None."}, "not_assessed": [], "marks": [],
+        "demonstration": False, "image_set_sha256": _ZERO, "provenance": {"models": [model], "experts": []},
+        "created_at": site.at(n) + timedelta(minutes=1),
+    }  # fmt: skip
+
+
+def _evidence(site: Site, n: int) -> Iterator[Row]:
+    name, version = MODELS[model_of(site, n)]
+    yield {
+        "id": key_of("evidence", n), "draft_id": key_of("draft", n), "expert": name, "version": version,
+        "argument": "", "weights_sha256": {"weights": weights_of(model_of(site, n))}, "seconds": 1.5, "output": {},
+        "series_instance_uid": "", "label_map_path": "", "created_at": site.at(n) + timedelta(minutes=1),
+    }  # fmt: skip
+
+
+def _finding(site: Site, n: int) -> Iterator[Row]:
+    decision = ("accepted", "accepted", "accepted", "edited", "rejected")[n % 5]
+    yield {
+        "id": key_of("finding", n), "draft_id": key_of("draft", n), "position": 0,
+        "label": ("Pneumothorax", "Effusion", "Nodule")[n % 3], "presence": ("present", "absent")[n % 2],
+        "source": MODELS[model_of(site, n)][0], "measurements": [], "key_slice": {}, "decision": decision,
+        "decided_by": key_of("user", reader_of(n)), "decided_at": site.at(n) + timedelta(minutes=9),
+    }  # fmt: skip
+
+
+def _report(site: Site, n: int) -> Iterator[Row]:
+    at = site.at(n)
+    yield {
+        "id": key_of("report", n), "study_id": key_of("study", n), "draft_id": key_of("draft", n),
+        "state": "ADDENDED" if n % 100 == 3 else "FINAL",
+        "sections": {"findings": "None at all.", "impression": "None."}, "lane": "signed", "urgency": 3,
+        "listed_at": at, "created_at": at, "updated_at": at, "version": 4,
+    }  # fmt: skip
+
+
+def _revision(site: Site, n: int) -> Iterator[Row]:
+    yield {
+        "id": key_of("revision", n), "report_id": key_of("report", n), "number": 1,
+        "sections": {"findings": "None at all.", "impression": "None."}, "author_id": key_of("user", reader_of(n)),
+        "created_at": site.at(n) + timedelta(minutes=10),
+    }  # fmt: skip
+
+
+def _signature(site: Site, n: int) -> Iterator[Row]:
+    for kind, state, after in (("signature", "FINAL", 11), ("second", "ADDENDED", 3000)):
+        if state == "FINAL" or n % 100 == 3:
+            at = site.at(n) + timedelta(minutes=after)
+            yield {
+                "id": key_of(kind, n), "report_id": key_of("report", n), "user_id": key_of("user", reader_of(n)),
+                "printed_name": "Reader", "meaning": "I have read the images.", "state": state,
+                "authenticated_at": at - timedelta(seconds=10), "signed_at": at, "text_sha256": _ZERO,
+                "draft_id": key_of("draft", n), "image_set_sha256": _ZERO,
+            }  # fmt: skip
+
+
+def _amendment(site: Site, n: int) -> Iterator[Row]:
+    if n % 100 == 3:
+        yield {
+            "id": key_of("amendment", n), "report_id": key_of("report", n), "signature_id": key_of("second", n),
+            "state": "ADDENDED", "number": 1, "text": "A small nodule was seen later.",
+            "created_at": site.at(n) + timedelta(minutes=3000),
+        }  # fmt: skip
+
+
+def _object(site: Site, n: int) -> Iterator[Row]:
+    yield {
+        "id": key_of("object", n), "study_id": key_of("study", n), "draft_id": key_of("draft", n),
+        "signature_id": key_of("signature", n), "kind": "signed_sr", "sop_instance_uid": f"2.25.{n}",
+        "sop_class_uid": "1.2.840.10008.5.1.4.1.1.88.33", "sha256": _ZERO, "path": "x",
+        "created_at": site.at(n) + timedelta(minutes=11),
+    }  # fmt: skip
+
+
+def _delivery(site: Site, n: int) -> Iterator[Row]:
+    at = site.at(n) + timedelta(minutes=12)
+    yield {
+        "id": key_of("delivery", n), "result_object_id": key_of("object", n), "destination": "PACS",
+        "state": "FAILED" if n % 2000 == 9 else "DELIVERED", "attempts": 1, "next_attempt_at": at, "created_at": at,
+        "delivered_at": at, "commitment": "COMMITTED", "version": 3,
+    }  # fmt: skip
+
+
+MADE: Mapping[type[Base], Callable[[Site, int], Iterator[Row]]] = {
+    Study: _study, Series: _series, Reading: _reading, Draft: _draft, Evidence: _evidence, Finding: _finding,
+    Report: _report, ReportRevision: _revision, Signature: _signature, Amendment: _amendment, ResultObject: _object,
+    Delivery: _delivery,
+}  # fmt: skip
+
+
+def fill_rows(url: str, site: Site) -> None:
+    """Put the site's rows into a migrated database, two processes at a time."""
+    engine = make_engine(url)
+    with engine.begin() as connection:
+        connection.execute(
+            sa.insert(UserAccount),
+            [
+                {"id": key_of("user", n), "login": f"reader{n}", "printed_name": f"Reader {n}", "role": "radiologist",
+                 "password_hash": ""}
+                for n in range(READERS)
+            ],
+        )  # fmt: skip
+    engine.dispose()
+    plain = url.replace("+psycopg", "")
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        for done in [pool.submit(_copy, plain, site, model) for model in MADE]:
+            done.result()
+
+
+def _copy(url: str, site: Site, model: type[Base]) -> None:
+    """COPY every row of one table; its indexes are made after."""
+    make = MADE[model]
+    defaults = _defaults(model)
+    table = model.__table__
+    with psycopg.connect(url) as connection, connection.cursor() as cursor:
+        cursor.execute("SET session_replication_role = replica")  # the worklist's triggers, and foreign keys
+        first = next(row for n in range(site.drafts) for row in make(site, n))
+        names = [*first, *(name for name in defaults if name not in first)]
+        statement = sql.SQL("COPY {} ({}) FROM STDIN").format(
+            sql.Identifier(str(table.name)), sql.SQL(", ").join(map(sql.Identifier, names))
+        )
+        with cursor.copy(statement) as copy:
+            for number in range(site.drafts):
+                for row in make(site, number):
+                    filled = {**defaults, **row}
+                    copy.write("\t".join(_text(filled[name]) for name in names) + "\n")
+
+
+def _defaults(model: type[Base]) -> Row:
+    """What SQLAlchemy would fill in, where it is a plain value; the columns that may be empty stay so."""
+    found: Row = {}
+    for column in model.__table__.columns:
+        default: Any = column.default
+        if default is not None and default.is_scalar:
+            found[column.name] = default.arg
+        elif isinstance(column.type, sa.JSON):
+            found[column.name] = [] if "list" in str(getattr(default, "arg", "")) else {}
+    return found
+
+
+def _text(value: Any) -> str:
+    """Return a value as COPY reads it."""
+    if value is None:
+        return "\\N"
+    if isinstance(value, dict | list):
+        return json.dumps(value).replace("\\", "\\\\")
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    if isinstance(value, bool):
+        return "t" if value else "f"
+    return str(getattr(value, "value", value)).replace("\\", "\\\\").replace("\t", " ").replace("\n", " ")
