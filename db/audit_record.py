@@ -31,6 +31,7 @@ FREE_TEXT = frozenset(
 )
 PRIVATE_OBJECTS = frozenset(("accession", "patient"))  # kinds of object whose id is a patient's
 _OBJECT = "object_id"
+_INTEGERS = 2**53 - 1  # the largest that every reader of JSON has exactly
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,11 @@ class Sheet:
     body: bytes  # RFC 8785, UTF-8
     key: str  # hex; empty when nothing is kept apart
     private: dict[str, Any]
+
+    @property
+    def content(self) -> str:
+        """The values kept apart as JSON."""
+        return json.dumps(self.private) if self.private else ""
 
 
 def sheet(about: Mapping[str, Any], detail: Mapping[str, Any], *, occurred_at: datetime) -> Sheet:
@@ -77,8 +83,26 @@ def _divided(about: dict[str, Any], detail: Mapping[str, Any]) -> tuple[dict[str
 
 
 def canonical(value: Any) -> bytes:
-    """Return the JSON of ``value`` in its one canonical form (RFC 8785)."""
-    return rfc8785.dumps(value)
+    """Return the JSON of ``value`` in its one canonical form (RFC 8785).
+
+    The library does it for what it alone can: numbers with a fraction, and names beyond ASCII, whose order in UTF-16
+    is another. For everything else the standard library writes the same bytes, in a tenth of the time.
+    """
+    return _write(value).encode("utf-8") if _is_simple(value) else rfc8785.dumps(value)
+
+
+_write = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
+
+
+def _is_simple(value: Any) -> bool:
+    kind = type(value)
+    if kind is str or value is None or kind is bool:
+        return True
+    if kind is int:
+        return abs(int(value)) <= _INTEGERS
+    if kind is dict:
+        return all(type(name) is str and name.isascii() and _is_simple(one) for name, one in value.items())
+    return kind is list and all(map(_is_simple, value))
 
 
 def instant(when: datetime) -> str:
@@ -107,7 +131,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, bool) or value is None:
         return value
     if isinstance(value, int):
-        return int(value) if abs(value) <= 2**53 - 1 else str(value)
+        return int(value) if abs(value) <= _INTEGERS else str(value)
     if isinstance(value, float):
         return value if isfinite(value) else str(value)
     if isinstance(value, datetime):

@@ -17,8 +17,9 @@ from config.errors import AppError, LifecycleError, OutOfSpaceError, TransientEr
 from db.audit import AuditTag
 from db.audit_record import sheet
 from db.engine import WRITING
-from db.models import AuditEvent, AuditPrivate, OutboxMessage
+from db.models import OutboxMessage
 from db.origin import mark
+from db.recording import record, write_recorded
 from db.types import utcnow
 
 
@@ -72,10 +73,7 @@ class UnitOfWork:
             "object_id": object_id[:64],
         }
         made = sheet(about, detail or {}, occurred_at=utcnow())
-        event = AuditEvent(occurred_at=made.occurred_at, body=made.body.decode("utf-8"), mark=mark(made.body))
-        if made.private:
-            event.aside = AuditPrivate(study_id=study_id, key=made.key, content=made.private)
-        self.session.add(event)
+        record(self.session, made, mark(made.body), study_id)
 
     def enqueue(self, task: str, **ids: str) -> None:
         """Send ``task`` once this unit of work has committed; arguments are ids only."""
@@ -95,6 +93,8 @@ def unit_of_work(sessions: sessionmaker[Session], actor: Actor) -> Iterator[Unit
         try:
             session.connection(execution_options=WRITING)
             yield UnitOfWork(session, actor)
+            session.flush()
+            write_recorded(session)
             session.commit()
         except (DBAPIError, StaleDataError, PoolTimeoutError) as exc:
             session.rollback()

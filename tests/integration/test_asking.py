@@ -59,7 +59,7 @@ def test_a_question_its_message_and_its_event_are_one_act_and_its_answer_changes
     assert (answer.text, answer.prompt, answer.demonstration) == (ANSWER.text, ANSWER.prompt, True)
     assert tags(sessions, object_type="question") == ["question:asked", "question:started", "question:answered"]
     with sessions() as session, session.connection() as connection:
-        told = str(session.scalars(sa.select(AuditEvent.detail)).all())
+        told = str([one.detail for one in session.scalars(sa.select(AuditEvent))])
         connection.rollback()
     assert "effusion" not in told  # the record names the row, the text stays there
 

@@ -204,5 +204,5 @@ def test_who_only_reads_sees_no_unverified_answers_and_an_auditor_sees_what_was_
     assert ANSWER.text in auditors
     assert "Copy, marked as AI text" not in auditors
     with site.sessions() as db:
-        told = " ".join(str(one) for one in db.scalars(select(AuditEvent.detail)))
+        told = " ".join(str(one.detail) for one in db.scalars(select(AuditEvent)))
     assert "effusion" not in told

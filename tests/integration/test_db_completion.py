@@ -120,8 +120,8 @@ def test_an_answer_that_changes_nothing_is_no_event(sessions):
         with unit_of_work(sessions, NODE) as uow:
             expectations.asked(uow, STUDY, archive="pacs", instances=instances, attempts=number, now=utcnow())
     with sessions() as session:
-        query = select(AuditEvent.detail).where(AuditEvent.tag == "study:expected").order_by(AuditEvent.seq)
-        assert [detail["instances"] for detail in session.scalars(query)] == [3, 5]
+        query = select(AuditEvent).where(AuditEvent.tag == "study:expected").order_by(AuditEvent.seq)
+        assert [one.detail["instances"] for one in session.scalars(query)] == [3, 5]
         (row,) = session.scalars(select(Expectation))
     assert (row.instances, row.attempts) == (5, 4)
     assert journey.study().expected_instances == 5

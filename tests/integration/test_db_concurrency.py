@@ -21,9 +21,12 @@ from db.uow import Actor, unit_of_work
 from tests.db_support import SCANNER, SWEEPER, header, person, receive, received
 
 _WRITER = """
-import sys
+import os, sys
+from pathlib import Path
 from db.engine import make_engine, make_sessions
+from db.origin import keys_are_in
 from tests.db_support import header, receive
+keys_are_in(Path(os.environ["FIRSTREAD_AUDIT__KEY_DIR"]))
 sessions = make_sessions(make_engine(sys.argv[1]))
 for number in range(40):
     # half of the images of one Study that all writers share, half of a Study of their own

@@ -265,7 +265,7 @@ def test_a_draft_is_kept_with_findings_evidence_objects_and_what_is_owed(session
     assert (report.state, report.draft_id, report.sections) == (ReportState.DRAFTED, draft.id, draft.sections)
     assert journey.reading().pipeline_version == "1.0"
     with sessions() as session:
-        detail = session.scalars(select(AuditEvent.detail).where(AuditEvent.tag == "reading:drafted")).one()
+        detail = session.scalars(select(AuditEvent).where(AuditEvent.tag == "reading:drafted")).one().detail
     assert detail["image_set_sha256"] == draft.image_set_sha256
 
 

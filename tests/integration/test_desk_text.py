@@ -65,8 +65,8 @@ def settle(site: Site, reader: Browser, study_id: UUID, **fields: object):
 
 def detail(site: Site, study_id: UUID, tag: str) -> dict[str, object]:
     with site.sessions() as db:
-        query = select(AuditEvent.detail).where(AuditEvent.tag == tag, AuditEvent.study_id == study_id)
-        found: dict[str, object] = db.scalars(query).one()
+        query = select(AuditEvent).where(AuditEvent.tag == tag, AuditEvent.study_id == study_id)
+        found: dict[str, object] = db.scalars(query).one().detail
     return found
 
 

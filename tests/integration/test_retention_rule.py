@@ -316,7 +316,7 @@ def test_the_same_instance_again_is_taken_back_and_the_study_stays_its_time_anew
     assert not answer.is_new
     with sessions() as session:
         gone = {one.instance_number: one.deleted_at for one in session.scalars(select(Instance))}
-        detail = session.scalars(select(AuditEvent.detail).where(AuditEvent.tag == "instance:duplicate")).one()
+        detail = session.scalars(select(AuditEvent).where(AuditEvent.tag == "instance:duplicate")).one().detail
     assert gone[1] is not None
     assert gone[2] is None
     assert detail == {"restored": True}
@@ -367,12 +367,10 @@ def test_a_hold_is_placed_and_lifted_for_a_reason_by_somebody(sessions: Sessions
     with pytest.raises(LifecycleError, match="not under"), unit_of_work(sessions, ADMIN) as uow:
         retention.lift_hold(uow, journey.study_id, "settled")
     with sessions() as session:
-        events = session.execute(
-            select(AuditEvent.tag, AuditEvent.actor, AuditEvent.actor_kind, AuditEvent.detail)
-            .where(AuditEvent.tag.like("study:hold%"))
-            .order_by(AuditEvent.seq)
+        events = session.scalars(
+            select(AuditEvent).where(AuditEvent.tag.like("study:hold%")).order_by(AuditEvent.seq)
         ).all()
-    assert [tuple(one) for one in events] == [
+    assert [(one.tag, one.actor, one.actor_kind, one.detail) for one in events] == [
         ("study:hold_placed", "cli:jdoe", "person", {"reason": "claim 12/2026"}),
         ("study:hold_lifted", "cli:jdoe", "person", {"reason": "settled"}),
     ]

@@ -346,7 +346,10 @@ def test_a_large_database_answers_at_once(sessions: Sessions) -> None:
         session.execute(
             insert(AuditEvent),
             [
-                {"actor": "a", "actor_kind": "peer", "tag": "x:y", "study_id": studies[n % 2000]["id"], "detail": {}}
+                {
+                    "occurred_at": now,
+                    "body": f'{{"actor":"a","kind":"peer","study_id":"{studies[n % 2000]["id"]}","tag":"x:y","v":0}}',
+                }
                 for n in range(20_000)
             ],
         )

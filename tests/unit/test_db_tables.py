@@ -1,6 +1,7 @@
 """The tables of allowed moves: every pair of states, for every machine."""
 
 import ast
+import shutil
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, select, text
 from sqlalchemy.orm import Session
 
 import db
@@ -44,16 +45,19 @@ def _pairs(text: str) -> set[tuple[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def memory() -> Iterator[Engine]:
-    engine = make_engine("sqlite://")
-    Base.metadata.create_all(engine)
+def migrated(_migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    path = shutil.copy(_migrated_file, tmp_path_factory.mktemp("tables"))
+    engine = make_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:  # the tables of moves alone, without the database's own guards
+        for name in connection.scalars(text("SELECT name FROM sqlite_master WHERE type = 'trigger'")).all():
+            connection.execute(text(f"DROP TRIGGER {name}"))
     yield engine
     engine.dispose()
 
 
 @pytest.fixture
-def uow(memory: Engine) -> Iterator[UnitOfWork]:
-    with make_sessions(memory)() as session:
+def uow(migrated: Engine) -> Iterator[UnitOfWork]:
+    with make_sessions(migrated)() as session:
         yield UnitOfWork(session, Actor("test", "process"))
 
 
