@@ -3,17 +3,21 @@
 A migration that rebuilds a guarded table on SQLite (batch mode) must create its triggers again; a test counts them.
 """
 
+from socket import gethostname
 from typing import Any, Literal
 
 import sqlalchemy as sa
 from alembic import context
 from alembic.autogenerate.api import AutogenContext
+from sqlalchemy.orm import sessionmaker
 
+from config.build import build
 from config.settings import settings
 from db import (  # noqa: F401 all fill the metadata
     annotation_models,
     asking_models,
     audit_archive_models,
+    audit_draft_models,
     audit_forwarding_models,
     audit_models,
     audit_tally_models,
@@ -36,8 +40,11 @@ from db import (  # noqa: F401 all fill the metadata
     workitem_models,
     worklist_models,
 )
+from db.audit import AuditTag
 from db.engine import WRITING, make_engine
+from db.origin import keys_are_in
 from db.types import UtcDateTime
+from db.uow import Actor, unit_of_work
 
 _NOT_OF_MODELS = frozenset({"ix_study_search"})  # made where PostgreSQL's own extension can be had (0025)
 _LOCK = 7_310_552_041  # any number; the same for every process that migrates
@@ -73,8 +80,27 @@ def _run(connection: sa.Connection) -> None:
         compare_type=True,
         include_object=_include,
     )
+    before = context.get_context().get_current_revision()
     with context.begin_transaction():
         context.run_migrations()
+    _record(connection, before, context.get_context().get_current_revision())
+
+
+def _record(connection: sa.Connection, before: str | None, after: str | None) -> None:
+    """Write that the schema changed, in the transaction that changed it; a database that was empty has no story yet."""
+    if before in {None, after} or after is None or not _has_chain(connection):
+        return
+    if "url" not in context.config.attributes:  # Alembic by hand; else the process that migrates has said it
+        keys_are_in(settings().key_dir, create=settings().audit.key_dir is None)
+    with unit_of_work(sessionmaker(connection), Actor("migrate", "process", address=gethostname()[:64])) as uow:
+        detail = {"from": before, "to": after, **build()}
+        uow.audit(AuditTag.SCHEMA_MIGRATED, object_type="schema", object_id=after, detail=detail)
+
+
+def _has_chain(connection: sa.Connection) -> bool:
+    """Return whether the record is the chained one (0026); what was recorded before it is carried over there."""
+    looks = sa.inspect(connection)
+    return looks.has_table("audit_event") and "mark" in {column["name"] for column in looks.get_columns("audit_event")}
 
 
 def main() -> None:

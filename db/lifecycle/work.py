@@ -10,6 +10,7 @@ from config.errors import LifecycleError
 from db.image_set import image_set_sha256
 from db.lifecycle.critical import open_suspected
 from db.lifecycle.deliveries import owe
+from db.lifecycle.draft_index import index_draft
 from db.lifecycle.moves import locked, move_reading
 from db.lifecycle.priority import raise_priority
 from db.lifecycle.queue_control import queue_state
@@ -193,6 +194,7 @@ def keep_draft(uow: UnitOfWork, reading: Reading, new: NewDraft) -> UUID:
         }
         del values["evidence_index"]
         session.add(Finding(draft_id=draft.id, position=position, **values))
+    index_draft(session, draft, new.evidence)
     session.flush()
     return draft.id
 
