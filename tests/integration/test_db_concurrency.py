@@ -165,6 +165,7 @@ def test_a_key_somebody_else_added_first_is_a_lifecycle_error(sessions):
         uow.session.add(UserAccount(login="twin", printed_name="x", role=Role.ADMIN, password_hash="x"))
 
 
+@pytest.mark.requirement("REQ-AUDIT-1")
 def test_an_audit_event_lives_and_dies_with_its_act(sessions):
     journey = received(sessions)
     with sessions() as session:

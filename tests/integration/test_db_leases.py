@@ -93,6 +93,7 @@ ACTS: dict[str, Callable[[UnitOfWork, Claim], object]] = {
 }
 
 
+@pytest.mark.requirement("REQ-FAIL-6")
 @pytest.mark.parametrize("act", ACTS)
 @pytest.mark.parametrize("taken_over", [True, False], ids=["another-worker-has-it", "queued-again"])
 def test_a_worker_that_lost_its_lease_can_do_nothing(sessions, act, taken_over):
@@ -145,6 +146,7 @@ def test_a_lease_that_is_renewed_is_not_taken_away(sessions):
     assert journey.reading().state is ReadingState.RUNNING
 
 
+@pytest.mark.requirement("REQ-FAIL-6")
 def test_a_lost_worker_costs_an_attempt_and_the_last_one_fails_with_its_reason(sessions):
     journey = received(sessions).queued()
     for attempt in (1, 2):
@@ -269,6 +271,7 @@ def test_a_draft_is_kept_with_findings_evidence_objects_and_what_is_owed(session
     assert detail["image_set_sha256"] == draft.image_set_sha256
 
 
+@pytest.mark.requirement("REQ-BIND-1")
 def test_a_draft_of_other_images_is_refused(sessions):
     journey = received(sessions).queued().running()
     with pytest.raises(LifecycleError, match="other images"):
@@ -289,6 +292,7 @@ def test_a_draft_that_cannot_be_kept_whole_is_not_kept_at_all(sessions):
     assert journey.drafted().reading().state is ReadingState.DRAFTED
 
 
+@pytest.mark.requirement("REQ-CRIT-6")
 @pytest.mark.parametrize(
     ("routed", "asked", "kept"),
     [
@@ -306,6 +310,7 @@ def test_a_model_may_raise_a_priority_never_lower_it(sessions, routed, asked, ke
     assert ("reading:priority_raised" in tags(sessions)) == (kept.value != routed)
 
 
+@pytest.mark.requirement("REQ-BIND-1")
 def test_the_claims_image_set_covers_all_earlier_revisions(sessions):
     journey = received(sessions, images=2).queued()
     receive(sessions, header(3))

@@ -256,6 +256,7 @@ def test_text_typed_before_a_take_over_is_offered_back_and_saved_by_taking_over(
     assert "report:taken_over" in site.tags(study_id=study_id)
 
 
+@pytest.mark.requirement("REQ-EDIT-3")
 def test_draft_signed_and_present_text_stand_beside_each_other(site, study_id, reader):
     act(site, reader, study_id, "/sections", impression="Signed words.")
     decide(site, reader, study_id, "accepted")
@@ -300,6 +301,7 @@ def test_a_signed_report_is_not_called_the_ais(site, study_id, reader, people):
     assert 'class="said ai"' not in page
 
 
+@pytest.mark.requirement("REQ-LABEL-1")
 def test_the_draft_says_what_its_models_are_for(study_id, people):
     page = people["viewer"].get(f"/studies/{study_id}").text
     card = page.split('id="about"')[1].split("</section>")[0]

@@ -165,6 +165,7 @@ def _legal_hold(sessions: Sessions) -> Journey:
     return journey
 
 
+@pytest.mark.requirement("REQ-KEEP-1")
 @pytest.mark.parametrize(
     ("made", "why"),
     [
@@ -221,6 +222,7 @@ def test_what_was_never_reported_goes_only_when_the_site_says_so(
     assert may_go(sessions, UNREPORTED) == [journey.study_id]
 
 
+@pytest.mark.requirement("REQ-KEEP-1")
 @pytest.mark.parametrize("state", [one for one in CommitmentState if one is not CommitmentState.COMMITTED])
 def test_nothing_goes_before_the_destination_committed(sessions: Sessions, state: CommitmentState) -> None:
     journey = finished(sessions)
@@ -284,6 +286,7 @@ def test_the_oldest_come_first_and_pages_follow_each_other(sessions: Sessions) -
     assert may_go(sessions, received_before=now - timedelta(days=2, hours=1)) == [*(o.study_id for o in first), ids[0]]
 
 
+@pytest.mark.requirement("REQ-KEEP-3")
 def test_claiming_marks_every_row_and_keeps_it(sessions: Sessions) -> None:
     journey = finished(sessions)
     with unit_of_work(sessions, ADMIN) as uow:
@@ -352,6 +355,7 @@ def test_an_instance_that_comes_between_the_question_and_the_lock_keeps_the_stud
         )
 
 
+@pytest.mark.requirement("REQ-KEEP-2")
 def test_a_hold_is_placed_and_lifted_for_a_reason_by_somebody(sessions: Sessions) -> None:
     journey = finished(sessions)
     with unit_of_work(sessions, ADMIN) as uow:
