@@ -18,7 +18,7 @@ from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 import yaml
-from cyclonedx.factory.license import LicenseFactory
+from cyclonedx.contrib.license.factories import LicenseFactory
 from cyclonedx.model import HashAlgorithm, HashType, Property
 from cyclonedx.model.bom import Bom, BomMetaData
 from cyclonedx.model.component import Component, ComponentScope, ComponentType
@@ -145,7 +145,7 @@ def _stated_licence(name: str) -> str:
 
 
 def _licences(text: str) -> Iterable[License]:
-    return [LicenseFactory().make_from_string(text)] if text else []
+    return [LicenseFactory().make_from_string(text)] if text else []  # an SPDX id, an expression, else a name
 
 
 # --- the browser -------------------------------------------------------------------------------------------

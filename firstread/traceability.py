@@ -186,7 +186,13 @@ def marked_tests(root: Path) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...
 
 
 def _is_marker(node: ast.AST) -> bool:
-    return isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.mark.requirement"
+    function = node.func if isinstance(node, ast.Call) else None
+    return (
+        isinstance(function, ast.Attribute)
+        and function.attr == "requirement"
+        and isinstance(function.value, ast.Attribute)
+        and function.value.attr == "mark"
+    )
 
 
 def _markers(tree: ast.Module) -> Iterator[tuple[str, ast.Call]]:
