@@ -10,7 +10,6 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-import sqlalchemy as sa
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -18,6 +17,7 @@ from db.engine import make_engine, make_sessions, migrate
 from db.origin import keys_are_in, write_key
 from tests.compiled import share_compiled
 from tests.judges import judged, judging_archive, watch_builders  # noqa: F401 fixtures of every test
+from tests.migrated import migrated
 from tests.postgres import PostgresServer, find_binaries, memory_folder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -85,9 +85,7 @@ def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def _migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("template") / "firstread.db"
-    migrate(f"sqlite:///{path}")
-    with sa.create_engine(f"sqlite:///{path}").connect() as connection:
-        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    migrated(f"sqlite:///{path}")
     return path
 
 

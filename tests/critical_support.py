@@ -112,7 +112,7 @@ def webhook() -> Iterator[Webhook]:
     """A webhook that listens while the context is open."""
     running = Webhook()
     server = make_server("127.0.0.1", 0, Request.application(running.answer), threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     running.url = f"http://127.0.0.1:{server.server_port}/alerts"
     try:

@@ -27,13 +27,14 @@ from dashboard import passwords
 from dashboard.app import create_app
 from dashboard.passwords import hash_password
 from db import lifecycle
-from db.engine import make_engine, make_sessions, migrate
+from db.engine import make_engine, make_sessions
 from db.lifecycle import InstanceHeader, NewDraft, NewEvidence, NewFinding
 from db.models import AuditEvent, Reading, Series, Study
 from db.report_models import Evidence, Finding, Report
 from db.types import Presence, Priority, Role
 from db.uow import Actor, unit_of_work
 from db.users import create_user
+from tests.migrated import migrated
 
 Sessions = sessionmaker[Session]
 NODE = Actor("node", "process")
@@ -281,7 +282,7 @@ def make_site(folder: Path, database_url: str = "", **changes: Any) -> Site:
     changes.setdefault("review", {"hold_s": 0})  # what is signed is due at once
     settings = Settings(data_dir=folder, database_url=database_url, **changes)
     if not database_url:
-        migrate(settings.database)
+        migrated(settings.database)
     sessions = make_sessions(make_engine(settings.database))
     site = Site(settings, sessions, create_app(settings, sessions))
     site.app.jinja_env.bytecode_cache = _TEMPLATES

@@ -188,7 +188,7 @@ def answering(
         httpd.socket = tls.wrap_socket(httpd.socket, server_side=True)
     httpd.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client that refuses our certificate
     server = WebServer(f"{'https' if tls else 'http'}://127.0.0.1:{httpd.server_address[1]}/dicom-web")
-    thread = threading.Thread(target=httpd.serve_forever, daemon=True)
+    thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
         yield server

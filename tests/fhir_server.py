@@ -134,7 +134,7 @@ def fhir_server(context: SSLContext | None = None) -> Iterator[FhirServer]:
 
     listening = make_server("127.0.0.1", 0, application, threaded=True, ssl_context=context)
     server.url = f"http{'s' if context else ''}://localhost:{listening.server_port}/fhir"
-    thread = threading.Thread(target=listening.serve_forever, daemon=True)
+    thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
         yield server

@@ -18,10 +18,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
 from config.settings import Settings
-from db.engine import make_engine, make_sessions, migrate
+from db.engine import make_engine, make_sessions
 from db.models import AuditEvent, Base
 from dicom_node.scp import RunningNode, start_node
 from instances.part10 import FileMeta, file_head
+from tests.migrated import migrated
 
 AE_TITLE = "FIRSTREAD"
 
@@ -36,7 +37,7 @@ def node_settings(folder: Path, **changes: Any) -> Settings:
 def migrated_sessions(settings: Settings) -> sessionmaker[Session]:
     """A migrated database of these settings."""
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    migrate(settings.database)
+    migrated(settings.database)
     return make_sessions(make_engine(settings.database))
 
 

@@ -26,7 +26,7 @@ SLOW_MS = 60_000  # a busy machine is no failure
 def served(app: Flask) -> Iterator[str]:
     """A dashboard behind a port of its own; its address."""
     server = make_server("127.0.0.1", 0, app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()

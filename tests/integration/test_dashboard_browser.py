@@ -56,7 +56,7 @@ def served(tmp_path: Path, sqlite_url: str) -> Iterator[tuple[Site, str]]:
     pacs = Destination(name="PACS", ae_title="PACS", host="127.0.0.1", port=11119)
     site = make_site(tmp_path, sqlite_url, destinations=(pacs,))
     server = make_server("127.0.0.1", 0, site.app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     yield site, f"http://127.0.0.1:{server.server_port}"
     server.shutdown()

@@ -48,7 +48,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, _migrated_file: Path) -> Site
 @pytest.fixture(scope="module")
 def base(site: Site) -> Iterator[str]:
     server = make_server("127.0.0.1", 0, site.app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()

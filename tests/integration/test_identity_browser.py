@@ -47,7 +47,7 @@ def chromium() -> Iterator[Browser]:
 def served(tmp_path: Path, sqlite_url: str) -> Iterator[tuple[Site, str]]:
     site = make_site(tmp_path, sqlite_url, identity={"oidc": OidcProvider("http://127.0.0.1:9", tmp_path).settings()})
     server = make_server("127.0.0.1", 0, site.app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     yield site, f"http://localhost:{server.server_port}"  # WebAuthn knows names, not addresses
     server.shutdown()

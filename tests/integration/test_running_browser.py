@@ -25,7 +25,7 @@ def served(
 ) -> Iterator[tuple[Site, Page, str]]:
     site = make_site(tmp_path_factory.mktemp("site"), dicom={"peers": [{"ae_title": "CT1", "host": "192.0.2.7"}]})
     server = make_server("127.0.0.1", 0, site.app, threaded=True)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     page = chromium.new_page(viewport={"width": 1280, "height": 800})
     page.set_default_timeout(SLOW_MS)
     expect.set_options(timeout=SLOW_MS)

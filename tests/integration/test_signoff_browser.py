@@ -26,7 +26,7 @@ PACS = Destination(name="PACS", ae_title="PACS", host="127.0.0.1", port=11119)
 def served(tmp_path: Path, sqlite_url: str) -> Iterator[tuple[Site, str]]:
     site = make_site(tmp_path, sqlite_url, destinations=(PACS,), review={"hold_s": 600})
     server = make_server("127.0.0.1", 0, site.app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     yield site, f"http://localhost:{server.server_port}"  # WebAuthn knows names, not addresses
     server.shutdown()
