@@ -1,4 +1,4 @@
-"""The table behind the question how a model does in each group of patients: counts by day, kept as drafts are decided."""
+"""The table behind the question how a model does in each group of patients: counts by day, raised at each decision."""
 
 from datetime import date
 

@@ -59,7 +59,8 @@ class Prior(Base):
     id: Mapped[Key]
     study_id: Mapped[UUID] = mapped_column(ForeignKey("study.id"), index=True)
     study_instance_uid: Mapped[Uid] = mapped_column(index=True)
-    held_id: Mapped[UUID | None] = mapped_column(ForeignKey("study.id"))  # the earlier Study, once any of it is here
+    # the earlier Study, once any of it is here
+    held_id: Mapped[UUID | None] = mapped_column(ForeignKey("study.id"), index=True)
     source: Mapped[str] = mapped_column(String(32))
     method: Mapped[str] = mapped_column(String(16))
     position: Mapped[int]  # 1 is compared first
