@@ -120,7 +120,7 @@ def test_a_segmented_finding_has_volume_and_diameter(tmp_path):
     assert 32.0 < numbers["Long axis"][0] < 40.0
 
 
-@pytest.mark.requirement("REQ-LABEL-5")
+@pytest.mark.requirement("REQ-LABEL-5", "REQ-CONF-6")
 def test_the_algorithm_stands_in_four_places(results):
     _, objects = results
     expert = objects["FINDINGS_SR"]

@@ -171,6 +171,7 @@ def test_first_users_are_made_once(tmp_path: Path, sqlite_url: str) -> None:
     assert tmp_path.is_dir()
 
 
+@pytest.mark.requirement("REQ-PRIV-1")
 def test_no_log_line_names_a_patient_even_when_something_breaks(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     configure_logs(level="DEBUG", json=False, process="web", stream=stream)

@@ -73,7 +73,6 @@ def test_clients_that_stop_hold_nobody_and_are_cut_off(secured: Served, authorit
         assert time.monotonic() - began < 12
 
 
-@pytest.mark.requirement("REQ-ACCESS-10")
 def test_tls_is_1_2_or_newer(secured: Served, authority: Authority) -> None:
     context = trusting(authority)
     context.minimum_version = ssl.TLSVersion.TLSv1_2

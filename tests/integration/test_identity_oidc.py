@@ -162,7 +162,7 @@ def test_another_nonce_state_or_issuer_and_a_code_used_twice_are_refused(site: S
     assert thief.get(back).status_code == 403
 
 
-@pytest.mark.requirement("REQ-SIGN-2")
+@pytest.mark.requirement("REQ-ACCESS-3")
 def test_a_fresh_sign_on_opens_the_lock_and_counts_for_one_act(site: Site, provider: OidcProvider) -> None:
     at_provider = requests.Session()
     browser = site.client()

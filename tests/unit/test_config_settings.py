@@ -17,6 +17,7 @@ def clean_environment(monkeypatch):
         monkeypatch.delenv(name)
 
 
+@pytest.mark.requirement("REQ-ACCESS-10")
 @pytest.mark.parametrize(
     "given",
     [
@@ -96,7 +97,6 @@ def test_the_environment_outranks_the_file_which_outranks_the_default(monkeypatc
     )
 
 
-@pytest.mark.requirement("REQ-ACCESS-10")
 def test_off_loopback_the_dashboard_needs_tls(tmp_path):
     pair = {"tls_certificate": tmp_path / "c.pem", "tls_key": tmp_path / "k.pem"}
     assert Settings(web={"host": "0.0.0.0", **pair}).web.host == "0.0.0.0"
