@@ -13,6 +13,7 @@ AppError
 │  ├─ GeometryError           slices that make no Volume
 │  ├─ UndecodablePixelsError  stored, but its pixels cannot be read
 │  ├─ AlteredInstanceError    a kept file is not what was received
+│  ├─ BrokenSealError         a head, proof or anchor of the audit log that does not verify
 │  ├─ PixelsDeletedError      retention deleted the file; its row says when
 │  └─ OutsideIntendedUseError  a gate refused the study: no draft
 │     └─ UnlicensedModelError     a model whose licence does not allow this use
@@ -94,6 +95,10 @@ class UndecodablePixelsError(RefusedInputError):
 
 class AlteredInstanceError(RefusedInputError):
     """A kept Instance is gone, or is not what was received."""
+
+
+class BrokenSealError(RefusedInputError):
+    """A head, a proof or an anchor of the audit log does not verify."""
 
 
 class PixelsDeletedError(RefusedInputError):

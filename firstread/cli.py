@@ -163,6 +163,14 @@ def sweeper() -> None:
 
 
 @app.command()
+def sealer() -> None:
+    """Seal the audit log, sign and anchor its heads, verify it, until SIGTERM."""
+    from audit.process import run_sealer
+
+    run_sealer(start("sealer"))
+
+
+@app.command()
 def web() -> None:
     """Serve the dashboard until SIGTERM."""
     from dashboard.serve import run_web

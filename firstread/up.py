@@ -1,4 +1,4 @@
-"""``firstread up``: prepare, start the four processes, watch them, stop them."""
+"""``firstread up``: prepare, start its processes, watch them, stop them."""
 
 import json
 import threading
@@ -77,6 +77,7 @@ def system(settings: Settings, archive: Destination | None, *, web: bool = True,
     family.add("node", "node", "run")
     family.add("worker", "worker")
     family.add("sweeper", "sweeper")
+    family.add("sealer", "sealer")
     if web:
         family.add("web", "web")
     return family

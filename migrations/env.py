@@ -16,8 +16,10 @@ from config.settings import settings
 from db import (  # noqa: F401 all fill the metadata
     annotation_models,
     asking_models,
+    audit_anchor_models,
     audit_archive_models,
     audit_draft_models,
+    audit_erasure_models,
     audit_forwarding_models,
     audit_models,
     audit_tally_models,
