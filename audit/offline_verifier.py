@@ -266,6 +266,9 @@ def _disposed(bundle: zipfile.ZipFile, keys: tuple[bytes, ...], manifest: dict[s
 
 def _check_files(bundle: zipfile.ZipFile, manifest: dict[str, dict[str, str]], disposed: list[str]) -> None:
     gone = {f"events-{name}.tsv" for name in disposed}
+    named = [*manifest["files"], "manifest.note", "disposed.note"]
+    if len(set(bundle.namelist())) != len(bundle.namelist()) or not set(bundle.namelist()) <= set(named):
+        raise BrokenError("manifest: the bundle has files that were not signed")
     for name, expected in manifest["files"].items():
         if name in gone:
             continue

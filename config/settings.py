@@ -231,6 +231,11 @@ class Settings(BaseSettings):
         return self.audit.key_dir or self.data_dir.resolve() / "keys"
 
     @property
+    def audit_archive_dir(self) -> Path:
+        """Where audit bundles are kept."""
+        return self.audit.archive.folder or self.data_dir.resolve() / "audit-archive"
+
+    @property
     def instances_dir(self) -> Path:
         """Where received Instances are kept."""
         return self.data_dir.resolve() / "instances"

@@ -1,7 +1,6 @@
 """Tables of what left the audit log for a bundle, and of what must not be disposed of."""
 
 from datetime import datetime
-from uuid import UUID
 
 from sqlalchemy import BigInteger, Integer, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
@@ -28,11 +27,13 @@ class AuditArchive(Base):
 
 
 class AuditHold(Base):
-    """A legal hold on the record: while it stands, nothing it covers is disposed of or erased."""
+    """A legal hold on the record of an interval: while it stands, nothing of it is disposed of or erased.
+
+    The hold on one study is ``Study.legal_hold``, which covers its images, its rows and its record.
+    """
 
     __tablename__ = "audit_hold"
     id: Mapped[Key]
-    study_id: Mapped[UUID | None] = mapped_column(index=True)  # of one study; else of an interval
     since: Mapped[datetime | None] = mapped_column(UtcDateTime, default=None)
     until: Mapped[datetime | None] = mapped_column(UtcDateTime, default=None)
     reason: Mapped[str] = mapped_column(String(400))

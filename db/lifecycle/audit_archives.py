@@ -17,7 +17,7 @@ from db.audit import AuditTag
 from db.audit_archive_models import AuditArchive, AuditHold
 from db.audit_models import AuditHead, AuditPending, AuditSeal
 from db.audit_record import instant
-from db.models import AuditEvent
+from db.models import AuditEvent, Study
 from db.types import utcnow
 from db.uow import UnitOfWork
 
@@ -47,6 +47,11 @@ def next_interval(session: Session, before: datetime) -> tuple[AuditHead | None,
     if end is None:
         return None
     return (session.get(AuditHead, first) if first else None), end
+
+
+def archives(session: Session) -> list[AuditArchive]:
+    """Return what was archived, oldest first."""
+    return list(session.scalars(select(AuditArchive).order_by(AuditArchive.first_position)))
 
 
 def sealed_events(session: Session, first: int, end: int) -> Iterator[tuple[bytes, ArchivedEvent]]:
@@ -137,8 +142,11 @@ def record_disposal(uow: UnitOfWork, archive: AuditArchive, classes: Sequence[st
     Raises:
         LifecycleError: a legal hold stands on one of the studies, or on an instant of the bundle.
     """
+    held = [key for key in studies if (study := uow.session.get(Study, key)) is not None and study.legal_hold]
+    if held:
+        raise LifecycleError(f"a legal hold stands on {len(held)} of the studies these events are about")
     for hold in standing_holds(uow.session):
-        if hold.study_id in studies or (hold.study_id is None and _covers(uow.session, hold, archive)):
+        if _covers(uow.session, hold, archive):
             raise LifecycleError(f"a legal hold stands on these events since {hold.placed_at:%Y-%m-%d}: {hold.id}")
     _tell(uow, AuditTag.AUDIT_DISPOSED, archive, classes=list(classes))
 
@@ -168,28 +176,21 @@ def _tell(uow: UnitOfWork, tag: AuditTag, archive: AuditArchive, **more: object)
 
 
 def place_hold(
-    uow: UnitOfWork,
-    *,
-    reason: str,
-    study_id: UUID | None = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
+    uow: UnitOfWork, *, reason: str, since: datetime | None = None, until: datetime | None = None
 ) -> AuditHold:
-    """Place a legal hold on the record of a study, or on all of an interval (open ends reach to the end).
+    """Place a legal hold on the record of an interval (an open end reaches to the end of the log).
 
     Raises:
-        RefusedInputError: no reason; or neither, or both; or an interval that ends before it begins.
+        RefusedInputError: no reason, no interval, or one that ends before it begins.
     """
     words = reason.strip()[:400]
     if not words:
         raise RefusedInputError("a legal hold needs a reason")
-    if study_id is None and since is None and until is None:
-        raise RefusedInputError("a legal hold is on a study, or on an interval")
-    if study_id is not None and (since or until):
-        raise RefusedInputError("a legal hold is on a study or on an interval, not on both")
+    if since is None and until is None:
+        raise RefusedInputError("a legal hold on the record needs a first or a last day; a study is held by itself")
     if since and until and since >= until:
         raise RefusedInputError("the interval ends before it begins")
-    hold = AuditHold(study_id=study_id, since=since, until=until, reason=words, placed_by=uow.actor.name)
+    hold = AuditHold(since=since, until=until, reason=words, placed_by=uow.actor.name)
     uow.session.add(hold)
     uow.session.flush()
     _tell_hold(uow, AuditTag.AUDIT_HOLD_PLACED, hold, words)
@@ -214,8 +215,7 @@ def lift_hold(uow: UnitOfWork, hold_id: UUID, *, reason: str) -> None:
 
 def _tell_hold(uow: UnitOfWork, tag: AuditTag, hold: AuditHold, reason: str) -> None:
     ends = {name: instant(at) for name, at in (("since", hold.since), ("until", hold.until)) if at}
-    detail = {"reason": reason, **ends}
-    uow.audit(tag, study_id=hold.study_id, object_type="audit_hold", object_id=str(hold.id), detail=detail)
+    uow.audit(tag, object_type="audit_hold", object_id=str(hold.id), detail={"reason": reason, **ends})
 
 
 def standing_holds(session: Session) -> list[AuditHold]:
@@ -223,17 +223,16 @@ def standing_holds(session: Session) -> list[AuditHold]:
     return list(session.scalars(select(AuditHold).where(AuditHold.lifted_at.is_(None)).order_by(AuditHold.placed_at)))
 
 
-def held_studies(session: Session, study_ids: Sequence[UUID]) -> list[UUID]:
-    """Return those of the studies whose record is held, by name or because an event of theirs lies in a held interval."""
-    holds = standing_holds(session)
-    named = {hold.study_id for hold in holds if hold.study_id} & set(study_ids)
+def held_studies(session: Session, study_ids: Collection[UUID]) -> list[UUID]:
+    """Return those of the studies that are held, by themselves or by an event of theirs in a held interval."""
+    held = select(Study.id).where(Study.id.in_(study_ids), Study.legal_hold)
+    named = set(session.scalars(held))
     spans = [
         (AuditEvent.occurred_at >= hold.since if hold.since else AuditEvent.seq > 0)
         & (AuditEvent.occurred_at < hold.until if hold.until else AuditEvent.seq > 0)
-        for hold in holds
-        if hold.study_id is None
+        for hold in standing_holds(session)
     ]
     if spans:
         query = select(AuditEvent.study_id).where(AuditEvent.study_id.in_(study_ids), or_(*spans)).distinct()
-        named |= set(session.scalars(query))
-    return sorted((one for one in named if one), key=str)
+        named |= {one for one in session.scalars(query) if one}
+    return sorted(named, key=str)

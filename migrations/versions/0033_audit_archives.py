@@ -33,7 +33,6 @@ def upgrade() -> None:
     op.create_table(
         "audit_hold",
         sa.Column("id", sa.Uuid(), nullable=False),
-        sa.Column("study_id", sa.Uuid(), nullable=True),
         sa.Column("since", sa.DateTime(timezone=True), nullable=True),
         sa.Column("until", sa.DateTime(timezone=True), nullable=True),
         sa.Column("reason", sa.String(length=400), nullable=False),
@@ -43,7 +42,6 @@ def upgrade() -> None:
         sa.Column("lifted_at", sa.DateTime(timezone=True), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_audit_hold")),
     )
-    op.create_index(op.f("ix_audit_hold_study_id"), "audit_hold", ["study_id"])
     if op.get_context().dialect.name == "postgresql":
         op.execute(f"""
             CREATE FUNCTION audit_only_archived() RETURNS trigger LANGUAGE plpgsql AS $$
