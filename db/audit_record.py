@@ -20,15 +20,23 @@ import rfc8785
 VERSION = 1
 CARRIED = 0  # version of bodies that the migration made from rows recorded before there was a chain
 ERASED = "[erased]"
-# details that name a patient, or by which one is found
+# details that name a patient, or by which one is found ("gone" and "stays" are the ids of a merge, "filters" is what
+# a reader searched for and kept)
 PRIVATE = frozenset(
-    ("accession", "accession_number", "birth_date", "filler", "filler_order_number", "issuer_of_patient_id",
-     "patient", "patient_birth_date", "patient_id", "patient_name", "patient_sex", "placer", "placer_order_number")
+    ("accession", "accession_number", "birth_date", "filler", "filler_order_number", "filters", "gone", "indication",
+     "issuer_of_patient_id", "other_patient_ids", "patient", "patient_birth_date", "patient_id", "patient_name",
+     "patient_sex", "placer", "placer_order_number", "search", "stays", "visit_number")
 )  # fmt: skip
-# details in people's own words; private where the event is about a patient
+# details in people's or peers' own words; private where the event is about a patient
 FREE_TEXT = frozenset(
-    ("after", "answer", "before", "comment", "note", "question", "read_back", "sections", "sentence", "text", "words")
-)
+    ("after", "answer", "before", "comment", "instruction", "no_read_back_reason", "note", "question", "reached",
+     "sentence", "text", "what", "words")
+)  # fmt: skip
+# a reason: of a process it is one of our own sentences, unless it repeats what another system answered
+REASONS = frozenset(("error", "reason"))
+REPEATING = frozenset(("commitment", "delivery", "notice", "prior", "workitem"))  # subjects of such processes' events
+# what an event can be about without naming a Study, and yet be about one patient
+ABOUT_A_PATIENT = frozenset(("expectation", "instance", "message", "order", "quarantined", "workitem"))
 PRIVATE_OBJECTS = frozenset(("accession", "patient"))  # kinds of object whose id is a patient's
 _OBJECT = "object_id"
 _INTEGERS = 2**53 - 1  # the largest that every reader of JSON has exactly
@@ -75,11 +83,24 @@ def _divided(about: dict[str, Any], detail: Mapping[str, Any]) -> tuple[dict[str
     plain = {str(name): _plain(value) for name, value in detail.items()}
     if about.get("object_type") in PRIVATE_OBJECTS and about.get(_OBJECT):
         plain[_OBJECT] = about.pop(_OBJECT)
-    of_patient = bool(about.get("study_id") or about.get("report_id"))
-    apart = PRIVATE | {_OBJECT} | (FREE_TEXT if of_patient else frozenset())
+    apart = _apart(about)
     private = {name: value for name, value in plain.items() if name in apart and value not in ("", None)}
     said = {name: value for name, value in plain.items() if name not in private}
     return {**about, "detail": said or None}, private
+
+
+_OPEN = PRIVATE | {_OBJECT}
+_WORDS = _OPEN | FREE_TEXT
+_ALL = _WORDS | REASONS
+
+
+def _apart(about: Mapping[str, Any]) -> frozenset[str]:
+    """Return the names of details that are kept apart in an event."""
+    of_patient = any(about.get(name) for name in ("study_id", "reading_id", "report_id"))
+    if not of_patient and about.get("object_type") not in ABOUT_A_PATIENT:
+        return _OPEN
+    ours = about.get("kind") == "process" and str(about.get("tag")).partition(":")[0] not in REPEATING
+    return _WORDS if ours else _ALL
 
 
 def canonical(value: Any) -> bytes:
@@ -113,6 +134,15 @@ def instant(when: datetime) -> str:
 def private_digest(key: str, name: str, value: Any) -> str:
     """Return the keyed digest that stands in the body for a value kept apart: HMAC-SHA-256, hex."""
     return hmac.digest(bytes.fromhex(key), canonical([name, value]), "sha256").hex()
+
+
+def private_holds(body: str, key: str, content: Mapping[str, Any]) -> bool:
+    """Return whether values kept apart are those that the body has the digests of: all of them, and no others."""
+    said = json.loads(body).get("private") or {}
+    try:
+        return bool(said) and said == {name: private_digest(key, name, value) for name, value in content.items()}
+    except (TypeError, ValueError):  # no key, or what no digest was ever made of
+        return False
 
 
 def detail_of(body: str, private: Mapping[str, Any] | None) -> dict[str, Any]:

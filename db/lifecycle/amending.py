@@ -13,7 +13,7 @@ from db.lifecycle.checking import Checked, keep_check
 from db.lifecycle.deliveries import owe
 from db.lifecycle.holding import begin_hold
 from db.lifecycle.moves import locked, move_report
-from db.lifecycle.review import MAX_SECTION_CHARS, SECTION_KEYS, radiologist, text_sha256
+from db.lifecycle.review import MAX_SECTION_CHARS, SECTION_KEYS, radiologist, text_change, text_sha256
 from db.lifecycle.revisions import add_revision
 from db.lifecycle.signing import act_detail, check_person, objects_sha256
 from db.lifecycle.values import NewObject
@@ -169,12 +169,13 @@ def _amend(
     hold = begin_hold(uow, report, signature, act.hold_s)
     number = _next(uow, report, state)
     session.add(Amendment(report_id=report.id, signature_id=signature.id, state=state, number=number, text=text))
-    before = text_sha256(report.sections)
+    before, changed = text_sha256(report.sections), text_change(report.sections, sections)
     report.sections = dict(sections)
     report.image_set_sha256 = act.seen_images
     report.late_images = False
     report.locked_by = report.locked_at = None
     detail = act_detail(signature, act.objects) | {"number": number, "before_sha256": before, "checks": checks}
+    detail |= changed or {"after": {"addendum": text}}
     why = text if state is ReportState.CORRECTED else ""
     move_report(uow, report, state, reason=why, detail=detail)
     add_revision(uow, report, author_id=reader.id, sections=signed)

@@ -21,7 +21,7 @@ from db.lifecycle.deliveries import owe, withdraw_drafts
 from db.lifecycle.errands import OVERTAKEN, ErrandClaim, claimed, end, held_for_asking, send, take
 from db.lifecycle.moves import locked
 from db.lifecycle.priority import raise_priority
-from db.lifecycle.review import held_report, text_sha256
+from db.lifecycle.review import held_report, text_change, text_sha256
 from db.lifecycle.revisions import add_revision
 from db.lifecycle.values import NewDraft, NewEvidence, NewFinding, NewObject
 from db.lifecycle.work import keep_draft
@@ -182,6 +182,7 @@ def adopt(uow: UnitOfWork, report_id: UUID, redraft_id: UUID, *, seen_version: i
         revision=number,
         before_sha256=text_sha256(text_before),
         after_sha256=text_sha256(report.sections),
+        **text_change(text_before, report.sections),
     )
     uow.session.flush()
     return report.version

@@ -106,7 +106,7 @@ def save_sections(uow: UnitOfWork, report_id: UUID, sections: Mapping[str, str],
         "sections": changed,
         "before_sha256": text_sha256(before),
         "after_sha256": text_sha256(after),
-    }
+    } | text_change(before, after)
     uow.audit(AuditTag.REPORT_EDITED, study_id=report.study_id, report_id=report.id, detail=detail)
     uow.session.flush()
     return report.version
@@ -223,6 +223,15 @@ def text_sha256(sections: Mapping[str, str]) -> str:
     kept = {key: text for key, text in sections.items() if text}
     canonical = json.dumps(kept, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode("utf-8")).hexdigest()
+
+
+def text_change(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Return the sections that differ, as an event has them: old text and new (21 CFR 11.10(e)), kept apart."""
+    texts = {key: (before.get(key) or "", after.get(key) or "") for key in sorted({*before, *after})}
+    changed = {key: pair for key, pair in texts.items() if pair[0] != pair[1]}
+    if not changed:
+        return {}
+    return {name: {key: pair[n] for key, pair in changed.items()} for n, name in enumerate(("before", "after"))}
 
 
 def _bind_to_present_images(uow: UnitOfWork, report: Report) -> None:

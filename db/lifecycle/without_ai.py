@@ -18,7 +18,7 @@ from db.audit import AuditTag
 from db.image_set import image_set_sha256
 from db.lifecycle.deliveries import withdraw_drafts
 from db.lifecycle.moves import locked, move_reading, move_report
-from db.lifecycle.review import drafter, held_report, text_sha256
+from db.lifecycle.review import drafter, held_report, text_change, text_sha256
 from db.lifecycle.revisions import add_revision
 from db.lifecycle.tables import WAITING_READINGS
 from db.lifecycle.values import IDENTITY_REASON
@@ -79,7 +79,7 @@ def put_back(uow: UnitOfWork, report_id: UUID, *, seen_version: int) -> None:
     _, report = held_report(uow, report_id, seen_version)
     if report.draft_id is not None or _is_signed(uow.session, report):
         raise LifecycleError(f"report {report_id} has a draft or a signature: it is not put back")
-    detail = {"text_sha256": text_sha256(report.sections)}
+    detail = {"text_sha256": text_sha256(report.sections)} | text_change(report.sections, {})
     uow.audit(AuditTag.REPORT_PUT_BACK, study_id=report.study_id, report_id=report.id, detail=detail)
     waits = waiting_draft(uow.session, report)
     move_report(uow, report, ReportState.UNREAD, reason="put back by its reader")
@@ -143,7 +143,7 @@ def take_draft(uow: UnitOfWork, report_id: UUID, draft_id: UUID, *, seen_version
         "revision": number,
         "before_sha256": text_sha256(before),
         "after_sha256": text_sha256(report.sections),
-    }
+    } | text_change(before, report.sections)
     uow.audit(AuditTag.REPORT_DRAFT_TAKEN, study_id=report.study_id, report_id=report.id, detail=detail)
     uow.session.flush()
     return report.version
