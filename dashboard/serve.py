@@ -1,5 +1,6 @@
 """The dashboard behind gunicorn: one process, several threads, TLS when certificates are set."""
 
+import os
 from typing import Any
 
 import structlog
@@ -11,6 +12,7 @@ from config.serving import ForwardedLogs, limit_silence, modern_tls, worker_with
 from config.settings import Settings
 from dashboard.app import create_app
 from db.engine import make_engine, make_sessions
+from db.starting import record_start, record_stop
 
 _SILENCE_S = 60  # in the middle of a request's body, or of reading an answer
 _RECEIVING = 64  # threads beside those that answer, for handshakes and headers
@@ -28,8 +30,10 @@ class _Web(BaseApplication):  # type: ignore[misc, unused-ignore]
             self.cfg.set(name, value)
 
     def load(self) -> Flask:
-        """Open the database in the serving process, after the fork."""
-        return create_app(self._settings, make_sessions(make_engine(self._settings.database)))
+        """Open the database in the serving process, after the fork; a start that cannot be recorded is none."""
+        sessions = make_sessions(make_engine(self._settings.database))
+        record_start(sessions, self._settings, "web")
+        return create_app(self._settings, sessions)
 
 
 def options(settings: Settings) -> dict[str, Any]:
@@ -71,4 +75,9 @@ def _ready(server: Any) -> None:
 def run_web(settings: Settings) -> None:
     """Serve the dashboard until told to stop (SIGTERM or SIGINT)."""
     configure_logs(level=settings.log_level, json=settings.log_json, process="web")
-    _Web(settings).run()
+    parent = os.getpid()
+    try:
+        _Web(settings).run()
+    finally:
+        if os.getpid() == parent:  # what serves was forked, and comes by here too
+            record_stop(make_sessions(make_engine(settings.database)), "web")

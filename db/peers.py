@@ -10,10 +10,11 @@ from sqlalchemy.orm import Session
 from config.errors import LifecycleError, RefusedInputError
 from config.settings import Peer
 from db.audit import AuditTag
+from db.lifecycle.arrivals import tell_arrivals
 from db.models import PeerAssociation
 from db.peer_models import AddedPeer
 from db.types import utcnow
-from db.uow import UnitOfWork
+from db.uow import Actor, UnitOfWork
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,9 @@ def close_forgotten(uow: UnitOfWork) -> int:
     ).all()
     for row in rows:
         row.ended_at, row.ended_how = utcnow(), "lost"
+        tell_arrivals(
+            UnitOfWork(uow.session, Actor(row.calling_ae or "(no AE title)", "peer", address=row.address)), row.id
+        )
         uow.audit(
             AuditTag.ASSOCIATION_FINISHED,
             outcome="failure",

@@ -181,7 +181,11 @@ class NodeAssociation(Association):  # type: ignore[misc]
         entered = tally(self)
         if entered is not None and not (self.is_released or self.is_aborted):
             self._context.door.leave(
-                entered.association_id, how=how, instances=entered.instances, size_bytes=entered.size_bytes
+                entered.association_id,
+                how=how,
+                instances=entered.instances,
+                size_bytes=entered.size_bytes,
+                answered=entered.answered,
             )
 
     # What the peer sends
@@ -293,6 +297,8 @@ class NodeAssociation(Association):  # type: ignore[misc]
         if status == storing.SUCCESS and entered is not None:
             entered.instances += 1
             entered.size_bytes += size
+        elif entered is not None:
+            entered.refused += 1
         response = store_response(command, status, comment)
         self._connection.send(b"".join(command_pdus(message.context_id, response, self.requestor.maximum_length)))
 

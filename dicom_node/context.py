@@ -1,5 +1,6 @@
 """What the handlers of one node share, and who may come in."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import UUID
@@ -52,8 +53,19 @@ class Doorkeeper(Protocol):
     def enter(self, asking: Asking) -> Admission:
         """Judge, count and record one request."""
 
-    def leave(self, association_id: UUID, *, how: str, instances: int = 0, size_bytes: int = 0) -> None:
-        """Record the end of an accepted association: ``how`` is released, aborted or lost."""
+    def leave(
+        self,
+        association_id: UUID,
+        *,
+        how: str,
+        instances: int = 0,
+        size_bytes: int = 0,
+        answered: Mapping[str, int] | None = None,
+    ) -> None:
+        """Record the end of an accepted association: ``how`` is released, aborted or lost.
+
+        ``answered`` says how many of what else was answered on it, by name.
+        """
 
 
 @dataclass(frozen=True)
@@ -73,6 +85,13 @@ class Tally:
     association_id: UUID
     instances: int = 0
     size_bytes: int = 0
+    echoes: int = 0
+    refused: int = 0  # C-STORE that was not answered Success
+
+    @property
+    def answered(self) -> dict[str, int]:
+        """What else was answered, by name; without what there was none of."""
+        return {name: count for name in ("echoes", "refused") if (count := getattr(self, name))}
 
 
 def tally(assoc: Any) -> Tally | None:

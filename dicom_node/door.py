@@ -2,7 +2,8 @@
 
 import shutil
 import threading
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -10,9 +11,10 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
-from config.errors import AppError
+from config.errors import AppError, TransientError
 from config.settings import Settings
 from db.audit import AuditTag
+from db.lifecycle.arrivals import tell_arrivals
 from db.models import PeerAssociation
 from db.types import utcnow
 from db.uow import Actor, unit_of_work
@@ -36,12 +38,20 @@ class Door:
         self._lock = threading.Lock()
 
     def enter(self, asking: Asking) -> Admission:
-        """Judge, count and record one request; a database that goes away rejects nobody it knew."""
+        """Judge, count and record one request; a database that goes away rejects nobody it knew.
+
+        Whoever cannot be recorded for any other reason is turned away for the moment: what they send would be
+        received without a record of who sent it.
+        """
         association_id = uuid4()
         verdict = self._judge(association_id, asking)
         rejection = verdict if isinstance(verdict, Rejection) else None
         is_identified = isinstance(verdict, Welcome) and verdict.is_identified
-        self._record_entry(association_id, asking, rejection, user=asking.user if is_identified else "")
+        entry = _Entry(association_id, asking, asking.user if is_identified else "", rejection)
+        if not self._record(lambda: self._record_entry(entry), asking) and rejection is None:
+            rejection = NOT_READY
+            with self._lock:
+                self._open.pop(association_id, None)
         profile = profile_of(self._settings.dicom, asking.called_ae)
         classes = frozenset(profile.sop_classes) if profile else frozenset()
         return Admission(association_id, rejection, classes, is_identified)
@@ -71,19 +81,23 @@ class Door:
             return True
         return free >= self._settings.retention.refuse_free_bytes
 
-    def _record_entry(self, association_id: UUID, asking: Asking, rejection: Rejection | None, *, user: str) -> None:
-        row = PeerAssociation(
-            id=association_id,
-            calling_ae=printable(asking.calling_ae, 16),
-            called_ae=printable(asking.called_ae, 16),
-            address=printable(asking.address, 64),
-            tls_subject=printable(asking.tls_subject, 400),
-            user_identity=printable(user, 64),
-            rejected=rejection.reason[:200] if rejection else "",
-        )
+    def _record(self, write: Callable[[], None], asking: Asking) -> bool:
+        """Return False when something cannot be recorded though there is a database: that must not be gone past."""
+        try:
+            write()
+        except TransientError as exc:
+            # the association is of no use without a database, but its C-STORE will say so with a status
+            log.error("association.not_recorded", error=exc, calling_ae=printable(asking.calling_ae, 16))  # noqa: TRY400
+        except (AppError, SQLAlchemyError) as exc:
+            log.error("association.not_recorded", error=exc, calling_ae=printable(asking.calling_ae, 16))  # noqa: TRY400
+            return False
+        return True
+
+    def _record_entry(self, entry: "_Entry") -> None:
+        row, rejection = entry.row(), entry.rejection
         detail: dict[str, Any] = {"address": row.address, "called_ae": row.called_ae}
-        detail |= {"tls_subject": row.tls_subject} if asking.is_tls else {}
-        detail |= {"user": row.user_identity} if user else {}
+        detail |= {"tls_subject": row.tls_subject} if entry.asking.is_tls else {}
+        detail |= {"user": row.user_identity} if row.user_identity else {}
         if rejection:
             hint = printable(rejection.hint, 600)
             detail |= {"reason": rejection.reason, "hint": hint}
@@ -95,47 +109,72 @@ class Door:
                 error=rejection.reason,
                 hint=hint,
             )
-        try:
-            with unit_of_work(self._sessions, _actor(asking)) as uow:
-                uow.session.add(row)
-                uow.audit(
-                    AuditTag.ASSOCIATION_REJECTED if rejection else AuditTag.ASSOCIATION_ACCEPTED,
-                    outcome="failure" if rejection else "success",
-                    object_type="association",
-                    object_id=str(association_id),
-                    detail=detail,
-                )
-        except (AppError, SQLAlchemyError) as exc:
-            # the association is of no use without a database, but its C-STORE will say so with a status
-            log.error("association.not_recorded", error=exc, calling_ae=printable(asking.calling_ae, 16))  # noqa: TRY400
+        with unit_of_work(self._sessions, _actor(entry.asking)) as uow:
+            uow.session.add(row)
+            uow.audit(
+                AuditTag.ASSOCIATION_REJECTED if rejection else AuditTag.ASSOCIATION_ACCEPTED,
+                outcome="failure" if rejection else "success",
+                object_type="association",
+                object_id=str(entry.association_id),
+                detail=detail,
+            )
 
-    def leave(self, association_id: UUID, *, how: str, instances: int = 0, size_bytes: int = 0) -> None:
-        """Record the end of an accepted association."""
+    def leave(
+        self,
+        association_id: UUID,
+        *,
+        how: str,
+        instances: int = 0,
+        size_bytes: int = 0,
+        answered: Mapping[str, int] | None = None,
+    ) -> None:
+        """Record the end of an accepted association, and what came on it."""
         with self._lock:
             asking = self._open.pop(association_id, None)
         if asking is None:
             return
-        detail = {
-            "address": printable(asking.address, 64),
-            "how": how,
-            "instances": instances,
-            "bytes": size_bytes,
-        }
-        try:
-            with unit_of_work(self._sessions, _actor(asking)) as uow:
-                row = uow.session.get(PeerAssociation, association_id)
-                if row is not None:
-                    row.ended_at, row.ended_how = utcnow(), how
-                    row.instances, row.size_bytes = instances, size_bytes
-                uow.audit(
-                    AuditTag.ASSOCIATION_FINISHED,
-                    outcome="success" if how == "released" else "failure",
-                    object_type="association",
-                    object_id=str(association_id),
-                    detail=detail,
-                )
-        except (AppError, SQLAlchemyError) as exc:
-            log.error("association.not_recorded", error=exc, calling_ae=printable(asking.calling_ae, 16))  # noqa: TRY400
+        counts = {"instances": instances, "bytes": size_bytes, **(answered or {})}
+        self._record(lambda: self._record_end(_Entry(association_id, asking), how, counts), asking)
+
+    def _record_end(self, entry: "_Entry", how: str, counts: Mapping[str, int]) -> None:
+        with unit_of_work(self._sessions, _actor(entry.asking)) as uow:
+            row = uow.session.get(PeerAssociation, entry.association_id)
+            if row is None:  # the database was away when it began
+                row = entry.row()
+                uow.session.add(row)
+            row.ended_at, row.ended_how = utcnow(), how
+            row.instances, row.size_bytes = counts["instances"], counts["bytes"]
+            tell_arrivals(uow, entry.association_id)
+            uow.audit(
+                AuditTag.ASSOCIATION_FINISHED,
+                outcome="success" if how == "released" else "failure",
+                object_type="association",
+                object_id=str(entry.association_id),
+                detail={"address": row.address, "called_ae": row.called_ae, "how": how, **counts},
+            )
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One association as it is recorded."""
+
+    association_id: UUID
+    asking: Asking
+    user: str = ""
+    rejection: Rejection | None = None
+
+    def row(self) -> PeerAssociation:
+        """Return its row, not yet added."""
+        asking = self.asking
+        return PeerAssociation(
+            id=self.association_id,
+            calling_ae=printable(asking.calling_ae, 16),
+            called_ae=printable(asking.called_ae, 16),
+            address=printable(asking.address, 64),
+            tls_subject=printable(asking.tls_subject, 400),
+            user_identity=printable(self.user, 64),
+            rejected=self.rejection.reason[:200] if self.rejection else "",
+        )
 
 
 def turned_away(context: NodeContext, address: str, reason: str) -> None:
@@ -146,7 +185,7 @@ def turned_away(context: NodeContext, address: str, reason: str) -> None:
         names = Names(patience_s=0.5)
         titles = {peer.ae_title for peer in peers if peer.host and is_from(peer.host, address, names.addresses)}
         for title in sorted(titles):
-            with unit_of_work(context.sessions, Actor(title, "peer")) as uow:
+            with unit_of_work(context.sessions, Actor(title, "peer", address=printable(address, 64))) as uow:
                 row = PeerAssociation(
                     id=uuid4(), calling_ae=title, address=printable(address, 64), rejected=reason[:200]
                 )
@@ -168,4 +207,5 @@ def printable(text: str, at_most: int) -> str:
 
 
 def _actor(asking: Asking) -> Actor:
-    return Actor(printable(asking.calling_ae, 16) or "(no AE title)", "peer")
+    name = printable(asking.calling_ae, 16) or "(no AE title)"
+    return Actor(name, "peer", address=printable(asking.address, 64))

@@ -106,7 +106,13 @@ def handle_end(event: Event, context: NodeContext, how: str) -> None:
     """Record the end of an accepted association."""
     ended = tally(event.assoc)
     if ended is not None:
-        context.door.leave(ended.association_id, how=how, instances=ended.instances, size_bytes=ended.size_bytes)
+        context.door.leave(
+            ended.association_id,
+            how=how,
+            instances=ended.instances,
+            size_bytes=ended.size_bytes,
+            answered=ended.answered,
+        )
 
 
 def handle_identity(_event: Event) -> tuple[bool, None]:
@@ -136,8 +142,11 @@ def handle_echo(_event: Event) -> int:
     return storing.SUCCESS
 
 
-def handle_health(_event: Event, context: NodeContext) -> int:
+def handle_health(event: Event, context: NodeContext) -> int:
     """Answer C-ECHO: the node is there, and could store: its database and its disk can be used."""
+    counted = tally(event.assoc)
+    if counted is not None:
+        counted.echoes += 1
     return health.examine(context.sessions, context.settings)
 
 
@@ -159,6 +168,8 @@ def handle_store(event: Event, context: NodeContext) -> int | Dataset:
         if answer[0] == storing.SUCCESS and counted is not None:
             counted.instances += 1
             counted.size_bytes += arrival.size
+        elif counted is not None:
+            counted.refused += 1
     return _response(answer)
 
 

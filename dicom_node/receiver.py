@@ -11,7 +11,7 @@ import pickle
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -145,9 +145,17 @@ class RemoteDoor:
         admission: Admission = self._node.ask(ENTER, cut)
         return admission
 
-    def leave(self, association_id: UUID, *, how: str, instances: int = 0, size_bytes: int = 0) -> None:
+    def leave(
+        self,
+        association_id: UUID,
+        *,
+        how: str,
+        instances: int = 0,
+        size_bytes: int = 0,
+        answered: Mapping[str, int] | None = None,
+    ) -> None:
         """Tell the node that an association ended."""
-        self._node.ask(LEAVE, association_id, how, instances, size_bytes)
+        self._node.ask(LEAVE, association_id, how, instances, size_bytes, dict(answered or {}))
 
 
 if __name__ == "__main__":

@@ -182,12 +182,15 @@ class Receivers:
         if admission.rejection is None:
             receiver.inside.add(admission.association_id)
             if receiver.is_gone:
-                self._leave(receiver, admission.association_id, "lost", 0, 0)
+                self._leave(receiver, admission.association_id, "lost")
         return admission
 
-    def _leave(self, receiver: _Receiver, association_id: UUID, how: str, instances: int, size_bytes: int) -> None:
+    def _leave(self, receiver: _Receiver, association_id: UUID, how: str, *said: Any) -> None:
+        """Record an end with what the receiver ``said`` of it: Instances, bytes, what else was answered."""
         receiver.inside.discard(association_id)
-        self._door.leave(association_id, how=how, instances=instances, size_bytes=size_bytes)
+        self._door.leave(
+            association_id, how=how, **dict(zip(("instances", "size_bytes", "answered"), said, strict=False))
+        )
 
     # When one ends
 
@@ -217,7 +220,7 @@ class Receivers:
         """Record associations that are lost, and remove files that nobody finishes."""
         receiver.is_gone = True
         for association_id in list(receiver.inside):
-            self._leave(receiver, association_id, "lost", 0, 0)
+            self._leave(receiver, association_id, "lost")
         with contextlib.suppress(OSError):
             self._inbox.instances.remove_leftovers(of_process=receiver.process.pid)
 

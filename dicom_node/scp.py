@@ -5,16 +5,15 @@ import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import structlog
 from sqlalchemy.orm import Session, sessionmaker
 
 from config.errors import AppError
 from config.settings import Settings
-from db.audit import AuditTag
 from db.engine import make_engine, make_sessions
 from db.peers import close_forgotten
+from db.starting import record_start, record_stop
 from db.uow import Actor, unit_of_work
 from dicom_node.context import NodeContext
 from dicom_node.door import Door
@@ -56,7 +55,10 @@ class RunningNode:
         self.reception.stop(_GRACE_S)
         for thread in self._threads:
             thread.join()
-        _audit(self.sessions, AuditTag.PROCESS_STOPPED, {})
+        try:
+            record_stop(self.sessions, "node")
+        except AppError as exc:
+            log.error("node.not_recorded", error=exc)  # noqa: TRY400 it ends all the same
         log.info("node.stopped", port=self.port)
 
 
@@ -81,17 +83,17 @@ def start_node(
     with unit_of_work(sessions, _NODE) as uow:
         close_forgotten(uow)
     ears = open_ears(settings)
+    ports = [ear.port for ear in ears] + [0]
+    said = {"port": ports[0], "tls_port": ports[1], "ae_title": settings.dicom.ae_title}
     try:
         certificate = server_context(settings, sessions) if settings.dicom.tls.certificate else None
         reception = _reception(ears, settings, sessions, inbox)
+        record_start(sessions, settings, "node", {**said, **vars(reconciled)})
     except AppError:
         for ear in ears:
             ear.close()
         raise
-    ports = [ear.port for ear in ears] + [0]
     node = RunningNode(ports[0], ports[1], inbox, sessions, reconciled, reception)
-    detail = {"port": node.port, "tls_port": node.tls_port, "ae_title": settings.dicom.ae_title, **vars(reconciled)}
-    _audit(sessions, AuditTag.PROCESS_STARTED, detail)
     reception.start()
     try:
         node.messages = start_listener(settings, sessions, context_of=certificate)
@@ -139,11 +141,3 @@ def _watch(certificate: Callable[[], ssl.SSLContext], stopped: threading.Event) 
     thread = threading.Thread(target=watch, name="certificate", daemon=True)
     thread.start()
     return thread
-
-
-def _audit(sessions: sessionmaker[Session], tag: AuditTag, detail: dict[str, Any]) -> None:
-    try:
-        with unit_of_work(sessions, _NODE) as uow:
-            uow.audit(tag, object_type="process", object_id="node", detail=detail)
-    except AppError as exc:
-        log.error("node.not_recorded", error=exc)  # noqa: TRY400

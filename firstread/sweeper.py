@@ -13,11 +13,11 @@ from config.errors import AppError
 from config.routing import load_rule_book
 from config.settings import Settings
 from db import lifecycle
-from db.audit import AuditTag
 from db.engine import make_engine, make_sessions
 from db.lifecycle import errands, expectations
 from db.lifecycle.outcomes import note_outcomes
 from db.outbox import purge, relay
+from db.starting import record_start, record_stop
 from db.types import utcnow
 from db.uow import Actor, unit_of_work
 from dicom_node.completion import Completion
@@ -100,12 +100,7 @@ def run_sweeper(settings: Settings) -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    _record(sessions, AuditTag.PROCESS_STARTED)
+    record_start(sessions, settings, "sweeper")
     while not stop.wait(TICK_S):
         sweeper.tick()
-    _record(sessions, AuditTag.PROCESS_STOPPED)
-
-
-def _record(sessions: sessionmaker[Session], tag: AuditTag) -> None:
-    with unit_of_work(sessions, _ACTOR) as uow:
-        uow.audit(tag, object_type="process", object_id="sweeper")
+    record_stop(sessions, "sweeper")

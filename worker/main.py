@@ -8,9 +8,8 @@ from transformers.utils.logging import disable_progress_bar
 from config.broker import make_celery
 from config.logs import configure_logs
 from config.settings import Settings
-from db.audit import AuditTag
 from db.engine import make_engine, make_sessions
-from db.uow import Actor, unit_of_work
+from db.starting import record_start, record_stop
 from worker.asking import answer_questions
 from worker.pipeline import StudyPipeline
 from worker.presence import Presence
@@ -59,7 +58,7 @@ def run_worker(settings: Settings) -> None:
     worker_process_init.connect(after_fork, weak=False)
     worker_process_shutdown.connect(before_end, weak=False)
     setup_logging.connect(our_logs, weak=False)
-    _record(sessions, AuditTag.PROCESS_STARTED)
+    record_start(sessions, settings, "worker")
     try:
         app.worker_main(
             [
@@ -74,9 +73,4 @@ def run_worker(settings: Settings) -> None:
             ]
         )
     finally:
-        _record(sessions, AuditTag.PROCESS_STOPPED)
-
-
-def _record(sessions: sessionmaker[Session], tag: AuditTag) -> None:
-    with unit_of_work(sessions, Actor("worker", "process")) as uow:
-        uow.audit(tag, object_type="process", object_id="worker")
+        record_stop(sessions, "worker")

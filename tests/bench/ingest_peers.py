@@ -26,7 +26,7 @@ from tests.node_support import ct_slice, encoded, write_file
 AE_TITLE = "FIRSTREAD"
 NO_DELAY = {**os.environ, "TCP_NODELAY": "1"}  # DCMTK's own switch, and Orthanc's, which is built on DCMTK
 AS_SHIPPED = {name: value for name, value in os.environ.items() if name != "TCP_NODELAY"}
-_NODE = "from config.settings import settings; from dicom_node.scp import run_node; run_node(settings())"
+_NODE = "from firstread.terminal import start; from dicom_node.scp import run_node; run_node(start('node'))"
 _SAMPLE_S = 0.05
 _START_S = 60.0
 _SOP_INSTANCE_UID = 0x00080018

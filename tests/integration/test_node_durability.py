@@ -29,7 +29,7 @@ from tests.node_support import (
 )
 from tests.postgres import PostgresServer, find_binaries
 
-_RUN = "from config.settings import settings; from dicom_node.scp import run_node; run_node(settings())"
+_RUN = "from firstread.terminal import start; from dicom_node.scp import run_node; run_node(start('node'))"
 
 
 def free_port():

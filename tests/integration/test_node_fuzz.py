@@ -85,7 +85,7 @@ class Turnstile:
             self.inside.add(admission.association_id)
         return admission
 
-    def leave(self, association_id, *, how, instances=0, size_bytes=0):
+    def leave(self, association_id, *, how, instances=0, size_bytes=0, answered=None):
         assert how in {"released", "aborted", "lost"}
         self.inside.discard(association_id)
 
