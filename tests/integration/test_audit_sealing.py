@@ -44,6 +44,7 @@ def preimages(sessions):
         return [f"{event.seq} {instant(event.occurred_at)}\n{event.body}".encode() for event in session.scalars(query)]
 
 
+@pytest.mark.requirement("REQ-AUDIT-14")
 def test_sealed_is_what_was_committed_and_an_independent_tree_agrees(sessions, keys, monkeypatch):
     monkeypatch.setattr("audit.sealing.PER_PASS", 250)
     sealer = Sealer(sessions, keys, AuditSettings())
@@ -79,6 +80,7 @@ def test_sealed_is_what_was_committed_and_an_independent_tree_agrees(sessions, k
     }
 
 
+@pytest.mark.requirement("REQ-AUDIT-15")
 def test_heads_are_signed_notes_that_openssl_s_key_checks(sessions, keys):
     sealer = Sealer(sessions, keys, AuditSettings(head_every_events=10, origin="clinic.example/audit"))
     for count in (1, 5, 6, 3):
@@ -105,6 +107,7 @@ def test_heads_are_signed_notes_that_openssl_s_key_checks(sessions, keys):
     assert (keys.folder / "seal.key").stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.requirement("REQ-AUDIT-15")
 def test_a_rotation_is_recorded_sealed_and_signed_by_both_keys(sessions, keys):
     first = seal_all_of(sessions, keys, 4)
     old = keys.current().public
@@ -131,6 +134,7 @@ def seal_all_of(sessions, keys, count):
     return seal_all(sessions, keys.folder)
 
 
+@pytest.mark.requirement("REQ-AUDIT-14")
 def test_without_a_key_nothing_is_lost_and_the_seal_goes_on_once_there_is_one(sessions, tmp_path):
     record(sessions, 2)
     with pytest.raises(ConfigurationError, match=r"seal\.key"):
@@ -138,6 +142,7 @@ def test_without_a_key_nothing_is_lost_and_the_seal_goes_on_once_there_is_one(se
     assert Sealer(sessions, SealKeys(tmp_path / "keys", create=True), AuditSettings()).round() == 2
 
 
+@pytest.mark.requirement("REQ-AUDIT-14")
 def test_two_sealers_and_many_writers_give_every_event_one_place(sessions, keys):
     keys.current()
     stop = threading.Event()
@@ -164,6 +169,7 @@ def test_two_sealers_and_many_writers_give_every_event_one_place(sessions, keys)
     assert len(set(seqs)) == 150
 
 
+@pytest.mark.requirement("REQ-AUDIT-14")
 def test_what_is_wrong_never_stops_the_seal(sessions, engine, keys):
     record(sessions, 3)
     with engine.connect().execution_options(**WRITING) as connection:

@@ -40,6 +40,7 @@ def judge(count):
     return made
 
 
+@pytest.mark.requirement("REQ-AUDIT-25")
 def test_roots_are_those_of_certificate_transparency():
     hashes = [tree.leaf_hash(leaf) for leaf in LEAVES]
     assert [tree.root_of(hashes[: n + 1]).hex() for n in range(8)] == ROOTS
@@ -61,6 +62,7 @@ def test_proofs_are_those_of_certificate_transparency():
     ]
 
 
+@pytest.mark.requirement("REQ-AUDIT-25")
 def test_every_inclusion_is_proved_and_nothing_else_is():
     for size in (1, 2, 3, 7, 8, 9, 33, 70):
         root = tree.root_of(HASHES[:size])
@@ -75,6 +77,7 @@ def test_every_inclusion_is_proved_and_nothing_else_is():
             assert not tree.verify_inclusion(HASHES[index], index, size, [*path, root], root)
 
 
+@pytest.mark.requirement("REQ-AUDIT-25")
 def test_every_consistency_is_proved_and_a_changed_tree_is_not():
     other = [*HASHES[:3], tree.leaf_hash(b"forged"), *HASHES[4:]]
     for size in (1, 2, 3, 7, 8, 9, 33, 70):
@@ -92,6 +95,7 @@ def test_every_consistency_is_proved_and_a_changed_tree_is_not():
                 assert not tree.verify_consistency(old, tree.root_of(HASHES[:old]), size, root, [*path, root])
 
 
+@pytest.mark.requirement("REQ-AUDIT-25")
 def test_an_independent_library_makes_the_same_proofs():
     made = judge(70)
     for index in (0, 1, 31, 32, 69):
