@@ -84,6 +84,7 @@ def _verify_alone(bundle: Path, *public: Path) -> subprocess.CompletedProcess[st
     return subprocess.run(command, cwd="/", capture_output=True, text=True, check=False)
 
 
+@pytest.mark.requirement("REQ-AUDIT-18")
 def test_two_bundles_hold_every_event_once_and_verify_with_the_public_key_alone(sessions, journey, keys, tmp_path):
     before = _events(sessions)
     first, _ = _archive(sessions, keys, tmp_path / "bundles")
@@ -128,6 +129,7 @@ ATTACKS = {
 }
 
 
+@pytest.mark.requirement("REQ-KEEP-6")
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_a_bundle_that_was_changed_is_refused(sqlite_sessions, keys, tmp_path, attack):
     sessions = sqlite_sessions
@@ -160,6 +162,7 @@ def test_even_with_a_new_manifest_a_changed_event_is_named(sqlite_sessions, keys
     assert f"position {int(position)} (seq {int(seq)})" in str(told.value)
 
 
+@pytest.mark.requirement("REQ-KEEP-6")
 def test_archived_events_may_be_taken_out_and_come_back_as_they_were(sessions, engine, journey, keys, tmp_path):
     before = _events(sessions)
     with pytest.raises(IntegrityError, match="append-only"), engine.begin() as connection:
@@ -188,6 +191,7 @@ def test_archived_events_may_be_taken_out_and_come_back_as_they_were(sessions, e
     assert head.size == len(now)
 
 
+@pytest.mark.requirement("REQ-KEEP-5")
 def test_a_class_whose_time_is_over_leaves_the_bundle_by_a_signed_statement(sessions, journey, keys, tmp_path):
     bundle, archive = _archive(sessions, keys, tmp_path / "bundles")
     assert expired(bundle, YEARS, utcnow()) == []
@@ -203,6 +207,7 @@ def test_a_class_whose_time_is_over_leaves_the_bundle_by_a_signed_statement(sess
     assert "CANNOT BE READ" in _verify_alone(quiet, keys.folder / "seal.pub").stdout  # a text is missing, unexplained
 
 
+@pytest.mark.requirement("REQ-KEEP-7")
 def test_what_is_held_is_not_disposed_of(sessions, journey, keys, tmp_path):
     bundle, archive = _archive(sessions, keys, tmp_path / "bundles")
     studies = studies_of(bundle, ["access"])
@@ -222,6 +227,7 @@ def test_what_is_held_is_not_disposed_of(sessions, journey, keys, tmp_path):
         audit_archives.record_disposal(uow, archive, ["system"], studies_of(bundle, ["system"]))
 
 
+@pytest.mark.requirement("REQ-KEEP-7")
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -236,6 +242,7 @@ def test_a_hold_without_reason_or_interval_is_refused(sqlite_sessions, words, to
         audit_archives.place_hold(uow, **words)
 
 
+@pytest.mark.requirement("REQ-KEEP-6")
 def test_a_gap_or_a_second_bundle_of_the_same_events_is_refused(sqlite_sessions, keys, tmp_path):
     received(sqlite_sessions)
     bundle, _ = _archive(sqlite_sessions, keys, tmp_path / "bundles")
@@ -256,6 +263,7 @@ VECTORS = (
 )  # fmt: skip
 
 
+@pytest.mark.requirement("REQ-AUDIT-18")
 @pytest.mark.parametrize(("key", "message", "signature"), VECTORS, ids=["empty", "72", "af82"])
 def test_the_published_signatures_hold_and_one_bit_breaks_them(key, message, signature):
     public, said, signed = (bytes.fromhex(one) for one in (key, message, signature))
@@ -267,6 +275,7 @@ def test_the_published_signatures_hold_and_one_bit_breaks_them(key, message, sig
         assert not offline_verifier.ed25519_holds(public, said, bytes(bent))
 
 
+@pytest.mark.requirement("REQ-KEEP-6")
 def test_the_verbs_archive_remove_list_restore_and_dispose(sqlite_url, keys, tmp_path, monkeypatch):
     monkeypatch.setenv("FIRSTREAD_DATABASE_URL", sqlite_url)
     monkeypatch.setenv("FIRSTREAD_DATA_DIR", str(tmp_path))
