@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from config.drafting_code import drafting_code_sha256
 from config.settings import ROOT, Settings
 from db.lifecycle import Claim, NewObject
 from db.models import Reading
@@ -39,7 +40,6 @@ _PACKAGES = (
     "torch", "transformers", "monai", "torchxrayvision", "highdicom", "pydicom", "numpy", "scipy", "simpleitk",
     "deepbet", "pillow",
 )  # fmt: skip
-_CODE = ("config", "reports", "worker")
 _CARD_FIELDS = ("name", "version", "licence", "research_only", "demonstration", "weights_sha256")
 _VLM_FIELDS = ("base", "backend", "revision", "template", "style", "published_cards")
 
@@ -131,7 +131,7 @@ def _inputs(intake: Intake, held: Sequence[InstancePath]) -> dict[str, Any]:
 
 def _preprocessing(settings: Settings) -> dict[str, Any]:
     return {
-        "code_sha256": code_sha256(),
+        "code_sha256": drafting_code_sha256(),
         "commit": commit(),
         "settings_sha256": settings_sha256(settings),
         "text_rules": ROUTE,
@@ -194,16 +194,6 @@ def result_sha256(result: ExpertResult) -> str:
         return hashlib.sha256(result.labels.tobytes()).hexdigest()
     rounded = {label: p if p is None else round(p, 6) for label, p in result.probabilities.items()}
     return hashlib.sha256(json.dumps(rounded, sort_keys=True).encode()).hexdigest()
-
-
-@cache
-def code_sha256() -> str:
-    """Return one digest over the sources that can change a draft; a checkout with edits has another one."""
-    digest = hashlib.sha256()
-    for path in sorted(p for name in _CODE for p in (ROOT / name).rglob("*") if p.suffix in {".py", ".yaml"}):
-        digest.update(f"{path.relative_to(ROOT).as_posix()}\0".encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 @cache

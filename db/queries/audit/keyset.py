@@ -12,6 +12,8 @@ from db.queries.audit.questions import Page
 
 Key = tuple[str | int | float, ...]
 AnyColumn = InstrumentedAttribute[Any] | ColumnElement[Any]
+AnySelect = Select[*tuple[Any, ...]]
+AnyRow = Row[*tuple[Any, ...]]
 
 
 class Keyset:
@@ -22,7 +24,7 @@ class Keyset:
         self._columns = columns
         self._descending = descending
 
-    def page(self, session: Session, query: Select[Any], page: Page) -> tuple[list[Row[Any]], Key | None]:
+    def page(self, session: Session, query: AnySelect, page: Page) -> tuple[list[AnyRow], Key | None]:
         """Return the page's rows and the key of the next page, None when there is none.
 
         The key columns come after the columns of ``query``.
@@ -33,14 +35,14 @@ class Keyset:
         rows = rows[: page.limit]
         return rows, self.key_of(rows[-1]) if more else None
 
-    def ordered(self, query: Select[Any], page: Page) -> Select[Any]:
+    def ordered(self, query: AnySelect, page: Page) -> AnySelect:
         """Return the query in this order, without the rows up to the page."""
         if page.after is not None:
             this, that = tuple_(*self._columns), tuple_(*self._after(page.after))
             query = query.where(this < that if self._descending else this > that)
         return query.order_by(*(one.desc() if self._descending else one.asc() for one in self._columns))
 
-    def key_of(self, row: Row[Any]) -> Key:
+    def key_of(self, row: AnyRow) -> Key:
         """Return the key of a row that ends in the key columns."""
         return tuple(_written(value) for value in tuple(row)[-len(self._columns) :])
 
