@@ -18,6 +18,14 @@ _SEARCHES = {
     "AuditEvent": (
         ("entity", "reference", "ImagingStudy/id or DiagnosticReport/id"),
         ("date", "date", "when it happened"),
+        ("patient", "reference", "Patient/id"),
+        ("patient.identifier", "token", "Patient ID, with or without its namespace"),
+        ("agent.identifier", "token", "login, process or AE title that acted"),
+        ("altid", "token", "id of the account that acted"),
+        ("type", "token", "EventID of DICOM"),
+        ("subtype", "token", "tag of the event"),
+        ("action", "token", "C, R, U, D or E"),
+        ("outcome", "token", "0, 4 or 12"),
     ),
 }
 

@@ -10,16 +10,15 @@ from werkzeug.exceptions import MethodNotAllowed, NotFound
 
 from config.errors import RefusedInputError
 from dashboard.dicomweb.door import admit, client, install_door
-from dashboard.fhir.audit_events import audit_resource
+from dashboard.fhir.audit_events import audit_resources, wanted_events
 from dashboard.fhir.capability import capability
 from dashboard.fhir.outcomes import answer, check_format, register_outcomes
-from dashboard.fhir.searching import check_known, link, number, span, wanted_reports, window
+from dashboard.fhir.searching import link, number, wanted_reports, window
 from dashboard.fhir.shelf import KINDS, Resource, Shelf
 from dashboard.people import sessions, site
 from dashboard.permissions import Permission, requires
 from db.audit import AuditTag
-from db.models import AuditEvent
-from db.queries import audit_events, report_detail
+from db.queries.audit_telling import EventFilter, events_after
 from db.queries.fhir import signed_reports
 from db.uow import unit_of_work
 
@@ -95,24 +94,15 @@ def read(kind: str, key: str) -> Response:
 def search_audit() -> Response:
     """Return audit events in their order; looking at them is an event too."""
     check_format()
-    check_known(request.args, ("entity", "date", "_count", "_after"))
-    spans = [span(text) for text in request.args.getlist("date")]
     count = number(request.args, "_count", _EVENTS, _MOST_EVENTS)
-    since, until = ([getattr(one, end) for one in spans if getattr(one, end)] for end in ("since", "until"))
     with sessions()() as db:
-        study_id = _study_of(db, request.args["entity"]) if "entity" in request.args else None
-        found = audit_events(
-            db,
-            study_id=study_id,
-            since=max(since, default=None),
-            until=min(until, default=None),
-            after_seq=number(request.args, "_after", 0, 2**31),
-            limit=count + 1,
-        )
-    _note_audit(study_id, len(found[:count]))
+        wanted = wanted_events(request.args, db, site())
+        found = events_after(db, wanted, number(request.args, "_after", 0, 2**31), count + 1)
+        resources = audit_resources(db, found[:count], site())
+    study_ids = wanted.study_ids or ()
+    _note_audit(study_ids[0] if len(study_ids) == 1 else None, len(resources))
     more = {"_after": found[count - 1].seq} if 0 < count < len(found) else {}
-    entries = [_entry(audit_resource(one, site().organization), "match") for one in found[:count]]
-    return answer(_searchset("AuditEvent", entries, None, more))
+    return answer(_searchset("AuditEvent", [_entry(one, "match") for one in resources], None, more))
 
 
 @bp.get("/AuditEvent/<int:seq>")
@@ -121,11 +111,13 @@ def read_audit(seq: int) -> Response:
     """Return one audit event."""
     check_format()
     with sessions()() as db:
-        event = db.get(AuditEvent, seq) if seq < 2**63 else None
-    if event is None:
-        raise NotFound("There is no such event.")
-    _note_audit(event.study_id, 1)
-    return answer(audit_resource(event, site().organization))
+        found = events_after(db, EventFilter(), seq - 1, 1) if 0 < seq < 2**63 else []
+        if not found or found[0].seq != seq:
+            raise NotFound("There is no such event.")
+        resource = audit_resources(db, found, site())[0]
+        study_id = found[0].study_id
+    _note_audit(study_id, 1)
+    return answer(resource)
 
 
 @bp.route("/", defaults={"rest": ""}, methods=["GET", "POST", "PUT", "PATCH", "DELETE"])
@@ -176,20 +168,6 @@ def _searchset(kind: str, entries: Iterable[dict[str, Any]], total: int | None, 
     if total is not None:
         found["total"] = total
     return found | ({"entry": list(once.values())} if once else {})
-
-
-def _study_of(db: Any, entity: str) -> UUID:
-    kind, _, key = entity.rpartition("/")
-    try:
-        named = UUID(key)
-    except ValueError:
-        named = None
-    if named is None or kind not in {"ImagingStudy", "DiagnosticReport"}:
-        raise RefusedInputError("entity is ImagingStudy/id or DiagnosticReport/id")
-    if kind == "ImagingStudy":
-        return named
-    detail = report_detail(db, named)
-    return detail.study.id if detail else named
 
 
 def _note(studies: set[UUID], **detail: Any) -> None:

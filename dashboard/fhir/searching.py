@@ -120,7 +120,7 @@ def wanted_reports(args: "MultiDict[str, str]", db: Session, settings: Settings)
     """
     check_known(args, REPORT_PARAMETERS)
     spans = [span(text) for text in args.getlist("_lastUpdated")]
-    one = {name: _single(args, name) for name in REPORT_PARAMETERS[:5]}
+    one = {name: single(args, name) for name in REPORT_PARAMETERS[:5]}
     report_ids = None if one["_id"] is None else [_id(text) for text in one["_id"].split(",")]
     accession = one["accession"]
     if one["identifier"] is not None:
@@ -133,7 +133,7 @@ def wanted_reports(args: "MultiDict[str, str]", db: Session, settings: Settings)
         else:
             report_ids = []
     patient = one["patient.identifier"] or one["subject.identifier"]
-    patient_id, issuers = _patient(db, settings, patient) if patient else (None, None)
+    patient_id, issuers = patient_issuers(db, settings, patient) if patient else (None, None)
     return Wanted(
         report_ids=report_ids,
         accession=accession,
@@ -157,7 +157,12 @@ def token(text: str) -> tuple[str | None, str]:
     return (plain[0] if len(plain) == 2 else None), plain[-1]
 
 
-def _single(args: "MultiDict[str, str]", name: str) -> str | None:
+def single(args: "MultiDict[str, str]", name: str) -> str | None:
+    """Return a parameter that may be given once; None when it is not.
+
+    Raises:
+        RefusedInputError: it is given twice, or without a value.
+    """
     values = args.getlist(name)
     if len(values) > 1 or values == [""]:
         raise RefusedInputError(f"{name} is asked for once, and with a value")
@@ -179,7 +184,12 @@ def _with_uid(db: Session, uid: str) -> list[UUID]:
     return [report_id for report_id, study in signed_study_uids(db) if report_uid(study) == uid]
 
 
-def _patient(db: Session, settings: Settings, text: str) -> tuple[str, list[str] | None]:
+def patient_issuers(db: Session, settings: Settings, text: str) -> tuple[str, list[str] | None]:
+    """Return the Patient ID of a token, and the issuers it may have; None for any.
+
+    Raises:
+        RefusedInputError: it is no token.
+    """
     system, value = token(text)
     if system is None:
         return value, None
