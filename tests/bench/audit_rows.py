@@ -1,6 +1,7 @@
 """The rows around the benchmark's audit trail: studies, readings, drafts, findings, reports, signatures, deliveries."""
 
 import json
+import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from datetime import date, datetime, timedelta
@@ -12,10 +13,11 @@ import psycopg
 import sqlalchemy as sa
 from psycopg import sql
 
+from db.audit_draft_models import DraftModel
 from db.engine import make_engine
 from db.models import Base, Delivery, Reading, ResultObject, Series, Study
 from db.report_models import Amendment, Draft, Evidence, Finding, Report, ReportRevision, Signature, UserAccount
-from tests.bench.audit_site import MODELS, READERS, Site, key_of, reader_of
+from tests.bench.audit_site import MODELS, READERS, Site, key_of, reader_of, without_triggers
 
 _ZERO = "0" * 64
 Row = dict[str, Any]
@@ -65,13 +67,24 @@ def _reading(site: Site, n: int) -> Iterator[Row]:
 
 def _draft(site: Site, n: int) -> Iterator[Row]:
     name, version = MODELS[model_of(site, n)]
-    model = {"name": name, "version": version, "files": {"weights": weights_of(model_of(site, n))}}
+    weights = {"model.safetensors": weights_of(model_of(site, n))}
+    model = {"role": "expert", "name": name, "version": version, "weights_sha256": weights}
     yield {
         "id": key_of("draft", n), "reading_id": key_of("reading", n), "study_id": key_of("study", n),
         "sections": {"findings": "None.", "impression": "None."}, "not_assessed": [], "marks": [],
         "demonstration": False, "image_set_sha256": _ZERO, "provenance": {"models": [model], "experts": []},
         "created_at": site.at(n) + timedelta(minutes=1),
     }  # fmt: skip
+
+
+def _draft_model(site: Site, n: int) -> Iterator[Row]:
+    name, version = MODELS[model_of(site, n)]
+    both = (("expert", name, version, weights_of(model_of(site, n))), ("vlm", "demo-vlm", "1.0.0", "1" * 64))
+    for kind, package, release, weights in both:
+        yield {
+            "draft_id": key_of("draft", n), "kind": kind, "package": package, "version": release,
+            "weights_sha256": weights, "site": f"SCANNER{n % 12}", "created_at": site.at(n) + timedelta(minutes=1),
+        }  # fmt: skip
 
 
 def _evidence(site: Site, n: int) -> Iterator[Row]:
@@ -151,7 +164,8 @@ def _delivery(site: Site, n: int) -> Iterator[Row]:
 
 
 MADE: Mapping[type[Base], Callable[[Site, int], Iterator[Row]]] = {
-    Study: _study, Series: _series, Reading: _reading, Draft: _draft, Evidence: _evidence, Finding: _finding,
+    Study: _study, Series: _series, Reading: _reading, Draft: _draft, DraftModel: _draft_model, Evidence: _evidence,
+    Finding: _finding,
     Report: _report, ReportRevision: _revision, Signature: _signature, Amendment: _amendment, ResultObject: _object,
     Delivery: _delivery,
 }  # fmt: skip
@@ -169,11 +183,45 @@ def fill_rows(url: str, site: Site) -> None:
                 for n in range(READERS)
             ],
         )  # fmt: skip
+    if engine.dialect.name == "sqlite":
+        with without_triggers(url) as connection:
+            for model in MADE:
+                _insert(connection, site, model)
     engine.dispose()
+    if engine.dialect.name == "sqlite":
+        return
     plain = url.replace("+psycopg", "")
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         for done in [pool.submit(_copy, plain, site, model) for model in MADE]:
             done.result()
+
+
+def _insert(connection: sqlite3.Connection, site: Site, model: type[Base]) -> None:
+    """Insert every row of one table into SQLite."""
+    make, defaults = MADE[model], _defaults(model)
+    kinds = {column.name: column.type for column in model.__table__.columns}
+    names = [*next(row for n in range(site.drafts) for row in make(site, n))]
+    names += [name for name in defaults if name not in names]
+    marks = ", ".join("?" * len(names))
+    statement = f"INSERT INTO {model.__table__.name} ({', '.join(names)}) VALUES ({marks})"
+    rows = (
+        [_bound({**defaults, **row}[name], kinds[name]) for name in names]
+        for n in range(site.drafts)
+        for row in make(site, n)
+    )
+    connection.executemany(statement, rows)
+    connection.commit()
+
+
+def _bound(value: Any, kind: Any) -> Any:
+    """Return a value as SQLAlchemy would have SQLite store it."""
+    if isinstance(value, dict | list):
+        return json.dumps(value)
+    if isinstance(value, datetime):
+        return value.strftime("%Y-%m-%d %H:%M:%S.%f")
+    if isinstance(kind, sa.Uuid) and value is not None:
+        return value.hex
+    return getattr(value, "value", value)
 
 
 def _copy(url: str, site: Site, model: type[Base]) -> None:

@@ -6,8 +6,10 @@ true ones, so that the verification has everything to verify. A second process m
 
 import hmac
 import json
+import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -137,20 +139,19 @@ def _fill_seals(url: str, site: Site, leaves: bytes, place: Callable[[int], date
                 chain = sha256(chain + leaf).digest()
                 at = place(position).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
                 copy.write(f"{position}\t{position + 1}\t{at}\t\\\\x{leaf.hex()}\t\\\\x{chain.hex()}\n")
-        level, row = 0, [leaves[at : at + 32] for at in range(0, len(leaves), 32)]
+        row = [leaves[at : at + 32] for at in range(0, len(leaves), 32)]
         with cursor.copy("COPY audit_node (level, number, hash) FROM STDIN") as copy:
-            while len(row) > 1:
-                row = [sha256(b"\x01" + row[at] + row[at + 1]).digest() for at in range(0, len(row) - 1, 2)]
-                level += 1
-                if level >= _NODE_LEVEL:
-                    for number, node in enumerate(row):
-                        copy.write(f"{level}\t{number}\t\\\\x{node.hex()}\n")
+            for level, number, node in _nodes(row):
+                copy.write(f"{level}\t{number}\t\\\\x{node.hex()}\n")
     return chain
 
 
 def fill_events(url: str, site: Site) -> None:
     """Put the site's events and their seals into an empty migrated database."""
     check_bodies(site)
+    if url.startswith("sqlite"):
+        _fill_sqlite(url, site)
+        return
     plain = url.replace("+psycopg", "")
     with psycopg.connect(plain, autocommit=True) as connection:
         day = EPOCH
@@ -170,6 +171,56 @@ def fill_events(url: str, site: Site) -> None:
         for _, definition in made:
             connection.execute(definition.replace(" ON ONLY ", " ON ").encode())
         connection.execute("SELECT setval('audit_event_seq', %s)", (site.events,))
+
+
+def _fill_sqlite(url: str, site: Site) -> None:
+    leaves = bytearray()
+    with without_triggers(url) as connection:
+        for start in range(0, site.drafts, 1000):
+            lines = b"".join(_lines(site, n, leaves) for n in range(start, min(start + 1000, site.drafts)))
+            rows = [line.split("\t") for line in lines.decode().splitlines()]
+            connection.executemany(
+                "INSERT INTO audit_event (seq, occurred_at, body, mark) VALUES (?, ?, ?, ?)",
+                [(int(seq), _stored(at), body.replace("\\\\", "\\"), mark) for seq, at, body, mark in rows],
+            )
+        chain, row = bytes(32), [bytes(leaves[at : at + 32]) for at in range(0, len(leaves), 32)]
+        for position, leaf in enumerate(row):
+            chain = sha256(chain + leaf).digest()
+            at = _stored(_at(site, position).strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
+            connection.execute(
+                "INSERT INTO audit_seal VALUES (?, ?, ?, ?, ?)", (position, position + 1, at, leaf, chain)
+            )
+        for level, number, node in _nodes(row):
+            connection.execute("INSERT INTO audit_node VALUES (?, ?, ?)", (level, number, node))
+        connection.commit()
+
+
+def _stored(at: str) -> str:
+    return at.replace("T", " ").rstrip("Z")
+
+
+def _nodes(row: list[bytes]) -> Iterator[tuple[int, int, bytes]]:
+    """Yield the whole subtrees that are kept, from the leaves."""
+    level = 0
+    while len(row) > 1:
+        row = [sha256(b"\x01" + row[at] + row[at + 1]).digest() for at in range(0, len(row) - 1, 2)]
+        level += 1
+        if level >= _NODE_LEVEL:
+            yield from ((level, number, node) for number, node in enumerate(row))
+
+
+@contextmanager
+def without_triggers(url: str) -> Iterator[sqlite3.Connection]:
+    """Give a connection to a SQLite database whose triggers are away meanwhile."""
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
+        made = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").fetchall()
+        connection.execute("PRAGMA synchronous = OFF")
+        for name, _ in made:
+            connection.execute(f"DROP TRIGGER {name}")
+        yield connection
+        for _, definition in made:
+            connection.execute(definition)
+        connection.commit()
 
 
 def _at(site: Site, position: int) -> datetime:
