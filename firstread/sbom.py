@@ -12,7 +12,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, metadata
+from importlib.metadata import PackageNotFoundError, metadata, requires
 from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
@@ -116,19 +116,48 @@ def pins(root: Path) -> list[Requirement]:
 
 
 def python_packages(root: Path) -> Iterator[Component]:
-    """Give a component for every pin, with the licence that the installed package states."""
+    """Give a component for every pin, with the licence that the installed package states.
+
+    What only development and tests need has the scope ``excluded``.
+    """
+    needed = _needed_at_run_time(root)
     for pin in pins(root):
         version = next(iter(pin.specifier)).version
+        is_needed = pin.marker is not None or canonicalize_name(pin.name) in needed
         purl = PackageURL("pypi", name=canonicalize_name(pin.name), version=version)
         yield Component(
             name=pin.name,
             version=version,
             type=ComponentType.LIBRARY,
+            scope=ComponentScope.REQUIRED if is_needed else ComponentScope.EXCLUDED,
             bom_ref=purl.to_string(),
             purl=purl,
             licenses=_licences(_stated_licence(pin.name)),
             properties=[Property(name="firstread:only-when", value=str(pin.marker))] if pin.marker else [],
         )
+
+
+def _needed_at_run_time(root: Path) -> set[str]:
+    """Return the project's dependencies and optional ones for running, and whatever those need in their turn."""
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    optional = [line for extra, lines in project["optional-dependencies"].items() if extra != "dev" for line in lines]
+    waiting = [Requirement(line) for line in (*project["dependencies"], *optional)]
+    seen: set[tuple[str, str]] = set()
+    while waiting:
+        one = waiting.pop()
+        for extra in {"", *one.extras} - {extra for name, extra in seen if name == canonicalize_name(one.name)}:
+            seen.add((canonicalize_name(one.name), extra))
+            waiting += [
+                need for need in _needs(one.name) if need.marker is None or need.marker.evaluate({"extra": extra})
+            ]
+    return {name for name, _ in seen}
+
+
+def _needs(name: str) -> list[Requirement]:
+    try:
+        return [Requirement(line) for line in requires(name) or ()]
+    except PackageNotFoundError:
+        return []
 
 
 def _stated_licence(name: str) -> str:

@@ -61,6 +61,10 @@ def test_every_pin_of_the_lock_is_in_it_exactly_once(listed: dict[str, Any]) -> 
     assert len(pinned) == len([line for line in lock.splitlines() if line.strip() and not line.startswith("#")]) > 100
     found = Counter((one["name"], one["version"]) for one in of_kind(listed, "pkg:pypi/"))
     assert found == Counter(pinned)
+    scopes = {one["name"]: one["scope"] for one in of_kind(listed, "pkg:pypi/")}
+    assert {scopes[name] for name in ("pytest", "ruff", "mypy", "playwright", "pypdf", "jsonschema")} == {"excluded"}
+    needed = ("Flask", "Werkzeug", "torch", "SQLAlchemy", "psycopg-binary", "kombu", "nvidia-cublas", "bitsandbytes")
+    assert {scopes[name] for name in needed} == {"required"}
     purls = {one["name"]: one["purl"] for one in of_kind(listed, "pkg:pypi/")}
     assert purls["SQLAlchemy"].startswith("pkg:pypi/sqlalchemy@2.")
     assert purls["fhir.resources"].startswith("pkg:pypi/fhir-resources@")
