@@ -56,6 +56,7 @@ def details(tree: Any) -> dict[str, str]:
     return {one.get("type"): b64decode(one.get("value")).decode() for one in tree.iter("ParticipantObjectDetail")}
 
 
+@pytest.mark.requirement("REQ-AUDIT-21")
 @pytest.mark.parametrize("outcome", ["success", "failure"])
 @pytest.mark.parametrize("kind", ["person", "process", "peer"])
 def test_every_kind_of_event_is_a_valid_message_whatever_its_texts_are(kind: str, outcome: str) -> None:
@@ -75,6 +76,7 @@ def test_every_kind_of_event_is_a_valid_message_whatever_its_texts_are(kind: str
         read(audit_message(empty, AuditSource("firstread")))
 
 
+@pytest.mark.requirement("REQ-AUDIT-7")
 @pytest.mark.parametrize("tag", list(AuditTag))
 def test_every_tag_has_its_place_in_the_table(tag: AuditTag) -> None:
     assert is_placed(tag), f"{tag}: reports/audit_message/codes.py lacks it"
@@ -84,12 +86,14 @@ def test_every_tag_has_its_place_in_the_table(tag: AuditTag) -> None:
     assert bool(kind.type_code) is (kind.event in {"110100", "110108", "110113", "110114"})
 
 
+@pytest.mark.requirement("REQ-AUDIT-21")
 def test_the_codes_mean_what_dicom_says() -> None:
     known = {code: said[0] for words in concepts["DCM"].values() for code, said in words.items()}
     assert {code: known.get(code) for code in MEANINGS} == dict(MEANINGS)
     assert set(KINDS) <= set(AuditTag)
 
 
+@pytest.mark.requirement("REQ-AUDIT-21")
 def test_who_what_when_and_where_are_read_out_of_the_message() -> None:
     tree = read(audit_message(event("report:signed_final"), SOURCE))
     about = tree.find("EventIdentification")
@@ -199,6 +203,7 @@ def test_break_glass_says_why_in_fhir() -> None:
     assert made["entity"][-1]["type"]["code"] == "1"
 
 
+@pytest.mark.requirement("REQ-AUDIT-21")
 def test_the_schema_refuses_what_the_standard_does() -> None:
     good = etree.fromstring(audit_message(event(), SOURCE))
     for broken in (
