@@ -132,6 +132,7 @@ class Signature(Base):
     # over the sorted "SOP Instance UID:SHA-256" of the objects that the signature made
     objects_sha256: Mapped[str] = mapped_column(String(64), default="", server_default="")
     method: Mapped[str] = mapped_column(String(16), default="password", server_default="password")  # of the proof
+    __table_args__ = (Index("ix_signature_user_signed", "user_id", "signed_at"),)
 
 
 class Amendment(Base):

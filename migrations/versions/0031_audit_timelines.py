@@ -22,6 +22,7 @@ _INDEXES = (
     ("ix_delivery_state_created", "delivery", ["state", "created_at", "id"]),
     ("ix_delivery_commitment_created", "delivery", ["commitment", "created_at", "id"]),
     ("ix_prior_held_id", "prior", ["held_id"]),
+    ("ix_signature_user_signed", "signature", ["user_id", "signed_at"]),
     ("ix_amendment_created", "amendment", ["created_at", "id"]),
 )
 _FAILED = sa.text("outcome <> 'success'")

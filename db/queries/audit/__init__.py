@@ -12,18 +12,24 @@ from db.queries.audit import (
     derived,
     drafts,
     events,
+    incidents,
+    late_input,
     overrides,
     recall,
     refusals,
     reproduce,
     signing,
     subgroups,
+    timeline_model,
+    timeline_user,
+    timelines,
 )
 from db.queries.audit.questions import Question
 
 _MODULES = (
     drafts, accesses, overrides, reproduce, signing, refusals,
-    critical, delivery, subgroups, changes, derived, recall, addenda, events,
+    critical, delivery, subgroups, changes, derived, recall, addenda,
+    timelines, timeline_user, timeline_model, incidents, late_input, events,
 )  # fmt: skip
 
 

@@ -32,7 +32,7 @@ def run(session: Session, answers: Answers, page: Page) -> Answered:
     facts: list[tuple[str, Cell]] = []
     if page.is_first:
         facts.append(("amendments of AI-assisted reports", counted(session, query.with_only_columns(Amendment.id))))
-    return Answered([_row(*row[:5], drafts) for row in rows], after, facts)
+    return Answered([_row(row[0], row[1], row[2], row[3], row[4], drafts) for row in rows], after, facts)
 
 
 def _asked(answers: Answers) -> Any:

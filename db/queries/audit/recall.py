@@ -5,7 +5,7 @@ with the hash of the weights; what is told of its drafts is looked up by the ids
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -21,7 +21,7 @@ from db.models import AuditEvent, Delivery, ResultObject, Study
 from db.queries.audit.keyset import Keyset
 from db.queries.audit.questions import Answered, Answers, Cell, Column, Kind, Page, Parameter, Question, Shown
 from db.queries.audit.tagged import counted
-from db.report_models import Draft, DraftRejection, Report, Signature
+from db.report_models import SET_ASIDE, Draft, DraftRejection, Report, Signature
 from db.types import DeliveryState, ReportState
 
 _UNSIGNED = (ReportState.DRAFTED, ReportState.IN_REVIEW, ReportState.PRELIMINARY, ReportState.REJECTED)
@@ -59,7 +59,7 @@ def run(session: Session, answers: Answers, page: Page) -> Answered:
         facts.append(("drafts", counted(session, query.with_only_columns(DraftModel.draft_id))))
         waiting = query.where(_unsigned()).with_only_columns(DraftModel.draft_id)
         facts.append(("reports to be read again", counted(session, waiting)))
-    return Answered([_row(*row[:3], told[row[0].draft_id]) for row in rows], after, facts)
+    return Answered([_row(row[0], row[1], row[2], told[row[0].draft_id]) for row in rows], after, facts)
 
 
 def _asked(answers: Answers) -> Any:
@@ -130,8 +130,8 @@ def _viewers(session: Session, told: dict[UUID, _Told], drafts: Sequence[tuple[D
         AuditEvent.occurred_at >= first,
         AuditEvent.outcome == "success",
     )
-    for study, actor, at in session.execute(query):
-        for created, draft_id in made[study] if study else ():
+    for of_study, actor, at in session.execute(query):
+        for created, draft_id in made[of_study] if of_study else ():
             if at >= created:
                 told[draft_id].viewers.add(actor)
 
@@ -180,6 +180,29 @@ def _became(model: DraftModel, report: Report, told: _Told) -> str:
     if told.rejected:
         return f"refused: {told.rejected}"
     return "unsigned" if report.draft_id == model.draft_id else "superseded"
+
+
+def _reports_of(drafted: Any) -> Any:
+    joined = drafted.join(Draft, Draft.id == DraftModel.draft_id)
+    return joined.join(Report, Report.study_id == Draft.study_id)
+
+
+def _rejected(drafted: Any) -> Any:
+    mine = DraftRejection.draft_id == DraftModel.draft_id
+    return drafted.join(DraftRejection, mine).where(DraftRejection.code != SET_ASIDE)
+
+
+def _amended(drafted: Any) -> Any:
+    later = Signature.state.in_((ReportState.ADDENDED, ReportState.CORRECTED))
+    return _reports_of(drafted).where(exists().where(Signature.report_id == Report.id, later), _signed())
+
+
+WHAT_FOLLOWED: Mapping[str, Callable[[Any], Any]] = {
+    "drafts that were refused": _rejected,
+    "signed drafts whose report was amended later": _amended,
+    "reports to be read again if this version is recalled (Q13)": lambda some: _reports_of(some).where(_unsigned()),
+}
+"""What became of drafts, in words, with the query that narrows a selection from ``DraftModel`` to them."""
 
 
 QUESTIONS = (

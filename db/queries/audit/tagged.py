@@ -34,7 +34,12 @@ class Span:
 
 
 def newest(
-    session: Session, tags: Iterable[AuditTag], span: Span, page: Page, *conditions: ColumnElement[bool]
+    session: Session,
+    tags: Iterable[AuditTag],
+    span: Span | None,
+    page: Page,
+    *conditions: ColumnElement[bool],
+    oldest_first: bool = False,
 ) -> tuple[Sequence[AuditEvent], Key | None]:
     """Return a page of the events with these tags, newest first, and the key of the next.
 
@@ -42,14 +47,16 @@ def newest(
     partitions of the span; then the events themselves by their numbers. One statement for all tags would make the
     database choose between sorting all of their events and reading all events there are.
     """
-    before = seq_of(page)
+    within = (*(span.holds(AuditEvent.occurred_at) if span else ()), *conditions)
+    after = seq_of(page)
+    if after is not None:
+        within = (*within, AuditEvent.seq > after if oldest_first else AuditEvent.seq < after)
+    order = AuditEvent.seq.asc() if oldest_first else AuditEvent.seq.desc()
     found: list[int] = []
     for tag in sorted(tags):
-        query = select(AuditEvent.seq).where(AuditEvent.tag == tag, *span.holds(AuditEvent.occurred_at), *conditions)
-        if before is not None:
-            query = query.where(AuditEvent.seq < before)
-        found += session.scalars(query.order_by(AuditEvent.seq.desc()).limit(page.limit + 1))
-    chosen = heapq.nlargest(page.limit + 1, found)
+        query = select(AuditEvent.seq).where(AuditEvent.tag == tag, *within)
+        found += session.scalars(query.order_by(order).limit(page.limit + 1))
+    chosen = (heapq.nsmallest if oldest_first else heapq.nlargest)(page.limit + 1, found)
     shown = chosen[: page.limit]
     return events_by_seq(session, shown, span), (shown[-1],) if len(chosen) > page.limit else None
 
