@@ -173,14 +173,23 @@ def _named_objects(uow: UnitOfWork, studies: Sequence[Study], orders: Sequence[I
 def _names(studies: Sequence[Study], orders: Sequence[ImagingOrder], wanted: Erasing) -> frozenset[str]:
     """Return what names the patient, or is found by, in an event that says nothing of a Study."""
     words = {wanted.patient_id, *(one.accession_number for one in studies), *(one.accession_number for one in orders)}
-    words |= {one.placer_order_number for one in orders} | {one.filler_order_number for one in orders}
+    words |= {one.placer_order_number for one in orders}
     if wanted.patient_id:
         words |= {one.patient_name for one in studies} | {one.patient_name for one in orders}
     return frozenset(words - {""})
 
 
 def _naming(uow: UnitOfWork, names: frozenset[str]) -> Iterator[int]:
-    query = select(AuditPrivate.seq, AuditPrivate.content).where(AuditPrivate.study_id.is_(None))
+    """Yield the events of no Study that say one of these; not those about another's order or workitem.
+
+    What was archived, and is no longer in the table, is judged by its words alone.
+    """
+    query = (
+        select(AuditPrivate.seq, AuditPrivate.content)
+        .join(AuditEvent, AuditEvent.seq == AuditPrivate.seq, isouter=True)
+        .where(AuditPrivate.study_id.is_(None))
+        .where(or_(AuditEvent.seq.is_(None), AuditEvent.object_type.not_in(("order", "workitem"))))
+    )
     for seq, content in uow.session.execute(query.execution_options(yield_per=1000)):
         if any(word in names for word in _texts(content)):
             yield seq
