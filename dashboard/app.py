@@ -74,7 +74,7 @@ _MENU = (
     ("quality.show", "Quality", Permission.QUALITY),
     ("wording.show", "Wording", Permission.REPORT_EDIT),
     ("trace.index", "Trace", Permission.TRACE),
-    ("audit.index", "Audit", Permission.AUDIT),
+    ("audit.index", "Audit", Permission.AUDIT_QUALITY),
     ("breaking.index", "Break-glass", Permission.BREAK_GLASS_REVIEW),
     ("admin.users", "Users", Permission.USERS),
     ("api_tokens.show", "Tokens", Permission.USERS),

@@ -33,6 +33,7 @@ class Permission(StrEnum):
     BREAK_GLASS = "break_glass"  # read one study that the role does not allow, for a reason, on the record
     BREAK_GLASS_REVIEW = "break_glass_review"  # who did that, and why
     AUDIT = "audit"
+    AUDIT_QUALITY = "audit_quality"  # the audit's questions about drafts and readers; the others are part of AUDIT
     USERS = "users"
 
 
@@ -44,7 +45,8 @@ TABLE: Mapping[Role, frozenset[Permission]] = {
     Role.VIEWER: _READS,
     Role.RESIDENT: _DRAFTS,
     Role.RADIOLOGIST: _SIGNS,
-    Role.LEAD: _SIGNS | {_P.STUDY_ASSIGN, _P.WORDING, _P.QUALITY, _P.MODEL_APPROVE, _P.BREAK_GLASS_REVIEW},
+    Role.LEAD: _SIGNS
+    | {_P.STUDY_ASSIGN, _P.WORDING, _P.QUALITY, _P.MODEL_APPROVE, _P.BREAK_GLASS_REVIEW, _P.AUDIT_QUALITY},
     # runs the system; has no business in the reports (minimum necessary)
     Role.ADMIN: frozenset(
         {
@@ -60,7 +62,9 @@ TABLE: Mapping[Role, frozenset[Permission]] = {
         }
     ),
     # answers "what happened": reads everything, changes nothing
-    Role.AUDITOR: frozenset({_P.STUDY_READ, _P.TRACE, _P.QUALITY, _P.BREAK_GLASS_REVIEW, _P.AUDIT}),
+    Role.AUDITOR: frozenset(
+        {_P.STUDY_READ, _P.TRACE, _P.QUALITY, _P.BREAK_GLASS_REVIEW, _P.AUDIT, _P.AUDIT_QUALITY}
+    ),
     # a machine has no session: what its token may do is in its scopes
     Role.SERVICE: frozenset(),
 }

@@ -34,6 +34,7 @@ WORDS = {
     Permission.BREAK_GLASS: "read one study for a stated reason",
     Permission.BREAK_GLASS_REVIEW: "see who did that, and why",
     Permission.AUDIT: "read the audit log",
+    Permission.AUDIT_QUALITY: "ask the audit's questions about drafts and readers",
     Permission.USERS: "keep accounts and tokens",
 }
 HEAD = """# Who may do what
