@@ -11,12 +11,12 @@ from config.errors import PeerUnavailableError, RefusedInputError
 from dashboard.identity.directory import Directory
 from dashboard.identity.rates import count_attempt
 from dashboard.passwords import hash_password, needs_rehash, verify_password
-from dashboard.people import begin_session, end_session, person, sessions, site, work
+from dashboard.people import actor_of, begin_session, end_session, person, sessions, site, work
 from dashboard.permissions import Permission, requires
 from db.audit import AuditTag
 from db.report_models import UserAccount
 from db.types import AccountSource
-from db.uow import Actor, unit_of_work
+from db.uow import unit_of_work
 from db.users import find_user, record_login, set_password_hash
 
 bp = Blueprint("auth", __name__)
@@ -113,7 +113,7 @@ def check_password(login_name: str, given: str, *, again: bool = False) -> UserA
     verified = _record(known, login_name, ok, again=again)
     # at a login only: sessions are bound to the hash, and signing must not end the one it happens in
     if verified is not None and not again and stored is not None and needs_rehash(stored):
-        with unit_of_work(sessions(), Actor(verified.login, "person", verified.id)) as uow:
+        with unit_of_work(sessions(), actor_of(verified)) as uow:
             set_password_hash(uow, verified.id, hash_password(given), rehash=True)
             verified = find_user(uow.session, login_name)
     return verified
@@ -134,8 +134,7 @@ def _by_directory(directory: Directory, login_name: str, given: str, *, again: b
     try:
         found = directory.check(login_name, given)
     except PeerUnavailableError:
-        actor = Actor("unknown", "person")
-        with unit_of_work(sessions(), actor) as uow:
+        with unit_of_work(sessions(), actor_of(None)) as uow:
             tag = AuditTag.USER_REAUTHENTICATION_FAILED if again else AuditTag.USER_LOGIN_FAILED
             uow.audit(tag, outcome="failure", object_type="user", detail={"reason": "directory does not answer"})
         return None
@@ -149,8 +148,7 @@ def _by_directory(directory: Directory, login_name: str, given: str, *, again: b
 
 def _record(known: UserAccount | None, login_name: str, ok: bool, *, again: bool) -> UserAccount | None:
     web = site().web
-    actor = Actor(known.login, "person", known.id) if known else Actor("unknown", "person")
-    with unit_of_work(sessions(), actor) as uow:
+    with unit_of_work(sessions(), actor_of(known)) as uow:
         return record_login(
             uow,
             login_name,

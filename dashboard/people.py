@@ -7,7 +7,19 @@ from dataclasses import dataclass
 from typing import Any, cast
 from uuid import UUID
 
-from flask import Flask, Response, abort, current_app, g, redirect, render_template, request, session, url_for
+from flask import (
+    Flask,
+    Response,
+    abort,
+    current_app,
+    g,
+    has_request_context,
+    redirect,
+    render_template,
+    request,
+    session,
+    url_for,
+)
 from flask_login import LoginManager, current_user, login_user, logout_user
 from sqlalchemy.orm import Session, sessionmaker
 from werkzeug.exceptions import Forbidden
@@ -55,7 +67,7 @@ class Person:
     @property
     def actor(self) -> Actor:
         """The Actor whose acts are audited."""
-        return Actor(self.login, "person", self.id)
+        return Actor(self.login, "person", self.id, self.role.value, address())
 
     def may(self, permission: str) -> bool:
         """Return whether the role allows ``permission``; for templates."""
@@ -65,6 +77,18 @@ class Person:
 def person() -> Person:
     """Return who is logged in; only behind the guard."""
     return cast("Person", current_user)
+
+
+def address() -> str:
+    """Return where the present request came from; empty outside of one."""
+    return (request.remote_addr or "")[:64] if has_request_context() else ""
+
+
+def actor_of(account: UserAccount | None) -> Actor:
+    """Return the Actor of somebody who is proving to be ``account``; of nobody known when it is None."""
+    if account is None:
+        return Actor("unknown", "person", address=address())
+    return Actor(account.login, "person", account.id, Role(account.role).value, address())
 
 
 def sessions() -> sessionmaker[Session]:

@@ -93,14 +93,27 @@ def key_name(key: bytes) -> str:
     return sha256(key).hexdigest()[:16]
 
 
+def require_keys() -> None:
+    """Do nothing where this process can mark events; what is recorded later must not be done without.
+
+    Raises:
+        ConfigurationError: it cannot.
+    """
+    _keys()
+
+
 def mark(body: bytes) -> str:
     """Return this process's mark of an event's canonical body.
 
     Raises:
         ConfigurationError: the process has no key; then it records nothing, and does nothing that must be recorded.
     """
+    return _keys().mark(body)
+
+
+def _keys() -> OriginKeys:
     if _Origin.keys is None:
         if _Origin.folder is None:
             raise ConfigurationError("this process was not told where the audit trail's keys are")
         _Origin.keys = read_keys(_Origin.folder, create=_Origin.create)
-    return _Origin.keys.mark(body)
+    return _Origin.keys

@@ -39,8 +39,9 @@ def on_create(event: Event, context: NodeContext) -> Answer:
         return wrong, None
     available, gone = _named(ds)
     calling_ae = str(event.assoc.requestor.primitive.calling_ae_title).strip()
+    came_from = str(event.assoc.requestor.address or "")[:64]
     try:
-        with unit_of_work(context.sessions, Actor(calling_ae, "peer")) as uow:
+        with unit_of_work(context.sessions, Actor(calling_ae, "peer", address=came_from)) as uow:
             expectations.announce(
                 uow,
                 source=ExpectationSource.NOTICE,

@@ -99,7 +99,7 @@ def _keep(event: Event, context: NodeContext) -> None:
         address=bare_address(str(event.assoc.requestor.address or "")),
         association_id=came_on.association_id if came_on else None,
     )
-    with unit_of_work(context.sessions, Actor(asked.calling_ae, "peer")) as uow:
+    with unit_of_work(context.sessions, Actor(asked.calling_ae, "peer", address=asked.address[:64])) as uow:
         listens = _peer_address(uow.session, context.settings, asked) is not None
         # a peer that does not say where it listens is told on its own association, if that lasts
         here = not listens and _is_quick(uow.session, request.references)

@@ -86,7 +86,7 @@ class Tally:
     instances: int = 0
     size_bytes: int = 0
     echoes: int = 0
-    refused: int = 0  # C-STORE that was not answered Success
+    refused: int = 0  # requests that were not answered Success
 
     @property
     def answered(self) -> dict[str, int]:

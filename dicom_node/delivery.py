@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import groupby
+from urllib.parse import urlsplit
 
 import structlog
 from sqlalchemy.orm import Session, sessionmaker
@@ -111,7 +112,7 @@ def _deliver(
     accepted = 0
     try:
         for outcome in _outcomes(settings, destination, jobs, is_wanted):
-            accepted += _record(sessions, waiting.pop(outcome.job.delivery_id), outcome, is_counted=destination.count)
+            accepted += _record(sessions, waiting.pop(outcome.job.delivery_id), outcome, destination)
     except PeerUnavailableError as exc:
         _fail_all(sessions, waiting.values(), str(exc))
     return accepted
@@ -138,19 +139,27 @@ def _renew(sessions: sessionmaker[Session], job: DeliveryJob) -> bool:
         return False
 
 
-def _record(sessions: sessionmaker[Session], job: DeliveryJob, outcome: Outcome, *, is_counted: bool) -> bool:
+def _record(sessions: sessionmaker[Session], job: DeliveryJob, outcome: Outcome, destination: Destination) -> bool:
     if not outcome.accepted:
         _fail(sessions, outcome)
         return False
     try:
         with unit_of_work(sessions, _SENDER) as uow:
-            lifecycle.delivered(uow, job.delivery_id, is_counted=is_counted)
+            answer = {**_peer(destination), "said": outcome.said}
+            lifecycle.delivered(uow, job.delivery_id, is_counted=destination.count, answer=answer)
     except LifecycleError:
         # its lease had run out and another sender took it; that one records the answer to the same object
         log.warning("delivery.overtaken", delivery_id=job.delivery_id)
         return False
     log.info("delivery.accepted", delivery_id=job.delivery_id, destination=job.destination, study_id=job.study_id)
     return True
+
+
+def _peer(destination: Destination) -> dict[str, str]:
+    """Return whom the record names as the receiver; of an address only the host, for the rest may hold a secret."""
+    host = destination.host or urlsplit(destination.url).hostname or ""
+    said = {"protocol": destination.protocol, "ae_title": destination.ae_title, "host": host}
+    return {name: value for name, value in said.items() if value}
 
 
 def _fail_all(sessions: sessionmaker[Session], jobs: Iterable[DeliveryJob], error: str) -> None:

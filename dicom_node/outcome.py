@@ -32,6 +32,7 @@ class Outcome:
         error: why not; without text about the patient.
         attempts: it is given up after so many in all.
         wait_s: the destination asked to be left alone for so long.
+        said: what it acknowledged with: DIMSE status, HTTP status, or HL7 acknowledgement code and control id.
     """
 
     job: DeliveryJob
@@ -39,6 +40,7 @@ class Outcome:
     error: str = ""
     attempts: int = MAX_ATTEMPTS
     wait_s: float = 0.0
+    said: str = ""
 
 
 IsWanted = Callable[[DeliveryJob], bool]
@@ -53,7 +55,7 @@ def refused(job: DeliveryJob, status: int, comment: str = "") -> Outcome:
     That of an object the destination holds already is an acceptance: its UID is ours, and a resend is the same bytes.
     """
     if status == DUPLICATE_INSTANCE:
-        return Outcome(job, True)
+        return Outcome(job, True, said=f"0x{status:04X}")
     attempts = MAX_ATTEMPTS
     if status in _NEVER or status >> 8 == 0xA9:
         attempts = ONCE

@@ -158,4 +158,4 @@ def _calling(event: Event) -> str:
 
 
 def _actor(event: Event) -> Actor:
-    return Actor(_calling(event), "peer")
+    return Actor(_calling(event), "peer", address=str(event.assoc.requestor.address or "")[:64])

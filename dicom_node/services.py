@@ -15,7 +15,7 @@ from pynetdicom.sop_class import (
 )
 
 from dicom_node import availability, commitment, procedure_steps
-from dicom_node.context import NodeContext
+from dicom_node.context import NodeContext, tally
 
 Answer = tuple[int | Dataset, Any]
 """Status, by itself or with an Error Comment, and the reply's Attribute List or None."""
@@ -28,6 +28,7 @@ N_CREATE: dict[str, Service] = {
 N_SET: dict[str, Service] = {ModalityPerformedProcedureStep: procedure_steps.on_set}
 N_ACTION: dict[str, Service] = {StorageCommitmentPushModel: commitment.on_action}
 N_EVENT_REPORT: dict[str, Service] = {StorageCommitmentPushModel: commitment.on_event_report}
+_SUCCESS = 0x0000
 _NO_SUCH_SOP_CLASS = 0x0118  # PS3.7 annex C
 _SYNTAXES = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
 
@@ -60,4 +61,12 @@ def supported_contexts(proposed: Iterable[str]) -> list[PresentationContext]:
 
 def _answer(event: Event, context: NodeContext, table: dict[str, Service]) -> Answer:
     service = table.get(str(event.context.abstract_syntax))
-    return service(event, context) if service else (_NO_SUCH_SOP_CLASS, None)
+    answer = service(event, context) if service else (_NO_SUCH_SOP_CLASS, None)
+    counted = tally(event.assoc)
+    if counted is not None and _code(answer[0]) != _SUCCESS:
+        counted.refused += 1
+    return answer
+
+
+def _code(status: int | Dataset) -> int:
+    return int(status.Status) if isinstance(status, Dataset) else status

@@ -89,11 +89,11 @@ def judge(job: DeliveryJob, status: int, body: bytes, media_type: str, wait_s: f
     if told is not None and uid in told.stored:
         if told.stored[uid]:
             log.warning("delivery.warned", delivery_id=job.delivery_id, status=told.stored[uid])
-        return Outcome(job, True)
+        return Outcome(job, True, said=f"HTTP {status}")
     if told is not None and told.unnamed:
         return _failed(job, told.unnamed[0])
     if status == httpx2.codes.OK:
-        return Outcome(job, True)  # every Instance was stored, whatever the body looks like
+        return Outcome(job, True, said=f"HTTP {status}")  # every Instance was stored, whatever the body looks like
     if 200 <= status < 300:
         return Outcome(job, False, f"it answered {status} and does not say whether it stored the object", wait_s=wait_s)
     words = web_client.in_words(status)
@@ -103,7 +103,7 @@ def judge(job: DeliveryJob, status: int, body: bytes, media_type: str, wait_s: f
 
 
 def _failed(job: DeliveryJob, reason: int) -> Outcome:
-    return Outcome(job, True) if reason in _EXISTS else refused(job, reason)
+    return Outcome(job, True, said=f"0x{reason:04X}") if reason in _EXISTS else refused(job, reason)
 
 
 def _told(body: bytes, media_type: str) -> Told | None:

@@ -39,7 +39,7 @@ def _outgoing(settings: Settings, job: DeliveryJob) -> scu.Outgoing:
 
 def _judged(job: DeliveryJob, sent: scu.Sent) -> Outcome:
     if sent.accepted:
-        return Outcome(job, True)
+        return Outcome(job, True, said=f"0x{sent.status or 0:04X}")
     if sent.was_declined:
         return given_up(job, sent.error, attempts=DECLINED_ATTEMPTS)
     if sent.status is None:
@@ -97,7 +97,7 @@ def _answered(job: DeliveryJob, answer: Answer | OSError) -> Outcome:
     if isinstance(answer, OSError):
         return _unreadable(job, answer)
     if answer.accepted:
-        return Outcome(job, True)
+        return Outcome(job, True, said=answer.said)
     if answer.is_final:
         return given_up(job, answer.error, attempts=ONCE)
     return Outcome(job, False, answer.error)

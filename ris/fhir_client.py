@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -87,7 +88,7 @@ def _fault(content: bytes) -> str:
 def _answer(status: int, body: bytes, sent: bytes) -> Answer:
     said = _json(body)
     if 200 <= status < 300:
-        return _transaction(said, sent)
+        return replace(_transaction(said, sent), said=f"HTTP {status}")
     if status in {502, 503, 504}:
         raise PeerUnavailableError(f"it answered {status}: it cannot do this now")
     if 300 <= status < 400:

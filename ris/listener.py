@@ -128,6 +128,7 @@ class _Desk:
         hl7 = self._settings.hl7
         reader = FrameReader(hl7.max_message_bytes)
         deadline = time.monotonic() + hl7.idle_s
+        caller = str(connection.getpeername()[0])
         while (data := self._receive(connection, deadline)) is not None:
             was_inside = reader.inside
             try:
@@ -137,7 +138,7 @@ class _Desk:
                 self._send(connection, acknowledgement(Header(), hl7, "AR", NOT_UNDERSTOOD))
                 return
             for content in messages:
-                self._send(connection, answer(content, self._settings, self._sessions))
+                self._send(connection, answer(content, self._settings, self._sessions, address=caller))
             if messages or reader.inside != was_inside:
                 # a message that has begun has to end soon, however slowly its bytes drip
                 deadline = time.monotonic() + (hl7.timeout_s if reader.inside else hl7.idle_s)

@@ -114,7 +114,7 @@ def _field(segment: hl7.Segment, position: int) -> str:
 def _answer(said: Acknowledgement) -> Answer:
     why = f"acknowledged {said.code}" + (f", error {said.error}" if said.error else "")
     if said.code in {"AA", "CA"}:
-        return Answer(accepted=True)
+        return Answer(accepted=True, said=f"{said.code} {said.control_id}")
     if said.code in {"AR", "CR"}:
         return Answer(accepted=False, error=why, is_final=True)
     if said.code in {"AE", "CE"}:

@@ -50,16 +50,16 @@ _MEANINGS = {
 }
 
 
-def answer(content: bytes, settings: Settings, sessions: sessionmaker[Session]) -> bytes:
+def answer(content: bytes, settings: Settings, sessions: sessionmaker[Session], *, address: str = "") -> bytes:
     """Take one message and return its acknowledgement, without frames.
 
     AA: kept and applied, both committed; also for the same message sent again, which is not applied twice. AR: it is
     not understood, or nothing we take; kept all the same. AE: a passing reason; the sender should send it again.
-    Texts of an acknowledgement never quote the message.
+    Texts of an acknowledgement never quote the message. ``address`` is the sender's, for the record.
     """
     header = read_header(content)
     try:
-        code, error = _take(content, header, settings, sessions)
+        code, error = _take(content, header, settings, sessions, Actor(_sender(header), "peer", address=address[:64]))
     except AppError as exc:
         log.warning("message.postponed", error=type(exc).__name__)
         code, error = "AE", INTERNAL_ERROR
@@ -69,12 +69,17 @@ def answer(content: bytes, settings: Settings, sessions: sessionmaker[Session]) 
     return acknowledgement(header, settings.hl7, code, error)
 
 
-def _take(content: bytes, header: Header, settings: Settings, sessions: sessionmaker[Session]) -> tuple[str, str]:
+def _sender(header: Header) -> str:
+    return f"HL7 {header.application}".strip()
+
+
+def _take(
+    content: bytes, header: Header, settings: Settings, sessions: sessionmaker[Session], sender: Actor
+) -> tuple[str, str]:
     """Return acknowledgement and error code; what is returned is committed."""
     digest = hashlib.sha256(content).hexdigest()
     path = Path("hl7") / digest[:2] / f"{digest}.hl7"
     new = NewMessage(header.sender, header.control_id, header.kind, digest, str(path))
-    sender = Actor(f"HL7 {header.application}".strip(), "peer")
     _keep(settings.data_dir.resolve() / path, content)
     try:
         _apply(new, _read(content, header, settings.hl7), sessions, sender)

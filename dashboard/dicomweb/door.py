@@ -15,7 +15,7 @@ from flask_login import current_user
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import Forbidden, Locked, Unauthorized
 
-from dashboard.people import audit_view, is_locked, opened_by_reason, person, sessions, site
+from dashboard.people import address, audit_view, is_locked, opened_by_reason, person, sessions, site
 from dashboard.permissions import Permission, allows
 from dashboard.slices import LruCache
 from db.audit import AuditTag
@@ -119,9 +119,9 @@ def admit_token(scope: Scope | None) -> Client:
     with sessions()() as db:
         bearer = find_bearer(db, given.strip()) if scheme.lower() == "bearer" else None
     if bearer is None:
-        record().refusal(Actor("unknown", "peer"), "token")
+        record().refusal(Actor("unknown", "peer", address=address()), "token")
         raise _unauthorized("invalid_token")
-    actor = Actor(f"token:{bearer.name}", "peer")
+    actor = Actor(f"token:{bearer.name}", "peer", address=address())
     if scope is None or scope not in bearer.scopes:
         record().refusal(actor, "scope")
         raise Forbidden("The scope of this token does not allow it.")

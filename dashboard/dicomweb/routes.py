@@ -25,7 +25,9 @@ from dashboard.dicomweb.stow import Store, Stored, counts_by_study
 from dashboard.people import sessions, site
 from dashboard.permissions import Permission, requires
 from db.audit import AuditTag
+from db.lifecycle.arrivals import tell_arrivals
 from db.queries.dicomweb import MOST_COUNTED, Page
+from db.uow import unit_of_work
 from instances.header import valid_uid
 from instances.inbox import make_inbox
 
@@ -181,6 +183,8 @@ def _read(most: int) -> bytes:
 
 def _record_store(taken: Stored) -> None:
     refused = len(taken.bad) + (taken.broken is not None)
+    with unit_of_work(sessions(), client().actor) as uow:
+        tell_arrivals(uow, taken.request_id, by="request")
     for study_id, count in counts_by_study(taken.good).items():
         record().write(AuditTag.DICOMWEB_STORED, study_id=study_id, stored=count, refused=refused)
     if not taken.good:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from itertools import chain
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import structlog
 from pydicom.uid import UID, ImplicitVRLittleEndian
@@ -51,6 +51,7 @@ class Stored:
 
     outcomes: list[Outcome] = field(default_factory=list)
     broken: BrokenBodyError | RequestEntityTooLarge | None = None
+    request_id: UUID = field(default_factory=uuid4)  # as the Instances' rows have it in place of an association
 
     @property
     def good(self) -> list[Outcome]:
@@ -126,13 +127,14 @@ class Store:
         self._keeper = _OneStudy(keeper, study_instance_uid)
         self._calling_ae = calling_ae
         self._called_ae = called_ae
+        self._stored = Stored()
 
     def take(self, parts: Iterable[Part]) -> Stored:
         """Store what ``parts`` bring, in their order; a part that is refused stops no other.
 
         While one part waits for its commit the next is read, so that commits of several are grouped.
         """
-        stored = Stored()
+        stored = self._stored
         waiting: deque[Future[Outcome]] = deque()
         with ThreadPoolExecutor(_AT_ONCE, "stow") as pool:
             try:
@@ -196,6 +198,7 @@ class Store:
             sop_instance_uid=sop_instance_uid,
             calling_ae=self._calling_ae,
             called_ae=self._called_ae,
+            association_id=self._stored.request_id,
         )
 
     def _keep(self, arrival: Arrival) -> Outcome:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from config.errors import NotAuthorisedError
-from dashboard.people import sessions, site
+from dashboard.people import actor_of, address, sessions, site
 from db.audit import AuditTag
 from db.report_models import UserAccount
 from db.types import AccountSource, Role
@@ -45,7 +45,7 @@ def admit_external(one: External, *, again: bool = False) -> UserAccount | None:
     if taken:
         _refuse(None, "login taken", "Another account of this site has your login; an administrator can help")
     web = site().web
-    actor = Actor(known.login, "person", known.id) if known else Actor(one.source.value, "process")
+    actor = actor_of(known) if known else Actor(one.source.value, "process", address=address())
     with unit_of_work(sessions(), actor) as uow:
         login = known.login if known else _create(uow, one)
         if known is not None and one.role is not None and not again:
@@ -75,8 +75,7 @@ def _create(uow: UnitOfWork, one: External) -> str:
 
 
 def _refuse(known: UserAccount | None, reason: str, words: str) -> None:
-    actor = Actor(known.login, "person", known.id) if known else Actor("unknown", "person")
-    with unit_of_work(sessions(), actor) as uow:
+    with unit_of_work(sessions(), actor_of(known)) as uow:
         uow.audit(
             AuditTag.USER_LOGIN_FAILED,
             outcome="failure",

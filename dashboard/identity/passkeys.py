@@ -27,13 +27,13 @@ from dashboard.auth import inside, land
 from dashboard.identity.challenges import VALID_S, challenges
 from dashboard.identity.proof import is_fresh, prove
 from dashboard.identity.rates import count_attempt
-from dashboard.people import begin_session, note_proof, person, session_name, sessions, site, work
+from dashboard.people import actor_of, begin_session, note_proof, person, session_name, sessions, site, work
 from dashboard.permissions import Permission, requires
 from db.audit import AuditTag
 from db.identity_models import Passkey
 from db.passkeys import add_passkey, count_use, find_passkey, passkeys_of, remove_passkey
 from db.report_models import UserAccount
-from db.uow import Actor, unit_of_work
+from db.uow import unit_of_work
 from db.users import record_login
 
 bp = Blueprint("passkeys", __name__, url_prefix="/passkeys")
@@ -80,7 +80,7 @@ def finish_assertion(response: Mapping[str, Any], *, purpose: str) -> UserAccoun
     count_attempt()
     known = _verified(response, purpose)
     again = current_user.is_authenticated
-    actor = person().actor if again else Actor("unknown", "person")
+    actor = person().actor if again else actor_of(None)
     if known is None:
         tag = AuditTag.USER_REAUTHENTICATION_FAILED if again else AuditTag.USER_LOGIN_FAILED
         with unit_of_work(sessions(), actor) as uow:
@@ -88,7 +88,7 @@ def finish_assertion(response: Mapping[str, Any], *, purpose: str) -> UserAccoun
         return None
     account, passkey_id, count, backed_up = known
     web = site().web
-    with unit_of_work(sessions(), Actor(account.login, "person", account.id)) as uow:
+    with unit_of_work(sessions(), actor_of(account)) as uow:
         return record_login(
             uow,
             account.login,

@@ -17,6 +17,7 @@ from db.asking_models import MAX_QUESTION_CHARS, Answer, AnswerCopy, ErrandState
 from db.audit import AuditTag
 from db.lifecycle.errands import PENDING, ErrandClaim, claimed, end, held_for_asking, send, take
 from db.lifecycle.review import held_report, save_sections
+from db.lifecycle.worked import answer_work
 from db.models import Instance, Study
 from db.report_models import ReportRevision
 from db.types import utcnow
@@ -145,8 +146,8 @@ def answered(uow: UnitOfWork, claim: QuestionClaim, new: NewAnswer) -> UUID:
     )
     uow.session.add(answer)
     uow.session.flush()
-    models = [f"{one.get('name')} {one.get('version')}" for one in new.models]
-    end(uow, row, ErrandState.ANSWERED, answer_id=str(answer.id), text_sha256=_sha256(new.text), models=models)
+    told = {"answer_id": str(answer.id), "text_sha256": _sha256(new.text), **answer_work(new)}
+    end(uow, row, ErrandState.ANSWERED, **told)
     return answer.id
 
 

@@ -1,6 +1,6 @@
 """Objects owed to destinations: keep, claim, confirm, postpone, withdraw."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -94,7 +94,7 @@ def claim_delivery(uow: UnitOfWork, now: datetime, *, lease_s: float) -> Deliver
         )
     delivery.attempts += 1
     delivery.lease_until = now + timedelta(seconds=lease_s)
-    detail: dict[str, object] = {"sop_instance_uid": made.sop_instance_uid}
+    detail: dict[str, object] = {**_sent(made)}
     if made.kind in MESSAGES and _has(uow, delivery, other_messages(DeliveryState.FAILED)):
         detail["note"] = "an earlier message of this study was not delivered"
     move_delivery(uow, delivery, DeliveryState.SENDING, study_id=made.study_id, detail=detail)
@@ -178,8 +178,10 @@ def hold_deliveries(uow: UnitOfWork, jobs: Sequence[DeliveryJob], now: datetime,
     )
 
 
-def delivered(uow: UnitOfWork, delivery_id: UUID, *, is_counted: bool = False) -> None:
-    """Record that the destination answered Success; a second time changes nothing.
+def delivered(
+    uow: UnitOfWork, delivery_id: UUID, *, is_counted: bool = False, answer: Mapping[str, str] | None = None
+) -> None:
+    """Record that the destination answered Success, and how (``answer``); a second time changes nothing.
 
     With ``is_counted`` it is asked afterwards whether it holds the object (``db.lifecycle.counts``); not of a
     rejection note, on which an archive acts instead of showing it.
@@ -199,7 +201,11 @@ def delivered(uow: UnitOfWork, delivery_id: UUID, *, is_counted: bool = False) -
         delivery.counted = CountState.WAITING
         delivery.count_due_at = delivery.delivered_at + timedelta(seconds=_COUNT_SETTLE_S)
     move_delivery(
-        uow, delivery, DeliveryState.DELIVERED, study_id=made.study_id, detail={"attempts": delivery.attempts}
+        uow,
+        delivery,
+        DeliveryState.DELIVERED,
+        study_id=made.study_id,
+        detail={**_sent(made), "attempts": delivery.attempts, **(answer or {})},
     )
 
 
@@ -235,10 +241,14 @@ def delivery_failed(
         to = DeliveryState.PENDING
         delay_s = min(max(base_s * 2 ** min(delivery.attempts - 1, 30), at_least_s), _MAX_DELAY_S)
         delivery.next_attempt_at = utcnow() + timedelta(seconds=delay_s)
-    move_delivery(
-        uow, delivery, to, study_id=made.study_id, detail={"error": delivery.last_error, "attempts": delivery.attempts}
-    )
+    detail = {**_sent(made), "error": delivery.last_error, "attempts": delivery.attempts}
+    move_delivery(uow, delivery, to, study_id=made.study_id, detail=detail)
     return to
+
+
+def _sent(made: ResultObject) -> dict[str, str]:
+    """Return what an event says of the object it is about."""
+    return {"kind": made.kind, "sop_instance_uid": made.sop_instance_uid, "sha256": made.sha256}
 
 
 def resubmit(uow: UnitOfWork, delivery_id: UUID) -> None:

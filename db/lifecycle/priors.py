@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session, aliased
 
 from config.errors import LifecycleError
 from db.audit import AuditTag
+from db.lifecycle.arrivals import instances_told
 from db.lifecycle.late import reopen
 from db.lifecycle.moves import locked, move_prior, move_search
 from db.lifecycle.prior_values import FetchedPrior, FoundPrior, PriorJob, SearchJob
@@ -241,7 +242,8 @@ def prior_fetched(uow: UnitOfWork, prior_id: UUID, fetched: FetchedPrior) -> Pri
     prior.finished_at, prior.lease_until = utcnow(), None
     prior.note = "; ".join(part for part in (prior.note, fetched.note) if part)[:400]
     prior.documents = [] if fetched.refused else [dict(one) for one in fetched.documents]
-    detail = {"source": prior.source, "method": prior.method, "instances": study.instance_count, "note": prior.note}
+    here = uow.session.scalars(select(Instance).where(Instance.study_id == study.id))
+    detail = {"source": prior.source, "method": prior.method, **instances_told(here), "note": prior.note}
     to = PriorState.REFUSED if fetched.refused else PriorState.HERE
     move_prior(uow, prior, to, reason=fetched.refused, detail=detail)
     return to

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from db.lifecycle.quarantine import fit
 from db.lifecycle.values import NewInstance, Received
 from db.models import Instance, Study
+from db.origin import require_keys
 from db.types import UtcDateTime, utcnow
 from db.uow import driver_transaction
 
@@ -44,7 +45,9 @@ def receive_more(
 
     Raises:
         LifecycleError, TransientError, OutOfSpaceError: see :func:`db.uow.unit_of_work`.
+        ConfigurationError: the end of the association, which tells of these Instances, could not be recorded.
     """
+    require_keys()
     engine: Engine = sessions.kw["bind"]
     try:
         with driver_transaction(engine) as cursor:

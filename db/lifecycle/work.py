@@ -16,6 +16,7 @@ from db.lifecycle.priority import raise_priority
 from db.lifecycle.queue_control import queue_state
 from db.lifecycle.values import Claim, NewDraft
 from db.lifecycle.without_ai import came, fill
+from db.lifecycle.worked import draft_work
 from db.models import Reading
 from db.report_models import Draft, Evidence, Finding, Report
 from db.types import ReadingState, ReportState, utcnow
@@ -101,6 +102,7 @@ def drafted(uow: UnitOfWork, held: Claim, draft: NewDraft) -> UUID:
         "image_set_sha256": draft.image_set_sha256,
         "pipeline_version": draft.pipeline_version,
         "objects": {o.sop_instance_uid: o.sha256 for o in draft.objects},
+        **draft_work(draft.provenance),
     }
     _finish(uow, reading, ReadingState.DRAFTED, detail=detail)
     raise_priority(uow, reading, draft.priority)
