@@ -25,6 +25,7 @@ from db.lifecycle.review import held_report, text_change, text_sha256
 from db.lifecycle.revisions import add_revision
 from db.lifecycle.values import NewDraft, NewEvidence, NewFinding, NewObject
 from db.lifecycle.work import keep_draft
+from db.lifecycle.worked import draft_work
 from db.lifecycle.workitem_events import reading_created, reading_superseded
 from db.models import Reading, Study
 from db.package_models import Package
@@ -134,7 +135,8 @@ def offered(uow: UnitOfWork, claim: RedraftClaim, new: NewDraft) -> None:
     uow.session.add(RedraftOffer(redraft_id=row.id, content=asdict(new)))
     uow.session.flush()
     objects = {one.sop_instance_uid: one.sha256 for one in new.objects}
-    end(uow, row, ErrandState.OFFERED, objects=objects, image_set_sha256=new.image_set_sha256)
+    made = {"objects": objects, "image_set_sha256": new.image_set_sha256, **draft_work(new.provenance)}
+    end(uow, row, ErrandState.OFFERED, **made)
 
 
 def adopt(uow: UnitOfWork, report_id: UUID, redraft_id: UUID, *, seen_version: int) -> int:
