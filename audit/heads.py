@@ -73,22 +73,32 @@ def open_note(text: str, public_keys: Mapping[str, PublicKey]) -> Head:
     Raises:
         BrokenSealError: no head, no signature of a known key, or a false one.
     """
+    names, body = signers(text, public_keys)
+    return Head(**(vars(_read(body)) | {"signed_by": tuple(names), "note": text}))
+
+
+def signers(text: str, public_keys: Mapping[str, PublicKey]) -> tuple[list[str], str]:
+    """Return the names of the known keys that signed a note, one at least, and the text they signed.
+
+    Raises:
+        BrokenSealError: no signature of a known key, or a false one.
+    """
     body, gap, lines = text.partition("\n\n")
     if not gap:
-        raise BrokenSealError("a head has no signature")
-    head = _read(f"{body}\n")
-    signed = f"{body}\n".encode()
+        raise BrokenSealError("it has no signature")
+    signed = f"{body}\n"
+    origin = body.partition("\n")[0]
     names = []
     for line in lines.splitlines():
-        key = _signer(line, head.origin, public_keys)
+        key = _signer(line, origin, public_keys)
         if key is None:
             continue
-        if not key.has_signed(signed, _bytes(line.split(" ")[-1])[_ID_BYTES:]):
-            raise BrokenSealError(f"the head of {head.size} events has a false signature of key {key.name}")
+        if not key.has_signed(signed.encode("utf-8"), _bytes(line.split(" ")[-1])[_ID_BYTES:]):
+            raise BrokenSealError(f"it has a false signature of key {key.name}")
         names.append(key.name)
     if not names:
-        raise BrokenSealError(f"the head of {head.size} events is not signed by a known key")
-    return Head(**(vars(head) | {"signed_by": tuple(names), "note": text}))
+        raise BrokenSealError("it is not signed by a known key")
+    return names, signed
 
 
 def _signer(line: str, origin: str, public_keys: Mapping[str, PublicKey]) -> PublicKey | None:
