@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import structlog
 from sqlalchemy.orm import Session, sessionmaker
 
+from audit.forwarding import FORWARD_EVERY_S, Forwarder
 from audit.keys import SealKeys
 from audit.sealing import SEALER, Sealer
 from config.errors import AppError
@@ -52,8 +53,10 @@ def seal_keys(settings: Settings) -> SealKeys:
 def duties(settings: Settings, sessions: sessionmaker[Session]) -> list[Duty]:
     """Return what this process does, the seal first."""
     sealer = Sealer(sessions, seal_keys(settings), settings.audit)
+    forward = Duty("forward", FORWARD_EVERY_S, Forwarder(sessions, settings).round)
     return [
         Duty("seal", settings.audit.seal_every_s, sealer.round),
+        *([forward] if settings.audit.syslog.host else []),
     ]
 
 
