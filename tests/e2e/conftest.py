@@ -1,5 +1,7 @@
 """One whole installation for the end-to-end tests: real processes, real ports, the demonstration models."""
 
+import fcntl
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,10 +68,13 @@ class Installation:
 
 @pytest.fixture(scope="session")
 def demo_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demonstration model, built once for all tests of a session."""
-    folder = tmp_path_factory.mktemp("models") / "demo-vlm"
-    build_demo(folder)
-    return folder
+    """The demonstration model, built by the first worker that needs it, for all of them; nobody writes to it."""
+    run = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        run = run.parent
+    with (run / "demo-vlm.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return build_demo(run / "demo-vlm")
 
 
 def start_installation(
