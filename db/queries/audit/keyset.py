@@ -9,6 +9,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from config.errors import RefusedInputError
 from db.queries.audit.questions import Page
+from db.types import UtcDateTime
 
 Key = tuple[str | int | float, ...]
 AnyColumn = InstrumentedAttribute[Any] | ColumnElement[Any]
@@ -51,11 +52,15 @@ class Keyset:
             raise RefusedInputError("cursor: it is not of this question")
         try:
             return [
-                literal(_read(value, one.type.python_type), one.type)
+                literal(_read(value, _kind(one)), one.type)
                 for value, one in zip(key, self._columns, strict=True)
             ]
         except (ValueError, TypeError):
             raise RefusedInputError("cursor: it is not of this question") from None
+
+
+def _kind(column: AnyColumn) -> type:
+    return datetime if isinstance(column.type, UtcDateTime) else column.type.python_type
 
 
 def _written(value: Any) -> str | int | float:

@@ -57,7 +57,7 @@ def _read_one(parameter: Parameter, text: str, zone: tzinfo | None) -> tuple[str
 
 
 def _day(text: str, ends: bool, zone: tzinfo | None) -> tuple[str, datetime]:
-    if "T" in text or "t" in text:
+    if text[10:11] in {"T", "t"}:
         return text, _instant(text)
     ago = _DAYS_AGO.fullmatch(text)
     if text == "today" or ago:
