@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import structlog
 from sqlalchemy.orm import Session, sessionmaker
 
+from audit.anchors import Anchors, places
 from audit.forwarding import FORWARD_EVERY_S, Forwarder
 from audit.keys import SealKeys
 from audit.sealing import SEALER, Sealer
@@ -53,9 +54,11 @@ def seal_keys(settings: Settings) -> SealKeys:
 def duties(settings: Settings, sessions: sessionmaker[Session]) -> list[Duty]:
     """Return what this process does, the seal first."""
     sealer = Sealer(sessions, seal_keys(settings), settings.audit)
+    anchors = Anchors(sessions, settings.audit)
     forward = Duty("forward", FORWARD_EVERY_S, Forwarder(sessions, settings).round)
     return [
         Duty("seal", settings.audit.seal_every_s, sealer.round),
+        *([Duty("anchor", settings.audit.anchor_every_s, anchors.round)] if places(settings.audit) else []),
         *([forward] if settings.audit.syslog.host else []),
     ]
 

@@ -1,6 +1,5 @@
 """Heads and anchors against the log: signatures, roots, which came after which, and what left this system."""
 
-import base64
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +13,8 @@ from audit.keys import PublicKey, by_name
 from audit.reading import Reader
 from config.errors import BrokenSealError, ConfigurationError
 
-_SENT = re.compile(r"firstread-head ([A-Za-z0-9+/=]+)")  # how a head stands in a line of syslog (audit.anchors)
+# a head in a line of a syslog receiver's file, which writes new lines as #012
+_SENT = re.compile(r"[^\s\ufeff]+?#012[0-9]+#012[A-Za-z0-9+/]{43}=#012.*")
 
 
 @dataclass
@@ -92,10 +92,8 @@ def _anchored(places: Sequence[Path]) -> Iterable[tuple[str, str]]:
         except OSError as exc:
             raise ConfigurationError(f"the anchored heads in {place} cannot be read") from exc
         for name, text in texts:
-            sent = _SENT.findall(text)
-            notes = [base64.b64decode(one + "=" * (-len(one) % 4)).decode("utf-8", "replace") for one in sent]
-            for note in notes or [text]:
-                yield name, note
+            lines = [line.replace("#012", "\n") for line in _SENT.findall(text)]
+            yield from ((name, note) for note in lines or [text])
 
 
 def compare(found: Heads, size: int, roots: Mapping[int, bytes], chains: Mapping[int, bytes]) -> list[Problem]:
