@@ -14,9 +14,10 @@ from db.audit import AuditTag
 from db.lifecycle.critical_notices import notice_again
 from db.models import Reading
 from db.queries import problems
+from db.queries.audit_telling import forwarding_backlog
 from db.queries.critical import failed_notices
 from db.queries.destinations import count_alarms
-from db.types import Use
+from db.types import Use, utcnow
 from db.uow import UnitOfWork
 
 bp = Blueprint("problems", __name__, url_prefix="/problems")
@@ -30,13 +31,16 @@ def show() -> ResponseReturnValue:
         found = problems(db)
         not_held = count_alarms(db)
         not_told = failed_notices(db)
+        alarm_s = site().audit.syslog.alarm_s
+        untold_log = [one for one in forwarding_backlog(db) if one.waits_s(utcnow()) > alarm_s]
     with work() as uow:
         audit_view(uow, AuditTag.WORKLIST_VIEWED, detail={"tab": "problems"})
     groups = [
         ("Failed", "The pipeline gave up; the reason says at what.", found.failed),
         ("Held", "Not read until a person decides.", found.held),
     ]
-    return render_template("problems.html", groups=groups, problems=found, not_held=not_held, not_told=not_told)
+    shown = {"problems": found, "not_held": not_held, "not_told": not_told, "untold_log": untold_log}
+    return render_template("problems.html", groups=groups, **shown)
 
 
 @bp.post("/readings/<uuid:reading_id>/again")

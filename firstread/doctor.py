@@ -27,6 +27,7 @@ def examine(settings: Settings) -> Iterator[tuple[str, bool, str]]:
         ("node certificate", _certificate),
         ("peers", _peers),
         ("destinations", _destinations),
+        ("audit repository", _repository),
         ("dashboard port", lambda s: _port(s.web.host, s.web.port)),
     ]
     for name, check in checks:
@@ -139,6 +140,24 @@ def _destinations(settings: Settings) -> str:
     if not settings.destinations:
         return "none: results stay here"
     return ", ".join(f"{one.name} ({one.protocol})" for one in settings.destinations)
+
+
+def _repository(settings: Settings) -> str:
+    from audit.syslog import tls_context
+    from db.engine import make_engine, make_sessions
+    from db.queries.audit_telling import forwarding_backlog
+    from db.types import utcnow
+
+    terms = settings.audit.syslog
+    if not terms.host:
+        return "none: the audit log stays here"
+    tls_context(terms)
+    with make_sessions(make_engine(settings.database))() as session:
+        behind = forwarding_backlog(session)
+    late = [one for one in behind if one.waits_s(utcnow()) > terms.alarm_s]
+    if late:
+        raise ValueError(f"{late[0].sink} is {late[0].waiting} events behind: {late[0].last_error or 'no error'}")
+    return f"{terms.host}:{terms.port}, {sum(one.waiting for one in behind)} events wait"
 
 
 def _may_call(peers: Sequence[Peer], ae_title: str, host: str) -> bool:

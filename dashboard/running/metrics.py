@@ -5,7 +5,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from flask import Blueprint, Response, current_app, request
@@ -21,6 +21,7 @@ from config.settings import Settings
 from dashboard.dicomweb.door import admit_token
 from dashboard.people import sessions, site
 from dashboard.permissions import Permission, requires
+from db.queries.audit_telling import Backlog, forwarding_backlog
 from db.queries.figures import Figures, Latency, figures
 from db.tokens import Scope
 from db.types import QueueMode, utcnow
@@ -82,6 +83,7 @@ class _Figures(Collector):
         self._asking = threading.Lock()
         self._asked_at = float("-inf")
         self._kept = Figures()
+        self._behind: list[Backlog] = []
 
     def collect(self) -> Iterable[Metric]:
         """Return every figure."""
@@ -89,13 +91,15 @@ class _Figures(Collector):
             if time.monotonic() - self._asked_at >= _FRESH_S:
                 with self._sessions() as db:
                     self._kept = figures(db, utcnow())
+                    self._behind = forwarding_backlog(db)
                 self._asked_at = time.monotonic()
-            kept = self._kept
+            kept, behind = self._kept, self._behind
         yield from _process(self._began)
         yield from _received(kept)
         yield from _pipeline(kept)
         yield from _reporting(kept)
         yield from _sending(kept)
+        yield from _audit(behind)
         yield from self._disk()
 
     def _disk(self) -> Iterator[Metric]:
@@ -166,6 +170,14 @@ def _sending(kept: Figures) -> Iterator[Metric]:
     yield deliveries
     oldest = {name: age for name, age in kept.oldest_delivery_s.items() if name in names}
     yield _labelled("firstread_delivery_oldest_seconds", "How long the oldest result waits.", "destination", oldest)
+
+
+def _audit(behind: Sequence[Backlog]) -> Iterator[Metric]:
+    now = utcnow()
+    waiting = {one.sink: one.waiting for one in behind}
+    yield _labelled("firstread_audit_waiting", "Events not sent to the audit repository yet.", "sink", waiting)
+    oldest = {one.sink: one.waits_s(now) for one in behind}
+    yield _labelled("firstread_audit_oldest_seconds", "How long the oldest of them waits.", "sink", oldest)
 
 
 def _quantiles(name: str, words: str, label: str, found: Mapping[str, Latency]) -> Metric:

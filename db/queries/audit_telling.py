@@ -26,6 +26,10 @@ class Backlog:
     since: datetime | None  # when the oldest of them happened
     last_error: str
 
+    def waits_s(self, now: datetime) -> float:
+        """Return how long the oldest waits, in seconds; 0 when none does."""
+        return 0.0 if self.since is None else max((now - self.since).total_seconds(), 0.0)
+
 
 @dataclass(frozen=True)
 class EventFilter:

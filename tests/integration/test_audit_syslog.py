@@ -21,6 +21,8 @@ from db.models import AuditEvent
 from db.queries.audit_telling import Backlog, forwarding_backlog
 from db.types import utcnow
 from db.uow import Actor, unit_of_work
+from firstread.doctor import examine
+from tests.dashboard_support import make_site
 from tests.db_support import received
 from tests.rsyslog import Rsyslog, needs_rsyslog, texts, wait_for
 from tests.tls_support import Authority, Issued
@@ -249,3 +251,33 @@ def test_the_backlog_is_of_what_is_sealed(sqlite_sessions: Sessions, tmp_path: P
         behind = forwarding_backlog(session)[0]
         second = session.scalar(select(AuditSeal.occurred_at).where(AuditSeal.position == 1))
     assert (behind.waiting, behind.since) == (len(in_order(sqlite_sessions)) - 1, second)
+
+
+def test_who_runs_the_system_sees_a_repository_that_was_not_told(tmp_path: Path, sqlite_url: str) -> None:
+    syslog = {"host": "audit.hospital.example", "alarm_s": 60}
+    site = make_site(tmp_path, sqlite_url, audit={"syslog": syslog}, web={"dicomweb": False})
+    record(site.sessions, tmp_path, 4)
+    sink, away = "syslog://audit.hospital.example:6514", "the audit repository cannot be reached"
+    with site.sessions() as session, session.begin():
+        session.add(AuditForwarding(sink=sink, position=1, sent=1, updated_at=utcnow(), last_error=away))
+
+    def looked(alarm_s: float) -> tuple[str, tuple[bool, str]]:
+        settings = site.app.extensions["firstread.settings"]
+        terms = settings.audit.syslog.model_copy(update={"alarm_s": alarm_s})
+        audit = settings.audit.model_copy(update={"syslog": terms})
+        changed = settings.model_copy(update={"audit": audit, "database_url": sqlite_url})
+        site.app.extensions["firstread.settings"] = changed
+        page = site.client("admin").get("/problems").text
+        found = {name: (ok, note) for name, ok, note in examine(changed)}
+        return page, found["audit repository"]
+
+    page, (ok, note) = looked(3600)
+    assert away not in page
+    assert (ok, "events wait" in note) == (True, True)
+    page, (ok, note) = looked(0.001)
+    assert away in page
+    assert (ok, away in note) == (False, True)
+    figures = site.client("admin").get("/metrics").text
+    waiting = [line for line in figures.splitlines() if line.startswith("firstread_audit_waiting{")]
+    assert len(waiting) == 1
+    assert float(waiting[0].rpartition(" ")[2]) >= 3
