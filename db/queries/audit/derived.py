@@ -203,7 +203,6 @@ _LOOSE: Mapping[str, Callable[[Study], ColumnElement[bool]]] = {
     "node_task": _in("node_task", "study_instance_uid", _own("study_instance_uid")),
     "hl7_message": _messages,
     "association": _associations,
-    "audit_hold": _in("audit_hold", "study_id", _own("id")),
     "audit_event": _in("audit_event", "study_id", _own("id")),
     "audit_private": _in("audit_private", "study_id", _own("id")),
 }
