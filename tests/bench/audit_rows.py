@@ -13,11 +13,14 @@ import psycopg
 import sqlalchemy as sa
 from psycopg import sql
 
-from db.audit_draft_models import DraftModel
+from db.audit_draft_models import DraftGap, DraftModel
+from db.audit_tally_models import PerformanceTally
+from db.critical_models import CriticalAlert
 from db.engine import make_engine
 from db.models import Base, Delivery, Reading, ResultObject, Series, Study
+from db.quality_models import DraftOutcome
 from db.report_models import Amendment, Draft, Evidence, Finding, Report, ReportRevision, Signature, UserAccount
-from tests.bench.audit_site import MODELS, READERS, Site, key_of, reader_of, without_triggers
+from tests.bench.audit_site import EPOCH, MODELS, READERS, SPAN, Site, key_of, reader_of, without_triggers
 
 _ZERO = "0" * 64
 Row = dict[str, Any]
@@ -163,11 +166,42 @@ def _delivery(site: Site, n: int) -> Iterator[Row]:
     }  # fmt: skip
 
 
+def _outcome(site: Site, n: int) -> Iterator[Row]:
+    at = site.at(n)
+    name, version = MODELS[model_of(site, n)]
+    yield {
+        "id": key_of("outcome", n), "draft_id": key_of("draft", n), "study_id": key_of("study", n),
+        "reader_id": key_of("user", reader_of(n)), "verdict": ("unchanged", "edited")[n % 2], "demonstration": False,
+        "model": f"{name} {version}", "modality": ("CT", "DX", "MR")[n % 3], "body_part": "CHEST",
+        "scanner": f"Maker{n % 4} Model{n % 8}", "sex": "FM"[n % 2], "age_group": f"{n % 9}0-{n % 9}9",
+        "words_drafted": 9, "words_signed": 9 + n % 7, "edits": n % 7, "changed_sections": [], "received_at": at,
+        "drafted_at": at + timedelta(minutes=1), "decided_at": at + timedelta(minutes=11),
+    }  # fmt: skip
+
+
+def _gap(site: Site, n: int) -> Iterator[Row]:
+    if n % 40 == 11:
+        yield {
+            "draft_id": key_of("draft", n), "position": 0, "what": MODELS[model_of(site, n)][0],
+            "why": "it took too long", "created_at": site.at(n) + timedelta(minutes=1),
+        }  # fmt: skip
+
+
+def _alert(site: Site, n: int) -> Iterator[Row]:
+    if n % 200 == 5:
+        at = site.at(n) + timedelta(minutes=2)
+        yield {
+            "id": key_of("alert", n), "study_id": key_of("study", n), "label": "Pneumothorax", "found_by": "CXR",
+            "category": 1, "state": "COMMUNICATED", "opened_at": at, "confirmed_at": at + timedelta(minutes=4),
+            "closed_at": at + timedelta(minutes=9), "clock_at": at, "version": 3,
+        }  # fmt: skip
+
+
 MADE: Mapping[type[Base], Callable[[Site, int], Iterator[Row]]] = {
     Study: _study, Series: _series, Reading: _reading, Draft: _draft, DraftModel: _draft_model, Evidence: _evidence,
     Finding: _finding,
     Report: _report, ReportRevision: _revision, Signature: _signature, Amendment: _amendment, ResultObject: _object,
-    Delivery: _delivery,
+    Delivery: _delivery, DraftOutcome: _outcome, DraftGap: _gap, CriticalAlert: _alert,
 }  # fmt: skip
 
 
@@ -183,6 +217,7 @@ def fill_rows(url: str, site: Site) -> None:
                 for n in range(READERS)
             ],
         )  # fmt: skip
+        connection.execute(sa.insert(PerformanceTally), list(_tallies(site)))
     if engine.dialect.name == "sqlite":
         with without_triggers(url) as connection:
             for model in MADE:
@@ -194,6 +229,27 @@ def fill_rows(url: str, site: Site) -> None:
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         for done in [pool.submit(_copy, plain, site, model) for model in MADE]:
             done.result()
+
+
+def _tallies(site: Site) -> Iterator[Row]:
+    """Yield the counts of each day, group and label of the model of the day, as the decisions raise them."""
+    groups = {
+        "all": [""],
+        "age_group": [f"{n}0-{n}9" for n in range(9)],
+        "sex": ["F", "M"],
+        "scanner": [f"Maker{n % 4} Model{n}" for n in range(8)],
+        "site": [f"SCANNER{n}" for n in range(12)],
+    }
+    for day in range(SPAN.days):
+        name, version = MODELS[day * len(MODELS) // SPAN.days]
+        for dimension, values in groups.items():
+            for value in values:
+                for label in ("Pneumothorax", "Effusion", "Nodule"):
+                    yield {
+                        "dimension": dimension, "day": (EPOCH + timedelta(days=day)).date(), "value": value,
+                        "model": f"{name} {version}", "label": label, "demonstration": False,
+                        "tp": site.drafts // 20_000, "fp": 1, "fn": 1, "tn": site.drafts // 20_000,
+                    }  # fmt: skip
 
 
 def _insert(connection: sqlite3.Connection, site: Site, model: type[Base]) -> None:

@@ -93,6 +93,8 @@ def bodies(site: Site, number: int) -> Iterator[tuple[datetime, str]]:
         }
         if kind == "person":
             words["user"] = str(key_of("user", reader_of(number)))
+        if tag.startswith("user:"):
+            words |= {"object_id": words["user"], "object_type": "user"}
         yield at, json.dumps(words, separators=(",", ":"), sort_keys=True)
 
 

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from audit.verify import CHECKS
 from db.audit import AuditTag
+from db.queries.audit import ALL
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "audit.md").read_text(encoding="utf-8")
@@ -30,3 +32,9 @@ def test_tags_that_nothing_writes_are_listed_as_reserved() -> None:
     written = set(re.findall(r"\bAuditTag\.([A-Z_]+)", code))
     reserved = set(re.findall(r"^- `([a-z]+:[a-z_]+)`", RESERVED, re.MULTILINE))
     assert reserved == {str(tag) for tag in AuditTag if tag.name not in written}
+
+
+def test_every_question_and_every_check_is_on_the_page() -> None:
+    asked = [f"| {one.name} `{one.slug}` | {one.asks} | {one.source} |" for one in ALL.values()]
+    checked = [f"| `{name}` | {meaning} |" for name, meaning in CHECKS.items()]
+    assert [row for row in (*asked, *checked) if row not in PAGE.splitlines()] == []
