@@ -13,6 +13,7 @@ from db.queries.audit import (
     drafts,
     events,
     incidents,
+    integrity,
     late_input,
     overrides,
     recall,
@@ -27,7 +28,7 @@ from db.queries.audit import (
 from db.queries.audit.questions import Question
 
 _MODULES = (
-    drafts, accesses, overrides, reproduce, signing, refusals,
+    drafts, accesses, overrides, reproduce, integrity, signing, refusals,
     critical, delivery, subgroups, changes, derived, recall, addenda,
     timelines, timeline_user, timeline_model, incidents, late_input, events,
 )  # fmt: skip
