@@ -36,6 +36,7 @@ from dashboard.dicomweb.routes import serve_dicomweb
 from dashboard.errors import register_errors
 from dashboard.fhir.routes import serve_fhir
 from dashboard.identity import api_tokens, breaking, locking, oidc, passkeys
+from dashboard.looks import install_looks
 from dashboard.people import install
 from dashboard.permissions import Permission
 from dashboard.presentation import register_filters
@@ -111,6 +112,7 @@ def create_app(settings: Settings, sessions: sessionmaker[Session]) -> Flask:
     app.extensions["firstread.images"] = images.ImageShelf(settings, sessions)
     add_security_headers(app, tls=tls)
     install(app, settings)
+    install_looks(app)
     csrf = CSRFProtect(app)
     register_errors(app)
     register_filters(app)

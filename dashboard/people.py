@@ -112,6 +112,7 @@ def audit_view(uow: UnitOfWork, tag: AuditTag, **columns: Any) -> None:
     if "break_glass" in g:
         detail["break_glass"] = g.break_glass
     uow.audit(tag, detail=detail, **columns)
+    g.look_recorded = True  # dashboard.looks writes for parts of pages that are asked for alone
 
 
 def stamp_of(account: UserAccount) -> str:
