@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from audit.anchors import Anchors, places
 from audit.forwarding import FORWARD_EVERY_S, Forwarder
 from audit.keys import SealKeys
+from audit.partitions import EVERY_S, PARTITIONS, make_partitions
 from audit.sealing import SEALER, Sealer
 from config.errors import AppError
 from config.settings import Settings
@@ -58,6 +59,7 @@ def duties(settings: Settings, sessions: sessionmaker[Session]) -> list[Duty]:
     forward = Duty("forward", FORWARD_EVERY_S, Forwarder(sessions, settings).round)
     return [
         Duty("seal", settings.audit.seal_every_s, sealer.round),
+        Duty(PARTITIONS, EVERY_S, lambda: make_partitions(sessions)),
         *([Duty("anchor", settings.audit.anchor_every_s, anchors.round)] if places(settings.audit) else []),
         *([forward] if settings.audit.syslog.host else []),
     ]

@@ -9,6 +9,7 @@ import typer
 from config.errors import AppError
 from firstread.audit_archive import archive_app, hold_app
 from firstread.audit_ask import audit_ask, audit_questions
+from firstread.audit_privacy import audit_erase, audit_roles
 from firstread.terminal import DataDir, console, refuse, start
 
 audit_app = typer.Typer(no_args_is_help=True, help="The audit log.")
@@ -16,6 +17,8 @@ audit_app.add_typer(archive_app, name="archive")
 audit_app.add_typer(hold_app, name="hold")
 audit_app.command("questions")(audit_questions)
 audit_app.command("ask")(audit_ask)
+audit_app.command("erase")(audit_erase)
+audit_app.command("roles")(audit_roles)
 DraftName = Annotated[
     str, typer.Argument(help="Draft id, Accession Number or Study Instance UID; of a study, its newest draft.")
 ]

@@ -42,3 +42,30 @@ def audit_erase(
     )
     if done.left:
         console.print(f"not erased: {done.left} studies with this Patient ID of another issuer", highlight=False)
+
+
+def audit_roles(
+    app: Annotated[str, typer.Option("--app", help="The program's role, in FIRSTREAD_DATABASE_URL.")],
+    verifier: Annotated[str, typer.Option("--verifier", help="The role of who verifies: reads the audit log only.")],
+    owner: Annotated[str, typer.Option("--owner", help="Owns the tables; migrates, erases and archives.")] = (
+        "firstread_owner"
+    ),
+    sealer: Annotated[str, typer.Option("--sealer", help="A role of the sealer's own; the program's without.")] = "",
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Run it here, as a superuser, instead of printing it.")
+    ] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Print the SQL that gives each role of PostgreSQL its rights: nobody who works can change what is written once."""
+    from db.engine import make_engine
+    from db.roles import Roles, apply_roles, role_statements
+
+    try:
+        roles = Roles(app, verifier, owner, sealer)
+        if apply:
+            apply_roles(make_engine(start("audit", data_dir).database), roles)
+            console.print("the roles have their rights; run this again after each migration", highlight=False)
+            return
+    except AppError as exc:
+        raise refuse(exc) from exc
+    typer.echo("BEGIN;\n" + "".join(f"{statement};\n" for statement in role_statements(roles)) + "COMMIT;")

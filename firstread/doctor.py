@@ -19,6 +19,7 @@ def examine(settings: Settings) -> Iterator[tuple[str, bool, str]]:
         ("python", _python),
         ("data folder", _data_dir),
         ("database", _database),
+        ("audit partitions", _partitions),
         ("routing rules", _rules),
         ("code table", _codes),
         ("expert packages", _experts),
@@ -67,6 +68,20 @@ def _database(settings: Settings) -> str:
     if not is_current(engine):
         raise ValueError("schema is not this release's: run firstread migrate")
     return engine.url.render_as_string(hide_password=True)
+
+
+def _partitions(settings: Settings) -> str:
+    from db.engine import current_sessions
+    from db.partitions import is_partitioned, strays
+
+    with current_sessions(settings.database)() as session:
+        if not is_partitioned(session):
+            return "none on SQLite"
+        beside = strays(session)
+    if beside:
+        names = ", ".join(sorted(beside))
+        raise ValueError(f"{sum(beside.values())} events of {names} lie in no month's partition: was a clock wrong?")
+    return "every event in its month's"
 
 
 def _codes(_: Settings) -> str:
