@@ -9,6 +9,7 @@ import typer
 from config.errors import AppError
 from firstread.audit_archive import archive_app, hold_app
 from firstread.audit_ask import audit_ask, audit_questions
+from firstread.audit_export import audit_export
 from firstread.audit_privacy import audit_erase, audit_roles
 from firstread.terminal import DataDir, console, refuse, start
 
@@ -17,6 +18,7 @@ audit_app.add_typer(archive_app, name="archive")
 audit_app.add_typer(hold_app, name="hold")
 audit_app.command("questions")(audit_questions)
 audit_app.command("ask")(audit_ask)
+audit_app.command("export")(audit_export)
 audit_app.command("erase")(audit_erase)
 audit_app.command("roles")(audit_roles)
 DraftName = Annotated[

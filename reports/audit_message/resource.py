@@ -26,7 +26,7 @@ def audit_resource(event: RecordedEvent, source: AuditSource) -> Json:
     kind = kind_of(event.tag)
     types = [{"system": local_system("audit-tag"), "code": event.tag}]
     if kind.type_code:
-        types.insert(0, {"system": _DCM, "code": kind.type_code, "display": MEANINGS[kind.type_code]})
+        types.append({"system": _DCM, "code": kind.type_code, "display": MEANINGS[kind.type_code]})
     reason = event.detail.get("reason") or event.detail.get("error")
     return kept(
         resourceType="AuditEvent",
