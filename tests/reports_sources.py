@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import sys
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
@@ -24,6 +23,7 @@ from reports.values import (
     Signer,
     stable_uid,
 )
+from tests.judges import DCIODVFY
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 ALGORITHM = AlgorithmIdentity("VISTA3D", "0.5.0", "MONAI", "ab" * 32, ("threshold=0.5",))
@@ -141,8 +141,7 @@ def dciodvfy(ds: Dataset, folder: Path) -> list[str]:
     """Return the lines of dicom3tools' IOD validator that are errors; its exit status must agree."""
     path = folder / "object.dcm"
     path.write_bytes(written(ds))
-    program = Path(sys.executable).with_name("dciodvfy")
-    done = subprocess.run([program, "-new", path], capture_output=True, text=True, check=False)
+    done = subprocess.run([DCIODVFY, "-new", path], capture_output=True, text=True, check=False)
     lines = (done.stdout + done.stderr).splitlines()
     errors = [line for line in lines if line.startswith("Error")]
     assert (done.returncode != 0) == bool(errors), lines

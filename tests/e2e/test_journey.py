@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pydicom
 import pytest
@@ -15,10 +14,10 @@ from dicom_node.send import send_folder
 from firstread.demo import ENDED, outcome
 from phantoms.hospital import play_hospital
 from tests.e2e.dashboard_client import Page, Person
+from tests.judges import DCIODVFY
 
 pytestmark = [pytest.mark.models, pytest.mark.timeout(900)]
 
-DCIODVFY = Path(sys.executable).with_name("dciodvfy")
 STUDY_LINK = re.compile(r"/studies/([0-9a-f-]{36})$")
 WANTED = frozenset({"cxr-normal", "cxr-effusion-cardiomegaly", "cxr-lateral", "ct-hepatic-tumor", "mr-glioma"})
 

@@ -1,7 +1,6 @@
 """Synthetic studies are conformant DICOM: an independent validator, and pixels and geometry read back."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,8 @@ from config.errors import GeometryError, RefusedInputError
 from phantoms.brain_mr import BrainMr, make_brain_mr
 from phantoms.dicom import write_brain_mr, write_ct, write_radiograph
 from phantoms.patients import make_patient
+from tests.judges import DCIODVFY
 
-DCIODVFY = Path(sys.executable).with_name("dciodvfy")
 _TILT = np.radians(10.0)  # a gantry-tilted stack: slices 3 mm apart, rows and columns 1.6 mm
 OBLIQUE = np.array(
     [

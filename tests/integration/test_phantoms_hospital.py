@@ -1,7 +1,6 @@
 """The synthetic hospital is complete, conformant, repeatable, and keeps its truth out of the DICOM folder."""
 
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,10 +11,10 @@ from pydicom import dcmread
 from config.errors import OutsideIntendedUseError, RefusedInputError
 from phantoms.hospital import SyntheticStudy, play_hospital
 from phantoms.truth import Truth, load_labels
+from tests.judges import DCIODVFY
 from worker.intake import gate
 from worker.profiles import profile
 
-DCIODVFY = Path(sys.executable).with_name("dciodvfy")
 PROFILE = {"DX": "chest-xray", "CR": "chest-xray", "CT": "ct-torso", "MR": "brain-mr"}
 
 

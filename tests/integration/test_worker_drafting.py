@@ -2,10 +2,8 @@
 
 import os
 import subprocess
-import sys
 from datetime import UTC, datetime
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -19,13 +17,13 @@ from phantoms.dicom import write_brain_mr, write_ct, write_radiograph
 from phantoms.patients import make_patient
 from reports.values import Equipment
 from tests.fakes import BoxSegmenter, BrokenExpert, FixedClassifier, ScriptedVlm, card, reads_feedback
+from tests.judges import DCIODVFY
 from worker.conversation import Bench
 from worker.drafting import draft_study
 from worker.intake import gate
 from worker.outputs import Place, identity, write_outputs
 from worker.profiles import BRAIN_MR, CHEST_XRAY, CT_TORSO
 
-DCIODVFY = Path(sys.executable).with_name("dciodvfy")
 CXR_TRIGGER = "This looks like an chest x-ray. Let me first trigger <CXR()>."
 LESIONS = ("hepatic tumor", "pancreatic tumor", "lung tumor", "bone lesion")
 
