@@ -164,7 +164,7 @@ def _loose(session: Session, answers: Answers) -> list[ColumnElement[bool]]:
         found.append(AuditEvent.outcome == "success" if outcome == "success" else AuditEvent.outcome != "success")
     found += [_said(session, name) == answers.text(name) for name in ("role", "address") if answers.text(name)]
     if text := answers.text("text"):
-        found.append(_worded(text, with_private=answers.text("private") == "yes"))
+        found.append(_worded(session, text, with_private=answers.text("private") == "yes"))
     return found
 
 
@@ -178,9 +178,13 @@ def _said(session: Session, name: str) -> ColumnElement[str]:
     return func.coalesce(first, second, type_=String())
 
 
-def _worded(text: str, *, with_private: bool) -> ColumnElement[bool]:
+def _worded(session: Session, text: str, *, with_private: bool) -> ColumnElement[bool]:
     """Return the condition that an event's words hold this text; letters A to Z in either case."""
-    openly = func.lower(AuditEvent.body).contains(json.dumps(text, ensure_ascii=False)[1:-1].lower(), autoescape=True)
+    wanted = json.dumps(text, ensure_ascii=False)[1:-1]
+    # SQLite knows no other letters, PostgreSQL those of its locale
+    is_sqlite = session.get_bind().dialect.name == "sqlite"
+    wanted = "".join(one.lower() if one.isascii() else one for one in wanted) if is_sqlite else wanted.lower()
+    openly = func.lower(AuditEvent.body).contains(wanted, autoescape=True)
     if not with_private:
         return openly
     apart = func.lower(cast(AuditPrivate.content, String)).contains(json.dumps(text)[1:-1].lower(), autoescape=True)
