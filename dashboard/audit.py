@@ -8,6 +8,7 @@ from flask.typing import ResponseReturnValue
 from audit.answer_files import answer_file
 from config.errors import RefusedInputError
 from dashboard.auditing.forms import PAGE_ROWS, QuestionPage, fields, given_in, permission_of
+from dashboard.auditing.verifying import verified
 from dashboard.people import audit_view, person, sessions, site, work
 from dashboard.permissions import Permission, requires
 from db.audit import AuditTag
@@ -86,6 +87,24 @@ def answer(name: str) -> ResponseReturnValue:
         detail = found.said() | {"rows": len(found.rows), "first_page": not request.form.get("cursor")}
         audit_view(uow, AuditTag.AUDIT_VIEWED, study_id=found.study_id, detail=detail)
     shown = QuestionPage(asked, fields(asked, found.answers.given or given), found, log)
+    return render_template("audit_question.html", q=shown)
+
+
+@bp.post("/verify")
+@requires(Permission.AUDIT)
+def verify() -> ResponseReturnValue:
+    """Verify the log of a stretch of time and show the verdict; it is recorded, whatever it is."""
+    asked, given = ALL["Q5"], given_in(request.form)
+    try:
+        with sessions()() as db:
+            result = verified(db, site(), asked, given)
+            found, log = ask(db, asked, given, limit=PAGE_ROWS), stand(db)
+    except RefusedInputError as exc:
+        return _refused(asked, given, exc)
+    with work() as uow:
+        outcome = "success" if result.verdict.holds else "failure"
+        audit_view(uow, AuditTag.AUDIT_VERIFIED, outcome=outcome, object_type="audit_log", detail=result.said())
+    shown = QuestionPage(asked, fields(asked, found.answers.given), found, log, verified=result)
     return render_template("audit_question.html", q=shown)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from dashboard.auditing.verifying import Verified
 from dashboard.permissions import Permission
 from db.queries.audit.asking import Asked, Stand
 from db.queries.audit.questions import Kind, Parameter, Question
@@ -48,6 +49,12 @@ class QuestionPage:
     asked: Asked | None = None
     stand: Stand | None = None
     error: str = ""
+    verified: Verified | None = None
+
+    @property
+    def is_verifiable(self) -> bool:
+        """Whether the page offers to verify the log of the period."""
+        return self.question.name == "Q5"
 
 
 def fields(question: Question, given: Mapping[str, str]) -> Sequence[Field]:

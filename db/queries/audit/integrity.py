@@ -54,6 +54,12 @@ def interval(session: Session, since: datetime, until: datetime) -> Interval:
     return Interval(events, _place(session, first.seq), _place(session, last.seq), first.occurred_at, last.occurred_at)
 
 
+def sealed_to(session: Session) -> int:
+    """Return the last place of the chain; -1 of an empty one."""
+    last = session.scalar(select(func.max(AuditSeal.position)))
+    return -1 if last is None else last
+
+
 def _place(session: Session, seq: int) -> int | None:
     return session.scalar(select(AuditSeal.position).where(AuditSeal.seq == seq))
 
