@@ -56,6 +56,7 @@ class Anchored:
 
 
 Place = Callable[[AuditHead], Anchored]
+StampCheck = Callable[[Reader, Sequence[Head]], list[Problem]]
 
 
 class Anchors:
@@ -235,9 +236,7 @@ def check_stamp(stamp: TimeStampResponse, note: str, certificates: Sequence[x509
     return stamp.tst_info.gen_time
 
 
-def stamp_problems(
-    certificates: Sequence[x509.Certificate], tolerance: timedelta
-) -> Callable[[Reader, Sequence[Head]], list[Problem]]:
+def stamp_problems(certificates: Sequence[x509.Certificate], tolerance: timedelta) -> StampCheck:
     """Return the check of all time stamps that are kept, by the certificates that are trusted."""
 
     def check(reader: Reader, heads: Sequence[Head]) -> list[Problem]:

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from audit.anchors import Anchors, places
 from audit.forwarding import FORWARD_EVERY_S, Forwarder
 from audit.keys import SealKeys
+from audit.nightly import Nightly
 from audit.partitions import EVERY_S, PARTITIONS, make_partitions
 from audit.sealing import SEALER, Sealer
 from config.errors import AppError
@@ -19,6 +20,7 @@ from db.engine import make_engine, make_sessions
 from db.starting import record_start, record_stop
 
 log = structlog.get_logger()
+VERIFY_LOOK_S = 600.0  # between two looks whether a verification is due
 JOIN_S = 10.0  # what a duty gets to end its round
 
 
@@ -56,11 +58,13 @@ def duties(settings: Settings, sessions: sessionmaker[Session]) -> list[Duty]:
     """Return what this process does, the seal first."""
     sealer = Sealer(sessions, seal_keys(settings), settings.audit)
     anchors = Anchors(sessions, settings.audit)
+    nightly = Nightly(settings, sessions)
     forward = Duty("forward", FORWARD_EVERY_S, Forwarder(sessions, settings).round)
     return [
         Duty("seal", settings.audit.seal_every_s, sealer.round),
         Duty(PARTITIONS, EVERY_S, lambda: make_partitions(sessions)),
         *([Duty("anchor", settings.audit.anchor_every_s, anchors.round)] if places(settings.audit) else []),
+        *([Duty("verify", VERIFY_LOOK_S, nightly.round)] if settings.audit.verify_every_s else []),
         *([forward] if settings.audit.syslog.host else []),
     ]
 

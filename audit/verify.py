@@ -45,6 +45,7 @@ CHECKS = {
     "anchor": "every head outside this system is this log's, and in it",
     "timestamp": "every time stamp is of its head and from the authority that is trusted",
 }
+_OF_MANY = frozenset(("schema", "node", "archive", "head", "anchor", "timestamp"))  # they name no single record
 WARNINGS = frozenset(("clock",))  # to be explained by people; no sign that the log was changed
 _POOL_FROM = 4 * SEGMENT  # fewer events are not worth starting processes
 _LISTED = 1000
@@ -88,9 +89,9 @@ class Verdict:
 
     @property
     def first_bad(self) -> Problem | None:
-        """The first record that does not hold, by its place in the chain; what has none comes last."""
+        """The first record that does not hold, by its place in the chain; else what is wrong with many together."""
         grave = [one for one in self.problems if one.check not in WARNINGS]
-        return min(grave, key=lambda one: (one.position < 0, one.position), default=None)
+        return min(grave, key=lambda one: (one.check in _OF_MANY, one.position < 0, one.position), default=None)
 
     def add(self, problems: Iterable[Problem]) -> None:
         """Note problems."""

@@ -11,6 +11,7 @@ from firstread.audit_archive import archive_app, hold_app
 from firstread.audit_ask import audit_ask, audit_questions
 from firstread.audit_export import audit_export
 from firstread.audit_privacy import audit_erase, audit_roles
+from firstread.audit_seal import audit_check_proof, audit_head, audit_keys, audit_prove, audit_verify
 from firstread.terminal import DataDir, console, refuse, start
 
 audit_app = typer.Typer(no_args_is_help=True, help="The audit log.")
@@ -21,6 +22,11 @@ audit_app.command("ask")(audit_ask)
 audit_app.command("export")(audit_export)
 audit_app.command("erase")(audit_erase)
 audit_app.command("roles")(audit_roles)
+audit_app.command("verify")(audit_verify)
+audit_app.command("head")(audit_head)
+audit_app.command("prove")(audit_prove)
+audit_app.command("check-proof")(audit_check_proof)
+audit_app.command("keys")(audit_keys)
 DraftName = Annotated[
     str, typer.Argument(help="Draft id, Accession Number or Study Instance UID; of a study, its newest draft.")
 ]
