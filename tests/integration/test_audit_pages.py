@@ -161,6 +161,7 @@ def files(site: Site) -> dict[str, bytes]:
     return made
 
 
+@pytest.mark.requirement("REQ-AUDIT-23", "REQ-AUDIT-12")
 def test_each_export_is_an_event_with_the_hash_of_the_file(site, files):
     exports = {event.detail["format"]: event for event in events(site, AuditTag.AUDIT_EXPORTED)[:3]}
     for kind, content in files.items():
@@ -208,6 +209,7 @@ def test_the_pdf_says_on_every_page_what_was_asked_by_whom_and_which_page_it_is(
     assert "HIPAA" in whole
 
 
+@pytest.mark.requirement("REQ-AUDIT-12")
 def test_an_export_that_cannot_be_recorded_does_not_leave(site):
     auditor = site.client("auditor")
     stop = (
@@ -262,6 +264,7 @@ def test_the_log_of_a_time_is_verified_from_its_page(site):
     assert nothing.status_code == 400
 
 
+@pytest.mark.requirement("REQ-AUDIT-23")
 def test_the_command_line_asks_the_same(site, tmp_path):
     run = CliRunner()
     folder = ["--data-dir", str(site.settings.data_dir)]

@@ -30,6 +30,7 @@ def history(engine: Engine) -> History:
 # --- Q8 ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("REQ-AUDIT-23")
 def test_critical_results_say_who_was_told_and_what_is_missing(history):
     d, c = history.rows("Q8")
     assert history.letters([d, c]) == ["D", "C"]
@@ -69,6 +70,7 @@ def test_critical_results_of_one_study_are_asked_for_by_its_accession_number(his
 # --- Q9 ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("REQ-AUDIT-23")
 def test_every_result_object_is_listed_once_for_each_destination_or_as_owed_to_nobody(history):
     rows = history.rows("Q9")
     with history.sessions() as session:
@@ -111,6 +113,7 @@ def _cells(rows, group):
     }  # fmt: skip
 
 
+@pytest.mark.requirement("REQ-AUDIT-23")
 def test_agreement_is_divided_by_sex_age_scanner_and_site(history):
     # signed: A (F, 60-69, GE, SCANNER) agrees; B (M, 40-49, Siemens, SITE2) not; F (M, 40-49, Siemens, SCANNER) agrees
     # D was refused as a whole: nobody judged its findings
@@ -157,6 +160,7 @@ def test_agreement_is_of_the_days_and_the_model_asked_for(history):
 # --- Q11 -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("REQ-AUDIT-23")
 def test_changes_say_before_and_after_why_and_who_agreed(history):
     rows = history.rows("Q11")
     roles = [one for one in rows if one["tag"] == "user:role_changed"]
@@ -219,6 +223,7 @@ def test_every_table_that_refers_to_a_study_is_listed():
     assert rest <= _NOT_OF_A_STUDY  # a new table: does it hold something of a Study?
 
 
+@pytest.mark.requirement("REQ-AUDIT-23")
 def test_everything_of_one_study_is_listed_and_nothing_of_another(history):
     study = history.studies["A"]
     rows = history.rows("Q12", study="A-100")
@@ -257,6 +262,7 @@ def test_an_accession_number_of_several_studies_names_none_of_them(history):
 # --- Q13 -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("REQ-AUDIT-24")
 def test_the_recall_list_says_what_became_of_each_draft_and_who_saw_it(history):
     rows = history.rows("Q13", package="demo-vlm", version="1.0")
     became = dict(zip(history.letters(rows), rows, strict=True))
@@ -293,6 +299,7 @@ def test_the_recall_list_is_found_by_the_hash_of_the_weights(history):
 # --- Q14 -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("REQ-AUDIT-23")
 def test_amendments_after_an_assisted_signature_say_what_the_draft_had_said(history):
     corrected, added = history.rows("Q14")
     assert history.letters([corrected, added]) == ["B", "A"]

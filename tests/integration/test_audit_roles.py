@@ -71,7 +71,7 @@ def journey(installation: Installation) -> Journey:
     return made
 
 
-@pytest.mark.requirement("REQ-AUDIT-3")
+@pytest.mark.requirement("REQ-AUDIT-19")
 def test_the_programs_role_does_its_whole_work(installation: Installation, journey: Journey) -> None:
     assert journey.report().state is ReportState.ADDENDED
     with installation.app.connect() as connection:
@@ -80,7 +80,7 @@ def test_the_programs_role_does_its_whole_work(installation: Installation, journ
         assert connection.scalar(sa.text(owned)) == 0
 
 
-@pytest.mark.requirement("REQ-AUDIT-3")
+@pytest.mark.requirement("REQ-AUDIT-3", "REQ-AUDIT-19")
 @pytest.mark.parametrize("table", ONCE)
 def test_the_programs_role_cannot_change_what_is_written_once(
     installation: Installation, journey: Journey, table: str
@@ -93,7 +93,7 @@ def test_the_programs_role_cannot_change_what_is_written_once(
             connection.execute(sa.text(attempt))
 
 
-@pytest.mark.requirement("REQ-AUDIT-3")
+@pytest.mark.requirement("REQ-AUDIT-3", "REQ-AUDIT-19")
 @pytest.mark.parametrize(
     "attempt",
     [
@@ -142,6 +142,7 @@ def test_the_sealer_seals_and_the_program_makes_partitions(
         assert connection.scalar(sa.text(owner)) == installation.roles.owner
 
 
+@pytest.mark.requirement("REQ-AUDIT-19")
 def test_the_verifier_reads_the_log_and_nothing_else(installation: Installation, journey: Journey) -> None:
     assert journey
     with make_sessions(installation.verifier)() as session:

@@ -28,6 +28,7 @@ def _of(rows, source):
 # --- T1 ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("REQ-AUDIT-24")
 def test_a_study_is_told_from_reception_to_the_last_acknowledgement_in_order(history):
     rows = history.rows("T1", study="A-100")
     assert [one["at"] for one in rows] == sorted(one["at"] for one in rows)
@@ -95,6 +96,7 @@ def test_a_study_is_found_by_the_uid_of_an_image_or_of_a_result(history):
 # --- T2 ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("REQ-AUDIT-24")
 def test_a_person_is_told_with_figures_and_every_event_once(history):
     facts = history.facts("T2", login="reader")
     assert facts["reports opened"] == 3  # A, F, B
@@ -151,6 +153,7 @@ def test_a_version_tells_who_let_it_draft_and_on_what_grounds(history):
     assert approved["sha256"] == "f" * 64
 
 
+@pytest.mark.requirement("REQ-AUDIT-24")
 def test_a_version_tells_what_it_drafted_and_what_became_of_that(history):
     facts = history.facts("T3", package="demo-vlm", version="1.0")
     assert facts["demo-vlm 1.0 abc"] == f"ACTIVE {'f' * 64}"
