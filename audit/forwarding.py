@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from audit.recorded import audit_source, recorded
 from audit.syslog import Link, syslog_message
-from config.errors import PeerUnavailableError
+from config.errors import LifecycleError, PeerUnavailableError
 from config.settings import Settings
 from db.audit_forwarding_models import AuditForwarding
 from db.queries.audit_telling import sealed_events
@@ -27,6 +27,28 @@ log = structlog.get_logger()
 PER_WRITE = 200  # events of one write
 PER_ROUND = 10_000
 FORWARD_EVERY_S = 1.0
+
+
+def require_told(session: Session, settings: Settings, end: int) -> None:
+    """Refuse to let events go that the repository was not told of yet: the record is its buffer.
+
+    Args:
+        session: where the cursor is.
+        settings: name the repository, when there is one.
+        end: place behind the last event that is to go.
+
+    Raises:
+        LifecycleError: it was not told of all before ``end``.
+    """
+    if not settings.audit.syslog.host:
+        return
+    row = session.get(AuditForwarding, _sink(settings))
+    if row is None or row.position < end:
+        raise LifecycleError("the audit repository was not told of all these events yet")
+
+
+def _sink(settings: Settings) -> str:
+    return f"syslog://{settings.audit.syslog.host}:{settings.audit.syslog.port}"
 
 
 @dataclass(frozen=True)
@@ -45,7 +67,7 @@ class Forwarder:
         self._sessions = sessions
         self._terms = settings.audit.syslog
         self._source = audit_source(settings)
-        self._sink = f"syslog://{self._terms.host}:{self._terms.port}"
+        self._sink = _sink(settings)
         self._link: Link | None = None
         self._sent = 0
         self._written: deque[_Written] = deque()

@@ -3,13 +3,12 @@
 import json
 from collections.abc import Sequence
 from importlib.metadata import version
-from uuid import UUID
 
 from sqlalchemy.orm import Session
 
 from config.settings import Settings
 from db.models import AuditEvent, Study
-from db.queries.audit_telling import sop_classes_of, studies_of
+from db.queries.audit_telling import erased_studies, sop_classes_of, studies_of
 from reports.audit_message import AuditSource, RecordedEvent, RecordedStudy
 
 
@@ -20,20 +19,23 @@ def audit_source(settings: Settings) -> AuditSource:
 
 
 def recorded(session: Session, events: Sequence[AuditEvent]) -> list[RecordedEvent]:
-    """Return events as values, in the order given; two more questions to the database for all of them."""
+    """Return events as values, in the order given; a few more questions to the database for all of them."""
     about = {event.study_id for event in events if event.study_id is not None}
-    studies = studies_of(session, about)
     classes = sop_classes_of(session, about)
-    return [_recorded(event, studies, classes) for event in events]
+    forgotten = erased_studies(session, about)
+    studies = {
+        key: _study(study, classes.get(key, {}), forget=key in forgotten)
+        for key, study in studies_of(session, about).items()
+    }
+    return [_recorded(event, studies.get(event.study_id) if event.study_id else None) for event in events]
 
 
-def _recorded(event: AuditEvent, studies: dict[UUID, Study], classes: dict[UUID, dict[str, int]]) -> RecordedEvent:
+def _recorded(event: AuditEvent, study: RecordedStudy | None) -> RecordedEvent:
     body = json.loads(event.body)
     detail = event.detail
-    study = studies.get(event.study_id) if event.study_id else None
     return RecordedEvent(
         seq=event.seq,
-        id=str(body.get("id") or event.seq),
+        id=str(body.get("id") or f"seq-{event.seq}"),
         occurred_at=event.occurred_at,
         tag=event.tag,
         outcome=event.outcome,
@@ -49,11 +51,14 @@ def _recorded(event: AuditEvent, studies: dict[UUID, Study], classes: dict[UUID,
         object_id=event.object_id or str(detail.get("object_id") or ""),
         detail=detail,
         body=event.body,
-        study=None if study is None else _study(study, classes.get(study.id, {})),
+        study=study,
     )
 
 
-def _study(study: Study, sop_classes: dict[str, int]) -> RecordedStudy:
+def _study(study: Study, sop_classes: dict[str, int], *, forget: bool) -> RecordedStudy:
+    """Return the Study; without its identity when the audit log was made to forget it, though images may be kept."""
+    if forget:
+        return RecordedStudy(study.study_instance_uid, sop_classes=sop_classes)
     return RecordedStudy(
         study_instance_uid=study.study_instance_uid,
         accession_number=study.accession_number,

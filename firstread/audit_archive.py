@@ -55,6 +55,7 @@ def archive_make(
 ) -> None:
     """Write what no bundle holds yet into the next one, verify it, and record it."""
     from audit.bundles import write_bundle
+    from audit.forwarding import require_told
 
     with _site(data_dir) as (settings, sessions, keys):
         with sessions() as session:
@@ -74,6 +75,7 @@ def archive_make(
         console.print(f"{bundle.path}  events {bundle.first} to {bundle.end - 1}", highlight=False, soft_wrap=True)
         if remove:
             with unit_of_work(sessions, actor()) as uow:
+                require_told(uow.session, settings, row.end_position)
                 gone = audit_archives.remove_archived(uow, row)
             console.print(f"{gone} events taken out of the table", highlight=False)
 

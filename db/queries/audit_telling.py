@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
+from db.audit_erasure_models import AuditErasure
 from db.audit_forwarding_models import AuditForwarding
 from db.audit_models import AuditSeal
 from db.models import AuditEvent, Instance, Study
@@ -105,6 +106,22 @@ def studies_of(session: Session, ids: Collection[UUID]) -> dict[UUID, Study]:
     found: dict[UUID, Study] = {}
     for part in _parts(sorted(ids)):
         found |= {study.id: study for study in session.scalars(select(Study).where(Study.id.in_(part)))}
+    return found
+
+
+def erased_studies(session: Session, ids: Collection[UUID]) -> set[UUID]:
+    """Return which of these Studies the audit log was made to forget the patient of."""
+    if session.scalar(select(AuditErasure.seq).limit(1)) is None:  # as a rule: erasures are few
+        return set()
+    found: set[UUID] = set()
+    for part in _parts(sorted(ids)):
+        query = (
+            select(AuditEvent.study_id)
+            .join(AuditErasure, AuditErasure.seq == AuditEvent.seq)
+            .where(AuditEvent.study_id.in_(part))
+            .distinct()
+        )
+        found |= {study_id for study_id in session.scalars(query) if study_id is not None}
     return found
 
 

@@ -87,6 +87,7 @@ _TABLE: tuple[tuple[str, str, str, str, str], ...] = (
     ("110100", "E", "6", "110120", "process:started model:loaded"),
     ("110100", "E", "6", "110121", "process:stopped"),
     ("110101", "R", "6", "", "audit:viewed study:traced access:glass_reviewed"),
+    ("110101", "R", "4", "", "audit:verified"),
     ("110101", "R", "10", "", "audit:exported"),
     ("110102", "E", "2", "", "prior:fetching"),
     ("110102", "E", "11", "", "delivery:started"),
@@ -121,6 +122,7 @@ _TABLE: tuple[tuple[str, str, str, str, str], ...] = (
      "finding:decided critical:confirmed"),
     ("110110", "U", "8", "", "report:critical_suspected"),
     ("110110", "D", "14", "", "report:invalidated notice:withdrawn annotation:removed"),
+    ("110110", "D", "15", "", "audit:erased"),
     ("110111", "C", "1", "", "study:expected reading:queued reading:process_again question:asked redraft:asked "
      "workitem:created workitem:subscribed"),
     ("110111", "C", "8", "", "reading:drafted question:answered redraft:offered"),
@@ -138,7 +140,7 @@ _TABLE: tuple[tuple[str, str, str, str, str], ...] = (
     ("110113", "E", "6", "110126", "association:rejected"),
     ("110113", "E", "3", "110127", "access:glass_broken"),
     ("110113", "E", "3", "110128", "peer:added peer:removed peer:tested destination:tested"),
-    ("110113", "E", "3", "110129", "certificate:loaded"),
+    ("110113", "E", "3", "110129", "certificate:loaded audit:key_rotated audit:clock_back audit:anchor_failed"),
     ("110113", "E", "15", "110129", "audit:removed audit:disposed"),
     ("110113", "E", "2", "110129", "audit:restored"),
     ("110113", "E", "3", "110131", "wording:added wording:retired model:fetched model:imported model:activated "

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from base64 import b64decode
 from datetime import timedelta
 from pathlib import Path
@@ -18,7 +19,9 @@ from config.errors import RefusedInputError
 from config.settings import Settings
 from db.audit import AuditTag
 from db.engine import make_engine, make_sessions
+from db.lifecycle.erasing import Erasing, erase
 from db.models import AuditEvent
+from db.queries import find_studies
 from db.queries.audit_telling import EventFilter
 from db.types import utcnow
 from db.uow import Actor, unit_of_work
@@ -85,6 +88,35 @@ def test_every_event_is_in_the_file_once_and_in_order(filled: Sessions, tmp_path
     assert (detail["format"], detail["count"], detail["sha256"]) == (kind, made.count, digest)
     assert made.sha256 == digest
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_what_was_erased_is_in_no_form_of_the_file(sessions: Sessions, tmp_path: Path) -> None:
+    known = {"patient_id": "PAT-0815", "patient_name": "Kowalska^Zofia", "accession_number": "ACC-4711"}
+    uids = [received(sessions, uid, **known).study().study_instance_uid for uid in ("1.2.1", "1.2.2")]
+    for uid in uids:
+        with unit_of_work(sessions, AUDITOR) as uow:
+            study_id = find_studies(uow.session, study_instance_uid=uid)[0].id
+            uow.audit(AuditTag.REPORT_EDITED, study_id=study_id, detail={"after": "Kowalska has a nodule"})
+
+    def told(kind: str, name: str, uid: str) -> str:
+        with sessions() as session:
+            study_ids = [one.id for one in find_studies(session, study_instance_uid=uid)]
+        out = tmp_path / name
+        export_events(sessions, Settings(data_dir=tmp_path), EventFilter(study_ids=study_ids), kind, out, AUDITOR)
+        text = out.read_text()
+        return text + "".join(b64decode(one).decode() for one in re.findall(r' value="([^"]+)"', text))
+
+    words = (*known.values(), "Kowalska")
+    said = told("dicom", "before", uids[0])
+    assert all(word in said for word in words)
+    with unit_of_work(sessions, AUDITOR) as uow:
+        erase(uow, Erasing(reason="request of the patient", authority="Court", study_instance_uid=uids[0]))
+    for kind in FORMATS:
+        after = told(kind, f"after-{kind}", uids[0])
+        assert [word for word in words if word in after] == [], kind
+        assert "[erased]" in after
+    said = told("dicom", "other", uids[1])
+    assert all(word in said for word in words)
 
 
 def test_a_file_that_cannot_be_written_leaves_nothing_behind(sqlite_sessions: Sessions, tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ from lxml import etree
 from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
-from audit.forwarding import Forwarder
+from audit.forwarding import Forwarder, require_told
 from audit.process import duties
 from audit.sealing import seal_all
 from audit.syslog import framed, send_head, syslog_message
-from config.errors import ConfigurationError, PeerUnavailableError
+from config.errors import ConfigurationError, LifecycleError, PeerUnavailableError
 from config.settings import Settings
 from db.audit import AuditTag
 from db.audit_forwarding_models import AuditForwarding
@@ -161,10 +161,18 @@ def test_what_is_old_enough_and_acknowledged_is_not_sent_again(
     settings = settings_for(tmp_path, repository, authority, ours, resend_s=0)
     record(sessions, tmp_path, 5)
     forwarder = Forwarder(sessions, settings)
-    forwarder.round()
     end = len(in_order(sessions))
+    with sessions() as session:
+        require_told(session, Settings(data_dir=tmp_path), end)  # nobody has to be told
+        with pytest.raises(LifecycleError):
+            require_told(session, settings, end)
+    forwarder.round()
     wait_for(lambda: forwarder.round() == 0 and cursor(sessions).position == end, "never counted as received")
     forwarder.close()
+    with sessions() as session:
+        require_told(session, settings, end)
+        with pytest.raises(LifecycleError):
+            require_told(session, settings, end + 1)
     record(sessions, tmp_path, 3)
     again = Forwarder(sessions, settings)
     again.round()
