@@ -21,12 +21,15 @@ from config.settings import Settings
 from db.audit_forwarding_models import AuditForwarding
 from db.queries.audit_telling import sealed_events
 from db.types import utcnow
+from db.uow import Actor, unit_of_work
 from reports.audit_message import audit_message
 
 log = structlog.get_logger()
+SEALER = Actor("sealer", "process")
 PER_WRITE = 200  # events of one write
 PER_ROUND = 10_000
 FORWARD_EVERY_S = 1.0
+_LONGEST_WAIT_S = 60.0
 
 
 def require_told(session: Session, settings: Settings, end: int) -> None:
@@ -70,6 +73,7 @@ class Forwarder:
         self._sink = _sink(settings)
         self._link: Link | None = None
         self._sent = 0
+        self._failures, self._again_at = 0, -float("inf")
         self._written: deque[_Written] = deque()
 
     def round(self) -> int:
@@ -86,6 +90,23 @@ class Forwarder:
             self._drop()
             self._note(error=str(exc))
             raise
+        return total
+
+    def patiently(self) -> int:
+        """Do a round; while the repository is away wait longer and longer between them, up to a minute.
+
+        Raises:
+            as :meth:`round`.
+        """
+        if time.monotonic() < self._again_at:
+            return 0
+        try:
+            total = self.round()
+        except PeerUnavailableError:
+            self._failures += 1
+            self._again_at = time.monotonic() + min(2.0**self._failures, _LONGEST_WAIT_S)
+            raise
+        self._failures = 0
         return total
 
     def close(self) -> None:
@@ -142,15 +163,17 @@ class Forwarder:
 
     def _note(self, error: str = "") -> None:
         """Keep how far it came, when that changed."""
-        with self._sessions() as session, session.begin():
+        with self._sessions() as session:
             row = session.get(AuditForwarding, self._sink)
-            if row is None:
-                row = AuditForwarding(sink=self._sink, position=0, sent=0, updated_at=utcnow(), last_error="")
-                session.add(row)
-            position = row.position if error else max(row.position, self._confirmed(row.position))
-            sent = position if error else self._sent  # after a break the window waits again
-            if (row.position, row.sent, row.last_error) != (position, sent, error):
-                row.position, row.sent, row.last_error, row.updated_at = position, sent, error, utcnow()
+        position = row.position if row else 0
+        if not error:
+            position = max(position, self._confirmed(position))
+        sent = position if error else self._sent  # after a break the window waits again
+        if row is not None and (row.position, row.sent, row.last_error) == (position, sent, error):
+            return
+        with unit_of_work(self._sessions, SEALER) as uow:
+            values = {"position": position, "sent": sent, "updated_at": utcnow(), "last_error": error[:200]}
+            uow.session.merge(AuditForwarding(sink=self._sink, **values))
 
     def _drop(self) -> None:
         if self._link is not None:
