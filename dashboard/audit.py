@@ -7,6 +7,7 @@ from flask.typing import ResponseReturnValue
 
 from audit.answer_files import answer_file
 from config.errors import RefusedInputError
+from dashboard.auditing import events
 from dashboard.auditing.forms import PAGE_ROWS, QuestionPage, fields, given_in, permission_of
 from dashboard.auditing.verifying import verified
 from dashboard.people import audit_view, person, sessions, site, work
@@ -17,6 +18,7 @@ from db.queries.audit import ALL, Question, named
 from db.queries.audit.asking import ask, stand
 
 bp = Blueprint("audit", __name__, url_prefix="/audit")
+bp.register_blueprint(events.bp)
 MOST_EVENTS = 5000
 _BLOCK = 64 * 1024
 
