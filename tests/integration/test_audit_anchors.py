@@ -54,6 +54,7 @@ def events(sessions, tag):
         return session.scalars(select(AuditEvent).where(AuditEvent.tag == tag).order_by(AuditEvent.seq)).all()
 
 
+@pytest.mark.requirement("REQ-AUDIT-16")
 def test_every_head_becomes_a_file_that_is_never_written_again(sqlite_sessions, keys, tmp_path):
     anchors = Anchors(sqlite_sessions, AuditSettings(anchor_dir=tmp_path / "worm"))
     first, second = seal(sqlite_sessions, keys), seal(sqlite_sessions, keys)
@@ -69,6 +70,7 @@ def test_every_head_becomes_a_file_that_is_never_written_again(sqlite_sessions, 
     assert files[0].read_text("utf-8") == first.note
 
 
+@pytest.mark.requirement("REQ-AUDIT-16")
 def test_an_outage_is_one_event_and_every_head_is_tried_again(sqlite_sessions, keys, authority, tmp_path):
     anchors = Anchors(sqlite_sessions, AuditSettings(timestamp_url=authority.url, anchor_dir=tmp_path / "worm"))
     authority.broken = True
@@ -87,6 +89,7 @@ def test_an_outage_is_one_event_and_every_head_is_tried_again(sqlite_sessions, k
     assert len(events(sqlite_sessions, AuditTag.AUDIT_ANCHOR_FAILED)) == 2
 
 
+@pytest.mark.requirement("REQ-AUDIT-16")
 def test_a_time_stamp_is_what_openssl_says_it_is(sessions, keys, authority, tmp_path):
     chosen = AuditSettings(timestamp_url=authority.url, timestamp_certificate=authority.root)
     head = seal(sessions, keys)
@@ -111,6 +114,7 @@ def test_a_time_stamp_is_what_openssl_says_it_is(sessions, keys, authority, tmp_
     assert verify(source, Terms(keys.public(), timestamps=early)).found == {"timestamp": 1}
 
 
+@pytest.mark.requirement("REQ-AUDIT-16")
 def test_heads_are_found_in_a_syslog_receiver_s_file(sqlite_sessions, keys, tmp_path):
     head = seal(sqlite_sessions, keys)
     line = "2026-11-23T04:05:06+00:00 host firstread \ufeff" + head.note.replace("\n", "#012")

@@ -39,6 +39,7 @@ def only(verdict, *checks):
     return {name for name, count in verdict.found.items() if count} == set(checks)
 
 
+@pytest.mark.requirement("REQ-AUDIT-17")
 def test_a_log_that_nobody_touched_holds(log):
     verdict = log.verify()
     assert (verdict.holds, verdict.found, verdict.problems) == (True, {}, [])
@@ -51,6 +52,7 @@ def test_a_log_that_nobody_touched_holds(log):
 # --- events ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("REQ-AUDIT-27")
 def test_an_edited_body_is_named(log):
     seq = log.seq(AT)
     log.do(f"UPDATE audit_event SET body = replace(body, 'user:login', 'user:LOGIN') WHERE seq = {seq}")
@@ -78,6 +80,7 @@ def test_a_mark_that_was_changed_is_named(log):
     assert named(verdict, "mark") == [(AT, seq)]
 
 
+@pytest.mark.requirement("REQ-AUDIT-27")
 def test_a_deleted_event_is_named(log):
     seq = log.seq(AT)
     log.do(f"DELETE FROM audit_event WHERE seq = {seq}")
@@ -95,6 +98,7 @@ def test_an_event_deleted_with_its_seal_is_named(log):
     assert verdict.first_bad.check == "position"
 
 
+@pytest.mark.requirement("REQ-AUDIT-27")
 def test_two_events_that_changed_places_are_named(log):
     one, other = log.seq(AT), log.seq(AT + 1)
     log.do(
@@ -118,6 +122,7 @@ def test_two_seals_that_changed_places_are_named(log):
     assert named(verdict, "head") == [(HEADS[0] - 1, -1), (BACKUP - 1, -1), (SIZE - 1, -1)]
 
 
+@pytest.mark.requirement("REQ-AUDIT-27")
 def test_a_forged_event_that_the_sealer_sealed_is_named_by_its_mark(log):
     body = log.ask(f"SELECT body FROM audit_event WHERE seq = {log.seq(AT + 1)}")[0][0].replace("login", "logout")
     mark = log.ask(f"SELECT mark FROM audit_event WHERE seq = {log.seq(AT)}")[0][0]
@@ -180,6 +185,7 @@ def test_an_event_kept_from_the_seal_is_named(log):
     assert named(verdict, "unsealed") == [(-1, seq)]
 
 
+@pytest.mark.requirement("REQ-AUDIT-27")
 def test_a_clock_set_back_is_recorded_and_named(log):
     with unit_of_work(_sessions(log), NODE) as uow:
         about = {"actor": "x", "kind": "process", "tag": "user:login"}
@@ -225,6 +231,7 @@ def test_a_chain_made_to_fit_an_edited_event_is_told_by_the_heads(log):
     assert len(named(log.verify(), "head")) >= len(HEADS)
 
 
+@pytest.mark.requirement("REQ-AUDIT-27")
 def test_whoever_stole_both_keys_is_told_by_the_anchors(log, tmp_path):
     seq = log.seq(AT)
     [(body,)] = log.ask(f"SELECT body FROM audit_event WHERE seq = {seq}")
@@ -261,6 +268,7 @@ def test_a_removed_head_is_named(log):
     assert named(verdict, "anchor") == [(BACKUP - 1, -1)]
 
 
+@pytest.mark.requirement("REQ-AUDIT-27")
 def test_a_log_cut_off_with_everything_of_it_is_told_by_the_anchors(log):
     tail = f"SELECT seq FROM audit_seal WHERE position >= {BACKUP}"
     log.do(
@@ -285,6 +293,7 @@ def test_a_log_cut_off_whose_head_stayed_is_told_by_the_head(log):
     assert named(verdict, "head") == [(BACKUP, -1)]
 
 
+@pytest.mark.requirement("REQ-AUDIT-27")
 def test_a_backup_that_was_put_back_is_told_by_the_anchors(log):
     restored = replace(log, url=log.prepared.copy(log.prepared.backup))
     assert restored.verify(heads=[]).holds
@@ -326,6 +335,7 @@ def test_a_column_that_no_longer_comes_from_the_body_is_named(log):
     assert [one.what for one in verdict.problems] == ["the column tag of audit_event is not read from the body"]
 
 
+@pytest.mark.requirement("REQ-AUDIT-27")
 def test_guards_that_are_gone_or_do_nothing_are_named(log):
     if log.dialect == "postgresql":
         log.do(

@@ -28,7 +28,7 @@ from tests.audit_questions_support import (
     history_on,
 )
 
-pytestmark = pytest.mark.requirement("REQ-AUDIT-6")
+pytestmark = pytest.mark.requirement("REQ-AUDIT-26")
 DATABASES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
 
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # What no test shows yet. A line goes when its test is there; none is added without a decision of the owners.
 PLANNED = {
     *("REQ-SIGN-13", "REQ-GATE-10", "REQ-GATE-11", "REQ-TEXT-13", "REQ-MODEL-13", "REQ-ACCESS-11"),
-    *(f"REQ-AUDIT-{number}" for number in (13, 16, 26, 27)),
+    "REQ-AUDIT-13",
 }
 RULES = [f"rule {number}" for number in range(1, 21)]
 PARAGRAPHS = [
