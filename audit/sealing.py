@@ -60,7 +60,7 @@ class Sealer:
         while self._has_work():
             with unit_of_work(self._sessions, SEALER) as uow, locked(uow) as tables:
                 sealed = self._seal(uow, tables) if tables else 0
-                if tables and sealed < PER_PASS:
+                if tables:
                     self._sign_when_due(uow, tables)
             total += sealed
             if sealed < PER_PASS:
@@ -110,7 +110,7 @@ class Sealer:
         with self._sessions() as session:
             if session.scalar(select(AuditPending.seq).limit(1)) is not None:
                 return True
-        return self._due_by_time() and self._signed > -float("inf")
+        return self._due_by_time()
 
     # --- seals ---------------------------------------------------------------------------------------------
 
@@ -158,10 +158,12 @@ class Sealer:
             self._sign(uow, tables, [self._keys.current()])
 
     def _due(self, signed_at: datetime) -> bool:
-        if self._signed > -float("inf"):
-            return self._due_by_time()
-        # this process has signed none: the wall clock decides, unless it went back
-        return not 0 <= (utcnow() - signed_at).total_seconds() < self._settings.head_every_s
+        if self._signed == -float("inf"):
+            # another process signed it: the wall clock tells how long ago, unless it went back
+            ago = (utcnow() - signed_at).total_seconds()
+            if 0 <= ago < self._settings.head_every_s:
+                self._signed = time.monotonic() - ago
+        return self._due_by_time()
 
     def _due_by_time(self) -> bool:
         return time.monotonic() - self._signed >= self._settings.head_every_s

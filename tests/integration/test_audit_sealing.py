@@ -108,6 +108,26 @@ def test_heads_are_signed_notes_that_openssl_s_key_checks(sessions, keys):
 
 
 @pytest.mark.requirement("REQ-AUDIT-15")
+def test_a_backlog_ends_in_a_head_and_a_new_process_signs_only_when_one_is_due(sqlite_sessions, keys, monkeypatch):
+    monkeypatch.setattr("audit.sealing.PER_PASS", 10)
+    record(sqlite_sessions, 30)  # a whole number of passes
+    assert Sealer(sqlite_sessions, keys, AuditSettings(head_every_events=25)).round() == 30
+    record(sqlite_sessions, 10)
+    assert Sealer(sqlite_sessions, keys, AuditSettings()).round() == 10
+
+    def sizes():
+        with sqlite_sessions() as session:
+            return session.scalars(select(AuditHead.size).order_by(AuditHead.size)).all()
+
+    assert sizes() == [10]  # the first at once; 20 more were too few, and it is no hour ago
+    record(sqlite_sessions, 5)
+    Sealer(sqlite_sessions, keys, AuditSettings(head_every_events=25)).round()
+    assert sizes() == [10, 45]
+    record(sqlite_sessions, 1)
+    Sealer(sqlite_sessions, keys, AuditSettings(head_every_s=1e-9)).round()
+    assert sizes() == [10, 45, 46]
+
+
 def test_a_rotation_is_recorded_sealed_and_signed_by_both_keys(sessions, keys):
     first = seal_all_of(sessions, keys, 4)
     old = keys.current().public
