@@ -154,16 +154,30 @@ def detail_of(body: str, private: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     """Return a value as JSON has it; integers beyond 2^53 as text (RFC 8785 has IEEE numbers only)."""
+    kind = type(value)
+    if kind is str:
+        return _text(value)
+    if kind is bool or value is None:
+        return value
     if isinstance(value, Mapping):
         return {str(name): _plain(one) for name, one in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_plain(one) for one in (sorted(value) if isinstance(value, set | frozenset) else value)]
-    if isinstance(value, bool) or value is None:
-        return value
+    return _scalar(value)
+
+
+def _scalar(value: Any) -> Any:
     if isinstance(value, int):
         return int(value) if abs(value) <= _INTEGERS else str(value)
     if isinstance(value, float):
         return value if isfinite(value) else str(value)
-    if isinstance(value, datetime):
-        return instant(value)
-    return str(value).replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")  # what a database can hold
+    return instant(value) if isinstance(value, datetime) else _text(str(value))
+
+
+def _text(value: str) -> str:
+    """Return what a database, and UTF-8, can hold of a text."""
+    return value if value.isascii() and "\x00" not in value else _fitting(value)
+
+
+def _fitting(value: str) -> str:
+    return value.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")

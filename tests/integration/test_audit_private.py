@@ -14,8 +14,10 @@ from sqlalchemy import Engine, select
 from sqlalchemy.exc import IntegrityError
 
 from audit.keys import SealKeys
+from audit.reading import source_of
 from audit.sealing import Sealer
 from audit.tree import leaf_hash
+from audit.verify import Terms, verify
 from config.errors import LifecycleError, RefusedInputError
 from config.settings import AuditSettings, Settings
 from db.audit import AuditTag
@@ -182,7 +184,9 @@ def test_what_stands_apart_goes_only_by_an_erasure_that_is_recorded(engine: Engi
 
 def _candidates(key: str, digests: set[str]) -> set[str]:
     """Every Patient ID from 90000 on whose digest is among these: what somebody can find out who has the key."""
-    tried = ((f"PAT-{n:05}", json.dumps(["object_id", f"PAT-{n:05}"], separators=(",", ":"))) for n in range(90_000, 100_000))
+    tried = (
+        (f"PAT-{n:05}", json.dumps(["object_id", f"PAT-{n:05}"], separators=(",", ":"))) for n in range(90_000, 100_000)
+    )
     secret = bytes.fromhex(key)
     return {name for name, words in tried if hmac.digest(secret, words.encode(), "sha256").hex() in digests}
 
@@ -191,7 +195,8 @@ def _candidates(key: str, digests: set[str]) -> set[str]:
 def test_a_patient_is_erased_and_the_chain_stays(
     engine: Engine, history: Sessions, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    sealer = Sealer(history, SealKeys(tmp_path_factory.mktemp("seal"), create=True), AuditSettings())
+    keys = SealKeys(tmp_path_factory.mktemp("seal"), create=True)
+    sealer = Sealer(history, keys, AuditSettings())
     sealer.head()
     before = {one.seq: one for one in _events(history)}
     merged = next(one for one in before.values() if one.tag == "patient:merged")
@@ -226,15 +231,17 @@ def test_a_patient_is_erased_and_the_chain_stays(
     with history() as session:
         seals = {one.seq: one for one in session.scalars(select(AuditSeal))}
         sizes = sorted(session.scalars(select(AuditHead.size)))
-        keys = set(session.scalars(select(AuditPrivate.key)))
+        left = set(session.scalars(select(AuditPrivate.key)))
     for one in after.values():
         told = f"{one.seq} {instant(one.occurred_at)}\n{one.body}".encode()
         assert hashlib.sha256(b"\x00" + told).digest() == seals[one.seq].leaf == leaf_hash(told)
     assert sizes[-1] == len(after)
+    verdict = verify(source_of(engine.url.render_as_string(hide_password=False)), Terms(keys.public()))
+    assert (verdict.found, verdict.erased, verdict.end) == ({}, done.events, len(after))
 
     # and the digests open no more: not with any key that is left, nor without one
-    assert old_key not in keys
-    for key in [*sorted(keys)[:2], "", done.key, "00" * 32]:
+    assert old_key not in left
+    for key in [*sorted(left)[:2], "", done.key, "00" * 32]:
         assert _candidates(key, digests) == set()
 
 

@@ -13,7 +13,9 @@ from sqlalchemy.exc import DBAPIError, ProgrammingError
 from typer.testing import CliRunner
 
 from audit.keys import SealKeys
+from audit.reading import source_of
 from audit.sealing import Sealer
+from audit.verify import Terms, verify
 from config.errors import ConfigurationError, RefusedInputError
 from config.settings import AuditSettings
 from db.audit_models import AuditHead, AuditPending, AuditSeal
@@ -135,6 +137,9 @@ def test_the_sealer_seals_and_the_program_makes_partitions(
         assert session.scalars(select(AuditPending)).all() == []
     with pytest.raises(ProgrammingError, match="permission denied"), installation.sealer.begin() as connection:
         connection.execute(sa.text("UPDATE audit_event SET body = body"))
+    url = installation.verifier.url.render_as_string(hide_password=False)
+    verdict = verify(source_of(url), Terms(keys.public()))
+    assert (verdict.found, verdict.size) == ({}, head.size)
     with installation.app.begin() as connection:
         assert connection.scalar(sa.text("SELECT audit_partition('2031-05-17')")) is True
         assert connection.scalar(sa.text("SELECT audit_partition('2031-05-01')")) is False
