@@ -15,6 +15,7 @@ from config.errors import ConfigurationError, RefusedInputError
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 # of the seal: the program reads them, the sealer adds to them
 _SEALING = ("audit_seal", "audit_node", "audit_head", "audit_anchor")
+_KEPT = ("audit_pending", "audit_forwarding")  # what only the sealer changes
 # of erasing and archiving: the operator does both, as the owner
 _OPERATOR = ("audit_erasure", "audit_archive")
 _TABLES = "pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = current_schema()"
@@ -56,9 +57,10 @@ def role_statements(roles: Roles) -> list[str]:
         *(statement for one in everyone for statement in _nothing(one)),
         *_working(roles.app),
         *(_sealing_alone(roles.sealer) if roles.sealer else []),
-        *(f"REVOKE INSERT, UPDATE, DELETE ON {table} FROM {roles.app}" for table in (*_SEALING, "audit_pending")),
+        *(f"REVOKE INSERT, UPDATE, DELETE ON {table} FROM {roles.app}" for table in (*_SEALING, *_KEPT)),
         *(f"GRANT INSERT ON {table} TO {roles.sealing}" for table in _SEALING),
         f"GRANT DELETE, UPDATE ON audit_pending TO {roles.sealing}",  # UPDATE: it locks the rows it seals
+        f"GRANT INSERT, UPDATE ON audit_forwarding TO {roles.sealing}",
         *(f"REVOKE INSERT, UPDATE, DELETE ON {table} FROM {roles.app}" for table in _OPERATOR),
         _each("GRANT SELECT ON %I TO " + roles.verifier, "c.relkind IN ('r', 'p') AND c.relname LIKE 'audit\\_%'"),
         f"GRANT SELECT ON alembic_version TO {roles.verifier}",
