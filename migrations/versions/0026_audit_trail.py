@@ -7,10 +7,13 @@ before are carried over with bodies of version 0 and no mark; they wait to be se
 Revision: 0026
 """
 
+import hmac
 import json
+import secrets
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from typing import Any
+from uuid import UUID
 
 import rfc8785
 import sqlalchemy as sa
@@ -45,10 +48,19 @@ _INDEXES = (
 )
 _FORMER = ("occurred_at", "reading_id", "study_id", "tag")  # indexes of one column, before
 _GUARDED = ("audit_event", "audit_seal", "audit_node", "audit_head")  # and what changes nothing in audit_private
+# what stands apart from now on, as db.audit_record had it when this was written
+_NAMES = frozenset(("accession", "accession_number", "filler", "filters", "gone", "object_id", "patient", "patient_id",
+                    "patient_name", "placer", "stays"))  # fmt: skip
+_TEXTS = frozenset(("after", "answer", "before", "comment", "instruction", "note", "question", "reached", "sentence",
+                    "text", "what", "words"))  # fmt: skip
+_NAMING = frozenset(("accession", "patient"))
+_OF_PATIENTS = frozenset(("expectation", "instance", "message", "order", "quarantined", "workitem"))
+_REPEATING = frozenset(("commitment", "delivery", "notice", "prior", "workitem"))
 _AHEAD = 3  # months that have a partition before they begin
 
 
 def upgrade() -> None:
+    """Make the tables, carry the rows over, and guard them."""
     op.execute("ALTER TABLE audit_event RENAME TO audit_event_before")
     postgresql = op.get_context().dialect.name == "postgresql"
     _drop_indexes()
@@ -91,7 +103,8 @@ def downgrade() -> None:
         for function in ("audit_wait()", "audit_partition(date)"):
             op.execute(f"DROP FUNCTION {function}")
         op.execute("ALTER TABLE audit_event RENAME CONSTRAINT pk_audit_event_before TO pk_audit_event")
-        op.execute("SELECT setval(pg_get_serial_sequence('audit_event', 'seq'), coalesce(max(seq), 0) + 1, false) FROM audit_event")
+        last = "coalesce(max(seq), 0) + 1, false) FROM audit_event"
+        op.execute(f"SELECT setval(pg_get_serial_sequence('audit_event', 'seq'), {last}")
         _append_only_before_postgresql()
     else:
         for act in ("UPDATE", "DELETE"):
@@ -103,9 +116,6 @@ def downgrade() -> None:
 def _drop_indexes() -> None:
     for column in _FORMER:
         op.drop_index(f"ix_audit_event_{column}")
-
-
-# --- tables ------------------------------------------------------------------------------------------------
 
 
 def _events_sqlite() -> None:
@@ -237,9 +247,6 @@ def _others(postgresql: bool) -> None:
         )
 
 
-# --- rows --------------------------------------------------------------------------------------------------
-
-
 def _carry_over() -> None:
     rows = op.get_bind().execute(sa.text("SELECT * FROM audit_event_before ORDER BY seq"))
     made = sa.table(
@@ -248,13 +255,24 @@ def _carry_over() -> None:
         sa.column("occurred_at", sa.DateTime(timezone=True)),
         sa.column("body", sa.Text),
     )
+    aside = sa.table(
+        "audit_private",
+        sa.column("seq", sa.BigInteger),
+        sa.column("study_id", sa.Uuid),
+        sa.column("key", sa.String),
+        sa.column("content", sa.JSON),
+    )
     while chunk := rows.mappings().fetchmany(1000):
-        op.bulk_insert(made, [_carried(row) for row in chunk])
+        carried = [_carried(row) for row in chunk]
+        op.bulk_insert(made, [event for event, _ in carried])
+        if apart := [private for _, private in carried if private["content"]]:
+            op.bulk_insert(aside, apart)
     if op.get_context().dialect.name == "postgresql":
         op.execute("SELECT setval('audit_event_seq', coalesce(max(seq), 0) + 1, false) FROM audit_event")
 
 
-def _carried(row: Any) -> dict[str, Any]:
+def _carried(row: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a row as an event, and what of it stands apart."""
     at = row["occurred_at"]
     at = datetime.fromisoformat(at) if isinstance(at, str) else at
     at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
@@ -263,14 +281,34 @@ def _carried(row: Any) -> dict[str, Any]:
     words = {"actor": row["actor"], "kind": row["actor_kind"], "tag": row["tag"], "outcome": row["outcome"]}
     words |= {name: _uuid(row[name]) for name in ("study_id", "reading_id", "report_id") if row[name]}
     words |= {name: row[name] for name in ("object_type", "object_id") if row[name]}
+    words, detail = _clean(words), _clean(detail or {})
+    if row["object_type"] in _NAMING and row["object_id"]:
+        detail["object_id"] = words.pop("object_id")
+    names = [name for name, value in detail.items() if value not in ("", None) and _stands_apart(name, row)]
+    apart = {name: detail.pop(name) for name in names}
+    key = secrets.token_bytes(32)
     body = {"v": 0, "at": at.strftime("%Y-%m-%dT%H:%M:%S.%fZ"), **words, **({"detail": detail} if detail else {})}
-    return {"seq": row["seq"], "occurred_at": at, "body": _canonical(body)}
+    if apart:
+        told = {name: rfc8785.dumps([name, value]) for name, value in apart.items()}
+        body["private"] = {name: hmac.digest(key, one, "sha256").hex() for name, one in told.items()}
+    event = {"seq": row["seq"], "occurred_at": at, "body": rfc8785.dumps(body).decode("utf-8")}
+    study_id = UUID(words["study_id"]) if "study_id" in words else None
+    return event, {"seq": row["seq"], "study_id": study_id, "key": key.hex(), "content": apart}
 
 
-def _canonical(body: dict[str, Any]) -> str:
+def _stands_apart(name: str, row: Any) -> bool:
+    if name in _NAMES:
+        return True
+    if not (row["study_id"] or row["reading_id"] or row["report_id"] or row["object_type"] in _OF_PATIENTS):
+        return False
+    ours = row["actor_kind"] == "process" and row["tag"].partition(":")[0] not in _REPEATING
+    return name in _TEXTS or (name in {"error", "reason"} and not ours)
+
+
+def _clean(body: dict[str, Any]) -> dict[str, Any]:
     # text that no database or UTF-8 can hold was never accepted by PostgreSQL; SQLite took it
-    clean = json.loads(json.dumps(body).replace("\\u0000", "\\ufffd"), parse_int=_number)
-    return rfc8785.dumps(clean).decode("utf-8")
+    clean: dict[str, Any] = json.loads(json.dumps(body).replace("\\u0000", "\\ufffd"), parse_int=_number)
+    return clean
 
 
 def _number(digits: str) -> int | str:
@@ -304,16 +342,13 @@ def _former(row: Any) -> dict[str, Any]:
     content = row["content"] or {}
     content = json.loads(content) if isinstance(content, str) else content
     words = {
-        name: (sa.Uuid().python_type(body[path[0]]) if path[0] in body else None) if not length else body.get(path[0], "")
+        name: body.get(path[0], "") if length else (UUID(body[path[0]]) if path[0] in body else None)
         for name, path, length in _READ
         if name != "user_id"
     }
     aside = dict(content)
     words["object_id"] = words["object_id"] or str(aside.pop("object_id", ""))
     return {"seq": row["seq"], "occurred_at": at, **words, "detail": {**body.get("detail", {}), **aside}}
-
-
-# --- guards ------------------------------------------------------------------------------------------------
 
 
 def _refuse_sqlite(table: str, act: str) -> None:
