@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from sqlalchemy import ForeignKey, String
+from sqlalchemy import ForeignKey, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from db.models import Base, Instant, JsonList, Key
@@ -33,3 +33,7 @@ class DraftOutcome(Base):
     received_at: Mapped[Instant]
     drafted_at: Mapped[Instant]
     decided_at: Mapped[Instant] = mapped_column(index=True)
+    __table_args__ = (  # of the audit's questions
+        Index("ix_draft_outcome_reader", "reader_id", "decided_at", "draft_id"),
+        Index("ix_draft_outcome_model", "model", "decided_at", "draft_id"),
+    )

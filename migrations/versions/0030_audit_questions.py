@@ -24,6 +24,10 @@ _INDEXES = (
     ("ix_draft_model_weights", ["weights_sha256", "created_at", "draft_id"]),
     ("ix_draft_model_site", ["site", "created_at", "draft_id"]),
 )
+_OTHERS = (
+    ("ix_draft_outcome_reader", "draft_outcome", ["reader_id", "decided_at", "draft_id"]),
+    ("ix_draft_outcome_model", "draft_outcome", ["model", "decided_at", "draft_id"]),
+)
 _AT_ONCE = 500
 
 
@@ -62,6 +66,8 @@ def upgrade() -> None:
         op.create_index(name, "draft_model", columns)
     op.create_index(op.f("ix_model_weights_sha256"), "model_weights", ["sha256"])
     op.create_index("ix_draft_gap_created", "draft_gap", ["created_at", "draft_id", "position"])
+    for name, table, columns in _OTHERS:
+        op.create_index(name, table, columns)
     if op.get_context().dialect.name == "postgresql":
         op.execute(
             "CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON draft_model "
@@ -76,6 +82,8 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    for name, table, _ in _OTHERS:
+        op.drop_index(name, table)
     for table in ("draft_gap", "model_weights", "draft_model"):
         op.drop_table(table)
 

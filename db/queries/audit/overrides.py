@@ -1,9 +1,9 @@
 """Q3: what radiologists changed, rejected or added against the AI, finding by finding and draft by draft.
 
-``draft_outcome`` has a row for every decided draft, by the index over the time of the decision. A page looks at some
-hundred drafts at a time, newest first, each with the findings that were changed or rejected (index over the draft) and,
-where the text was changed, the text that was signed (index over the report). 4000 drafts at most are looked at for one
-page; it may be short, and the next one goes on.
+``draft_outcome`` has a row for every decided draft, by the index over the time of the decision (of one reader or model:
+over that and the time). A page looks at 200 drafts at a time, newest first, each with the findings that were changed or
+rejected (index over the draft) and, where the text was changed, the text that was signed (index over the report). 3000
+drafts at most are looked at for one page; it may be short, and the next one goes on.
 """
 
 from collections import Counter, defaultdict
@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from config.errors import RefusedInputError
 from db.lifecycle.review import text_sha256
 from db.quality_models import DraftOutcome
+from db.queries.audit.accounts import account_of
 from db.queries.audit.changed_words import changed_degrees, changed_sentences, changed_sides
 from db.queries.audit.keyset import Key, Keyset
 from db.queries.audit.questions import (
@@ -37,7 +38,7 @@ from db.report_models import Draft, DraftRejection, Finding, ReportRevision, Sig
 from db.types import Decision, ReportState, Verdict
 
 _ORDER = Keyset(DraftOutcome.decided_at, DraftOutcome.draft_id)
-_AT_ONCE, _MOST_LOOKED_AT, _MOST_COUNTED = 200, 4000, 20_000
+_AT_ONCE, _MOST_LOOKED_AT, _MOST_COUNTED = 200, 3000, 20_000
 _WHOLE = -1  # place of the draft's own row before its findings
 _WHAT = {
     "draft_rejected": "the whole draft was rejected",
@@ -110,7 +111,7 @@ def _chunk(session: Session, answers: Answers, key: Key | None) -> tuple[list[_D
         .where(DraftOutcome.decided_at >= since, DraftOutcome.decided_at < until)
     )
     if reader := answers.text("reader"):
-        query = query.where(UserAccount.login == reader)
+        query = query.where(DraftOutcome.reader_id == account_of(session, reader))
     if model := answers.text("model"):
         query = query.where(DraftOutcome.model == model)
     if key is not None:
@@ -251,8 +252,7 @@ def _counts(session: Session, answers: Answers) -> list[tuple[str, Cell]]:
     if model := answers.text("model"):
         query = query.where(DraftOutcome.model == model)
     if reader := answers.text("reader"):
-        who = select(UserAccount.id).where(UserAccount.login == reader)
-        query = query.where(DraftOutcome.reader_id.in_(who))
+        query = query.where(DraftOutcome.reader_id == account_of(session, reader))
     newest = session.scalars(query.order_by(DraftOutcome.decided_at.desc()).limit(_MOST_COUNTED + 1)).all()
     counts = Counter(newest[:_MOST_COUNTED])
     facts: list[tuple[str, Cell]] = [(f"drafts {verdict.value}", counts[verdict]) for verdict in Verdict]

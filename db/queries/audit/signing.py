@@ -1,9 +1,11 @@
 """Q6: signatures without a fresh proof of identity, of studies that were not opened, or made faster than T seconds.
 
-Each signature of the period is looked at, newest first, by the index over the time of signing: what is wrong with it
-depends on the answers to the parameters, so no index can hold it. A page looks at 4000 signatures at most, and says so:
-it may be short, and the next page goes on where it ended. Three statements serve a thousand signatures: the rows with
-how long their signer looked, the proofs of identity in that stretch of time, and the openings of those studies.
+Each signature of the period is looked at, newest first, by the index over the time of signing (of one signer: over the
+signer and the time): what is wrong with it depends on the answers to the parameters, so no index can hold it. A page
+looks at some 3000 signatures at most, and says so: it may be short, and the next page goes on where it ended. Three
+statements serve a chunk, which grows from 200 signatures to 1000: the rows with how long their signer looked, the
+proofs of identity in that stretch of time, and, where the page did not count how long images were seen, the openings of
+those studies since their reports were begun, which names the partitions.
 """
 
 from bisect import bisect_left
@@ -18,13 +20,14 @@ from sqlalchemy.orm import Session
 
 from db.audit import AuditTag
 from db.models import AuditEvent
+from db.queries.audit.accounts import account_of
 from db.queries.audit.keyset import Key, Keyset
 from db.queries.audit.questions import PERIOD, Answered, Answers, Cell, Column, Kind, Page, Parameter, Question, Shown
 from db.report_models import Report, Signature, UserAccount
 from db.signing_models import ImageView, SafetyCheck
 
 _ORDER = Keyset(Signature.signed_at, Signature.id)
-_AT_ONCE, _MOST_LOOKED_AT = 1000, 4000
+_LEAST_AT_ONCE, _MOST_AT_ONCE, _MOST_LOOKED_AT = 200, 1000, 3000
 _SLACK = timedelta(seconds=5)  # between the clock of the proof and that of the signature
 _PROOFS = (AuditTag.USER_REAUTHENTICATED, AuditTag.USER_LOGIN, AuditTag.USER_SCREEN_UNLOCKED)
 _OPENINGS = (
@@ -45,6 +48,7 @@ class _Signed:
 
     signature: Signature
     study_id: UUID
+    begun_at: datetime  # the report
     login: str
     viewed_s: float | None  # as counted when it was signed
     opened_at: datetime | None
@@ -59,10 +63,11 @@ class _Signed:
 def run(session: Session, answers: Answers, page: Page) -> Answered:
     """Return the signatures with a fault, newest first."""
     found: list[tuple[_Signed, list[str]]] = []
-    looked_at, key = 0, page.after
-    more = True
+    looked_at, key, more = 0, page.after, True
+    size = max(_LEAST_AT_ONCE, page.limit)
     while more and len(found) <= page.limit and looked_at < _MOST_LOOKED_AT:
-        chunk, more = _chunk(session, answers, replace(page, limit=_AT_ONCE, after=key))
+        chunk, more = _chunk(session, answers, replace(page, limit=size, after=key))
+        size = min(2 * size, _MOST_AT_ONCE)
         looked_at += len(chunk)
         found += [(one, faults) for one in chunk if (faults := _faults(one, answers))]
         key = _key(chunk[-1]) if chunk else key
@@ -82,7 +87,9 @@ def _chunk(session: Session, answers: Answers, page: Page) -> tuple[list[_Signed
     """Return some signatures of the period with their circumstances, and whether there are more."""
     since, until = answers.period()
     query = (
-        select(Signature, Report.study_id, UserAccount.login, SafetyCheck.view_s, ImageView.opened_at)
+        select(
+            Signature, Report.study_id, Report.created_at, UserAccount.login, SafetyCheck.view_s, ImageView.opened_at
+        )
         .join(Report, Report.id == Signature.report_id)
         .join(UserAccount, UserAccount.id == Signature.user_id)
         .outerjoin(SafetyCheck, SafetyCheck.signature_id == Signature.id)
@@ -90,9 +97,9 @@ def _chunk(session: Session, answers: Answers, page: Page) -> tuple[list[_Signed
         .where(Signature.signed_at >= since, Signature.signed_at < until)
     )
     if signer := answers.text("signer"):
-        query = query.where(UserAccount.login == signer)
+        query = query.where(Signature.user_id == account_of(session, signer))
     rows, after = _ORDER.page(session, query, page)
-    chunk = [_Signed(*tuple(row)[:5]) for row in rows]
+    chunk = [_Signed(*tuple(row)[:6]) for row in rows]
     return _with_events(session, chunk), after is not None
 
 
@@ -144,7 +151,11 @@ def _openings(session: Session, chunk: Sequence[_Signed]) -> Mapping[tuple[UUID,
     if not studies:
         return found
     query = select(AuditEvent.study_id, AuditEvent.user_id, AuditEvent.occurred_at).where(
-        AuditEvent.study_id.in_(studies), AuditEvent.tag.in_(_OPENINGS), AuditEvent.user_id.is_not(None)
+        AuditEvent.study_id.in_(studies),
+        AuditEvent.tag.in_(_OPENINGS),
+        AuditEvent.user_id.is_not(None),
+        AuditEvent.occurred_at >= min(one.begun_at for one in chunk) - _SLACK,
+        AuditEvent.occurred_at <= max(one.signature.signed_at for one in chunk),
     )
     for study_id, user_id, at in session.execute(query):
         if study_id is not None and user_id is not None:
