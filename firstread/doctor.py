@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from config.errors import AppError
 from config.routing import load_rule_book
 from config.settings import Peer, Settings
+from firstread.doctor_audit import audit_trail
 
 _RENEW_DAYS = 14
 
@@ -20,6 +21,7 @@ def examine(settings: Settings) -> Iterator[tuple[str, bool, str]]:
         ("data folder", _data_dir),
         ("database", _database),
         ("audit partitions", _partitions),
+        ("audit trail", audit_trail),
         ("routing rules", _rules),
         ("code table", _codes),
         ("expert packages", _experts),

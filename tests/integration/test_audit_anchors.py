@@ -24,6 +24,7 @@ from db.audit_anchor_models import AuditAnchor
 from db.audit_models import AuditHead
 from db.models import AuditEvent
 from firstread.cli import app
+from firstread.doctor_audit import audit_trail
 from tests.audit_attack_support import record
 from tests.timestamping import TimeStamping
 
@@ -225,3 +226,22 @@ def test_a_new_key_marks_and_what_the_old_one_marked_still_holds(sqlite_sessions
     assert len(heads) == 1
     known_new = {new: known.keys[new]}
     assert verify(source_of(sqlite_url), Terms(terms.public_keys, known_new)).found == {"mark": 3}
+
+
+def test_the_doctor_says_where_the_keys_are_how_old_the_head_is_and_what_fails(sqlite_sessions, sqlite_url, tmp_path):
+    chosen = settings(data_dir=tmp_path, database_url=sqlite_url)
+    record(sqlite_sessions, 2)
+    SealKeys(chosen.key_dir, create=True).current()
+    assert "no head yet" in audit_trail(chosen)
+    seal_all(sqlite_sessions, chosen.key_dir)
+    note = audit_trail(chosen)
+    assert "head of 2 events" in note
+    assert str(chosen.key_dir) in note
+    assert "anchored nowhere" in note
+    (tmp_path / "file").write_text("no folder")
+    bad = chosen.audit.model_copy(update={"anchor_dir": tmp_path / "file" / "worm", "unsealed_alarm_s": 1e-9})
+    assert Anchors(sqlite_sessions, bad).round() == 0
+    with pytest.raises(ValueError, match="waited for its seal since"):  # the event of the failure itself
+        audit_trail(chosen.model_copy(update={"audit": bad}))
+    with pytest.raises(ValueError, match="cannot be anchored: file"):
+        audit_trail(chosen)
