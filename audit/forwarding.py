@@ -45,13 +45,9 @@ def require_told(session: Session, settings: Settings, end: int) -> None:
     """
     if not settings.audit.syslog.host:
         return
-    row = session.get(AuditForwarding, _sink(settings))
+    row = session.get(AuditForwarding, settings.audit.syslog.sink)
     if row is None or row.position < end:
         raise LifecycleError("the audit repository was not told of all these events yet")
-
-
-def _sink(settings: Settings) -> str:
-    return f"syslog://{settings.audit.syslog.host}:{settings.audit.syslog.port}"
 
 
 @dataclass(frozen=True)
@@ -70,7 +66,7 @@ class Forwarder:
         self._sessions = sessions
         self._terms = settings.audit.syslog
         self._source = audit_source(settings)
-        self._sink = _sink(settings)
+        self._sink = self._terms.sink
         self._link: Link | None = None
         self._sent = 0
         self._failures, self._again_at = 0, -float("inf")

@@ -37,3 +37,8 @@ class SyslogSettings(BaseModel, frozen=True, extra="forbid"):
     alarm_s: float = Field(
         default=900.0, gt=0, description="An event that waits longer than this is a problem that a person is shown."
     )
+
+    @property
+    def sink(self) -> str:
+        """Name of the repository where how far it was told is kept; empty when there is none."""
+        return f"syslog://{self.host}:{self.port}" if self.host else ""

@@ -31,8 +31,8 @@ def show() -> ResponseReturnValue:
         found = problems(db)
         not_held = count_alarms(db)
         not_told = failed_notices(db)
-        alarm_s = site().audit.syslog.alarm_s
-        untold_log = [one for one in forwarding_backlog(db) if one.waits_s(utcnow()) > alarm_s]
+        terms = site().audit.syslog
+        untold_log = [one for one in forwarding_backlog(db, terms.sink) if one.waits_s(utcnow()) > terms.alarm_s]
     with work() as uow:
         audit_view(uow, AuditTag.WORKLIST_VIEWED, detail={"tab": "problems"})
     groups = [

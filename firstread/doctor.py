@@ -170,7 +170,7 @@ def _repository(settings: Settings) -> str:
         return "none: the audit log stays here"
     tls_context(terms)
     with make_sessions(make_engine(settings.database))() as session:
-        behind = forwarding_backlog(session)
+        behind = forwarding_backlog(session, terms.sink)
     late = [one for one in behind if one.waits_s(utcnow()) > terms.alarm_s]
     if late:
         raise ValueError(f"{late[0].sink} is {late[0].waiting} events behind: {late[0].last_error or 'no error'}")

@@ -91,7 +91,7 @@ class _Figures(Collector):
             if time.monotonic() - self._asked_at >= _FRESH_S:
                 with self._sessions() as db:
                     self._kept = figures(db, utcnow())
-                    self._behind = forwarding_backlog(db)
+                    self._behind = forwarding_backlog(db, self._settings.audit.syslog.sink)
                 self._asked_at = time.monotonic()
             kept, behind = self._kept, self._behind
         yield from _process(self._began)

@@ -139,16 +139,12 @@ def sop_classes_of(session: Session, ids: Collection[UUID]) -> dict[UUID, dict[s
     return found
 
 
-def forwarding_backlog(session: Session) -> list[Backlog]:
-    """Return how far each repository is behind."""
+def forwarding_backlog(session: Session, sink: str) -> list[Backlog]:
+    """Return how far the repository is behind, one that was never told of anything by the whole log; [] for none."""
+    if not sink:
+        return []
     sealed = session.scalar(select(func.max(AuditSeal.position)))
-    end = 0 if sealed is None else sealed + 1
-    return [
-        Backlog(
-            one.sink,
-            max(end - one.sent, 0),
-            session.scalar(select(AuditSeal.occurred_at).where(AuditSeal.position == one.sent)),
-            one.last_error,
-        )
-        for one in session.scalars(select(AuditForwarding).order_by(AuditForwarding.sink))
-    ]
+    row = session.get(AuditForwarding, sink)
+    sent, last_error = (row.sent, row.last_error) if row else (0, "")
+    since = session.scalar(select(AuditSeal.occurred_at).where(AuditSeal.position == sent))
+    return [Backlog(sink, max((-1 if sealed is None else sealed) + 1 - sent, 0), since, last_error)]

@@ -115,7 +115,7 @@ def test_no_event_is_lost_when_the_repository_is_killed_and_comes_back(
         forwarder.patiently()
     assert forwarder.patiently() == 0  # not again at once
     with sessions() as session:
-        behind = forwarding_backlog(session)[0]
+        behind = forwarding_backlog(session, settings.audit.syslog.sink)[0]
     assert behind.waiting >= 20
     assert behind.since is not None
     assert behind.last_error
@@ -126,7 +126,7 @@ def test_no_event_is_lost_when_the_repository_is_killed_and_comes_back(
     arrived(sessions, repository)
     assert cursor(sessions).last_error == ""
     with sessions() as session:
-        assert [one.waiting for one in forwarding_backlog(session)] == [0]
+        assert [one.waiting for one in forwarding_backlog(session, settings.audit.syslog.sink)] == [0]
     again.close()
 
 
@@ -255,12 +255,15 @@ def test_the_backlog_is_of_what_is_sealed(sqlite_sessions: Sessions, tmp_path: P
     with sqlite_sessions() as session, session.begin():
         session.add(AuditForwarding(sink="syslog://a:1", position=1, sent=1, updated_at=utcnow(), last_error="away"))
     with sqlite_sessions() as session:
-        assert forwarding_backlog(session) == [Backlog("syslog://a:1", 0, None, "away")]
+        assert forwarding_backlog(session, "syslog://a:1") == [Backlog("syslog://a:1", 0, None, "away")]
+        assert forwarding_backlog(session, "") == []
     record(sqlite_sessions, tmp_path, 4)
     with sqlite_sessions() as session:
-        behind = forwarding_backlog(session)[0]
+        behind, never_told = (forwarding_backlog(session, f"syslog://{name}:1")[0] for name in "ab")
         second = session.scalar(select(AuditSeal.occurred_at).where(AuditSeal.position == 1))
     assert (behind.waiting, behind.since) == (len(in_order(sqlite_sessions)) - 1, second)
+    assert never_told.waiting == len(in_order(sqlite_sessions))
+    assert never_told.waits_s(utcnow()) > 0
 
 
 def test_who_runs_the_system_sees_a_repository_that_was_not_told(tmp_path: Path, sqlite_url: str) -> None:
