@@ -1,6 +1,6 @@
 """What the ``node peers`` verbs do: who may call, who was refused, and whether somebody answers."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
@@ -11,6 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from config.errors import AppError, PeerUnavailableError, RefusedInputError
 from config.settings import Destination, Peer, PriorSource, Settings
 from db import peers
+from db.audit import AuditTag
 from db.engine import current_sessions
 from db.lifecycle.destination_tests import StepSeen, record_test
 from db.types import utcnow
@@ -126,7 +127,7 @@ def echo(settings: Settings, name: str) -> str:
     """
     found = find(settings, name)
     if not isinstance(found, Destination):
-        scu.echo(scu.address_of(found, settings))
+        _looked_at(settings, found, lambda: scu.echo(scu.address_of(found, settings)))
         return found.ae_title
     steps = [step for step in _tried(settings, found) if step.name not in OURS.values()]
     bad = next((step for step in steps if not step.is_good), None)
@@ -145,7 +146,38 @@ def test(settings: Settings, name: str) -> Iterator[Step]:
     found = find(settings, name)
     if isinstance(found, Destination):
         return _tried(settings, found)
-    return examine(scu.address_of(found, settings))
+    return _examined(settings, found)
+
+
+def _examined(settings: Settings, found: PriorSource | Peer) -> Iterator[Step]:
+    """Yield what is seen of a peer, and record it."""
+    seen = []
+    for step in examine(scu.address_of(found, settings)):
+        seen.append(step)
+        yield step
+    bad = next((step for step in seen if not step.is_good), None)
+    _record_look(settings, found, "" if bad is None else f"{bad.name}: {bad.note}")
+
+
+def _looked_at(settings: Settings, found: PriorSource | Peer, look: Callable[[], object]) -> None:
+    """Look, and record it, also when nobody answers."""
+    try:
+        look()
+    except PeerUnavailableError as exc:
+        _record_look(settings, found, str(exc))
+        raise
+    _record_look(settings, found, "")
+
+
+def _record_look(settings: Settings, found: PriorSource | Peer, failure: str) -> None:
+    with unit_of_work(current_sessions(settings.database), actor()) as uow:
+        uow.audit(
+            AuditTag.PEER_TESTED,
+            outcome="failure" if failure else "success",
+            object_type="peer",
+            object_id=found.ae_title,
+            detail={"asked_by": uow.actor.name, **({"failed": failure} if failure else {})},
+        )
 
 
 def _tried(settings: Settings, destination: Destination) -> Iterator[Step]:

@@ -3,9 +3,12 @@
 import getpass
 import secrets
 
+from sqlalchemy.orm import Session, sessionmaker
+
 from config.errors import RefusedInputError
 from config.settings import Settings
 from db import users
+from db.audit import AuditTag
 from db.engine import current_sessions
 from db.types import Role
 from db.uow import Actor, unit_of_work
@@ -14,6 +17,12 @@ from db.uow import Actor, unit_of_work
 def actor() -> Actor:
     """Return the person at the command line, for the audit log."""
     return Actor(f"cli:{getpass.getuser()}", "person")
+
+
+def record_look(sessions: sessionmaker[Session], tab: str) -> None:
+    """Record that the person at the command line was shown a list that names studies."""
+    with unit_of_work(sessions, actor()) as uow:
+        uow.audit(AuditTag.WORKLIST_VIEWED, detail={"tab": tab})
 
 
 def add_user(settings: Settings, *, login: str, role: str, printed_name: str) -> str:

@@ -63,11 +63,14 @@ def retention_plan(
     """Say what would be deleted now, oldest first, and delete nothing."""
     from db.engine import current_sessions
     from db.types import utcnow
+    from firstread.people import record_look
     from instances.retention import plan
 
     settings = start("retention", data_dir)
     try:
-        found = plan(current_sessions(settings.database), settings, utcnow())
+        sessions = current_sessions(settings.database)
+        record_look(sessions, "retention plan")
+        found = plan(sessions, settings, utcnow())
     except AppError as exc:
         raise refuse(exc) from exc
     rows = [
@@ -150,9 +153,11 @@ def _status(settings: Settings) -> dict[str, Any]:
     from db.engine import current_sessions
     from db.lifecycle.retention import kept_studies, next_to_go
     from db.types import utcnow
+    from firstread.people import record_look
     from instances.retention import forecast, plan, retention_terms
 
     sessions, now, terms = current_sessions(settings.database), utcnow(), retention_terms(settings)
+    record_look(sessions, "retention status")
     settings.instances_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
     with sessions() as session:
         disk = forecast(session, settings, now)
