@@ -27,13 +27,8 @@ class Source(NamedTuple):
     address: str  # path of a SQLite file, or libpq connection URI
 
 
-class EventRow(NamedTuple):
-    """One event as the database holds it."""
-
-    seq: int
-    at: bytes  # as it is hashed
-    body: bytes
-    mark: str | None
+# an event as the database holds it: number, instant as it is hashed, body, mark
+EventRow = tuple[int, bytes, bytes, str | None]
 
 
 class Reader:
@@ -72,7 +67,7 @@ class Reader:
             "WHERE seq BETWEEN ? AND ?",
             (first, last),
         )
-        return [EventRow(seq, _sqlite_instant(at), body or b"", mark) for seq, at, body, mark in rows]
+        return [(seq, _sqlite_instant(at), body or b"", mark) for seq, at, body, mark in rows]
 
     def events_of(self, seqs: Sequence[int]) -> list[EventRow]:
         """Return the events with these few numbers, wherever they are."""
@@ -139,13 +134,13 @@ class PostgresqlReader(Reader):
             values += tuple(self._instant(at).decode("ascii") or "infinity" for at in span)
         rows = self._fast.execute(statement.encode("ascii"), values).fetchall()
         instant = self._instant
-        return [EventRow(seq, instant(at), body, mark) for seq, at, body, mark in rows]
+        return [(seq, instant(at), body, mark) for seq, at, body, mark in rows]
 
     def events_of(self, seqs: Sequence[int]) -> list[EventRow]:
         """Return the events with these few numbers, wherever they are."""
         statement = "SELECT seq, occurred_at, body, mark FROM audit_event WHERE seq = ANY(%s)"
         rows = self._fast.execute(statement, (list(seqs),)).fetchall()
-        return [EventRow(seq, self._instant(at), body, mark) for seq, at, body, mark in rows]
+        return [(seq, self._instant(at), body, mark) for seq, at, body, mark in rows]
 
     def private(self, first: int, last: int) -> list[Row]:
         """Return (seq, key, JSON) of what is kept apart from these events."""
