@@ -59,7 +59,7 @@ def duties(settings: Settings, sessions: sessionmaker[Session]) -> list[Duty]:
     sealer = Sealer(sessions, seal_keys(settings), settings.audit)
     anchors = Anchors(sessions, settings.audit)
     nightly = Nightly(settings, sessions)
-    forward = Duty("forward", FORWARD_EVERY_S, Forwarder(sessions, settings).round)
+    forward = Duty("forward", FORWARD_EVERY_S, Forwarder(sessions, settings).patiently)
     return [
         Duty("seal", settings.audit.seal_every_s, sealer.round),
         Duty(PARTITIONS, EVERY_S, lambda: make_partitions(sessions)),
