@@ -102,11 +102,11 @@ def _resolved(session: Session, events: Sequence[AuditEvent]) -> Mapping[str, Se
         same.append(AuditEvent.object_id.in_(objects))
     if not same or first is None:
         return found
-    query = select(AuditEvent).where(
-        or_(*same), AuditEvent.tag.in_(_RESOLVING), AuditEvent.occurred_at >= first
-    )  # fmt: skip
-    for one in session.scalars(query.order_by(AuditEvent.seq)):
-        found[_followed(one)].append(one)
+    # the tag is no condition: the database would read all events of it to intersect them
+    query = select(AuditEvent).where(or_(*same), AuditEvent.occurred_at >= first).order_by(AuditEvent.seq)
+    for one in session.scalars(query):
+        if one.tag in _RESOLVING:
+            found[_followed(one)].append(one)
     return found
 
 

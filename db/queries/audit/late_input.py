@@ -75,9 +75,10 @@ class _Known:
         for key, at in session.execute(signed.where(Report.study_id.in_(studies))):
             self._signed[key].append(at)
         acts = select(AuditEvent.study_id, AuditEvent.seq, AuditEvent.tag, AuditEvent.actor, AuditEvent.occurred_at)
-        later = acts.where(AuditEvent.study_id.in_(studies), AuditEvent.tag.in_(_SEEN)).order_by(AuditEvent.seq)
+        # the tag is no condition: the database would read all events of it to intersect them
+        later = acts.where(AuditEvent.study_id.in_(studies)).order_by(AuditEvent.seq)
         for study_id, seq, tag, actor, at in session.execute(later):
-            if study_id is not None:
+            if study_id is not None and tag in _SEEN:
                 self._acts[study_id].append((seq, tag, actor, at))
 
     def before(self, event: AuditEvent) -> Sequence[str]:

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, exists, or_, select
+from sqlalchemy import ColumnElement, exists, or_, select
 from sqlalchemy.orm import Session
 
 from config.errors import RefusedInputError
@@ -21,7 +21,7 @@ from db.models import AuditEvent, Delivery, ResultObject, Study
 from db.queries.audit.keyset import Keyset
 from db.queries.audit.questions import Answered, Answers, Cell, Column, Kind, Page, Parameter, Question, Shown
 from db.queries.audit.tagged import counted
-from db.report_models import SET_ASIDE, Draft, DraftRejection, Report, Signature
+from db.report_models import SET_ASIDE, Amendment, Draft, DraftRejection, Report, Signature
 from db.types import DeliveryState, ReportState
 
 _UNSIGNED = (ReportState.DRAFTED, ReportState.IN_REVIEW, ReportState.PRELIMINARY, ReportState.REJECTED)
@@ -49,47 +49,51 @@ class _Told:
 
 def run(session: Session, answers: Answers, page: Page) -> Answered:
     """Return the drafts a version had a part in, newest first."""
-    query = _asked(answers)
+    chosen = _chosen(answers)
+    query = _asked(chosen, answers.text("which"))
     order = Keyset(DraftModel.created_at, DraftModel.draft_id, DraftModel.kind)
     rows: Any
     rows, after = order.page(session, query, page)
     told = _told(session, [(row[0], row[1].study_id) for row in rows])
     facts: list[tuple[str, Cell]] = []
     if page.is_first:
-        facts.append(("drafts", counted(session, query.with_only_columns(DraftModel.draft_id))))
-        waiting = query.where(_unsigned()).with_only_columns(DraftModel.draft_id)
-        facts.append(("reports to be read again", counted(session, waiting)))
+        drafted = select(DraftModel.draft_id).where(*chosen)
+        facts.append(("drafts", counted(session, drafted)))
+        facts.append(("reports to be read again", counted(session, _unsigned(drafted))))
     return Answered([_row(row[0], row[1], row[2], told[row[0].draft_id]) for row in rows], after, facts)
 
 
-def _asked(answers: Answers) -> Any:
-    query = (
-        select(DraftModel, Report, Study.accession_number)
-        .join(Draft, Draft.id == DraftModel.draft_id)
-        .join(Report, Report.study_id == Draft.study_id)
-        .join(Study, Study.id == Draft.study_id)
-    )
+def _chosen(answers: Answers) -> list[ColumnElement[bool]]:
+    """Return the conditions on ``DraftModel``; an index begins with the package, another with the weights."""
     package, weights = answers.text("package"), answers.text("weights").lower()
     if not (package or weights):
         raise RefusedInputError("package: name a package, or the SHA-256 of a weights file")
-    if package:
-        query = query.where(DraftModel.package == package)
-    if version := answers.text("version"):
-        query = query.where(DraftModel.version == version)
+    exact = {DraftModel.package: package, DraftModel.version: answers.text("version")}
+    chosen = [column == value for column, value in exact.items() if value]
     if weights:
         sets = select(ModelWeights.weights_sha256).where(ModelWeights.sha256 == weights)
-        query = query.where(or_(DraftModel.weights_sha256 == weights, DraftModel.weights_sha256.in_(sets)))
+        chosen.append(or_(DraftModel.weights_sha256 == weights, DraftModel.weights_sha256.in_(sets)))
     since, until = answers.instant("since"), answers.instant("until")
     if since is not None:
-        query = query.where(DraftModel.created_at >= since)
+        chosen.append(DraftModel.created_at >= since)
     if until is not None:
-        query = query.where(DraftModel.created_at < until)
-    which = answers.text("which")
-    return query if which == "all" else query.where(_unsigned() if which == "unsigned" else _signed())
+        chosen.append(DraftModel.created_at < until)
+    return chosen
 
 
-def _unsigned() -> ColumnElement[bool]:
-    return and_(Report.draft_id == DraftModel.draft_id, Report.state.in_(_UNSIGNED))
+def _asked(chosen: Sequence[ColumnElement[bool]], which: str) -> Any:
+    """Select drafts with their report and accession number."""
+    query: Any = select(DraftModel, Report, Study.accession_number).where(*chosen)
+    if which == "unsigned":
+        return _unsigned(query).join(Study, Study.id == Report.study_id)
+    query = query.join(Draft, Draft.id == DraftModel.draft_id).join(Report, Report.study_id == Draft.study_id)
+    query = query.join(Study, Study.id == Draft.study_id)
+    return query if which == "all" else query.where(_signed())
+
+
+def _unsigned(drafted: Any) -> Any:
+    """Narrow a selection of drafts to those that a report rests on which is not final; the index (state) is short."""
+    return drafted.join(Report, Report.draft_id == DraftModel.draft_id).where(Report.state.in_(_UNSIGNED))
 
 
 def _signed() -> ColumnElement[bool]:
@@ -124,15 +128,13 @@ def _viewers(session: Session, told: dict[UUID, _Told], drafts: Sequence[tuple[D
     for one, study in drafts:
         made[study].append((one.created_at, one.draft_id))
     first = min(one.created_at for one, _ in drafts)
-    query = select(AuditEvent.study_id, AuditEvent.actor, AuditEvent.occurred_at).where(
-        AuditEvent.study_id.in_(made),
-        AuditEvent.tag.in_(EXPOSING),
-        AuditEvent.occurred_at >= first,
-        AuditEvent.outcome == "success",
-    )
-    for of_study, actor, at in session.execute(query):
-        for created, draft_id in made[of_study] if of_study else ():
-            if at >= created:
+    seen = (AuditEvent.study_id, AuditEvent.actor, AuditEvent.occurred_at, AuditEvent.tag, AuditEvent.outcome)
+    # neither tag nor outcome among the conditions: the database would read all of such a month to intersect them
+    query = select(*seen).where(AuditEvent.study_id.in_(made), AuditEvent.occurred_at >= first)
+    for of_study, actor, at, tag, outcome in session.execute(query):
+        if tag in EXPOSING and outcome == "success":
+            told_of = [draft_id for created, draft_id in made[of_study] if at >= created] if of_study else []
+            for draft_id in told_of:
                 told[draft_id].viewers.add(actor)
 
 
@@ -182,25 +184,21 @@ def _became(model: DraftModel, report: Report, told: _Told) -> str:
     return "unsigned" if report.draft_id == model.draft_id else "superseded"
 
 
-def _reports_of(drafted: Any) -> Any:
-    joined = drafted.join(Draft, Draft.id == DraftModel.draft_id)
-    return joined.join(Report, Report.study_id == Draft.study_id)
-
-
 def _rejected(drafted: Any) -> Any:
     mine = DraftRejection.draft_id == DraftModel.draft_id
     return drafted.join(DraftRejection, mine).where(DraftRejection.code != SET_ASIDE)
 
 
 def _amended(drafted: Any) -> Any:
-    later = Signature.state.in_((ReportState.ADDENDED, ReportState.CORRECTED))
-    return _reports_of(drafted).where(exists().where(Signature.report_id == Report.id, later), _signed())
+    """Narrow a selection of drafts to those over which somebody signed an amendment; there are few of them."""
+    later = select(Signature.draft_id).join(Amendment, Amendment.signature_id == Signature.id)
+    return drafted.where(DraftModel.draft_id.in_(later))
 
 
 WHAT_FOLLOWED: Mapping[str, Callable[[Any], Any]] = {
     "drafts that were refused": _rejected,
     "signed drafts whose report was amended later": _amended,
-    "reports to be read again if this version is recalled (Q13)": lambda some: _reports_of(some).where(_unsigned()),
+    "reports to be read again if this version is recalled (Q13)": _unsigned,
 }
 """What became of drafts, in words, with the query that narrows a selection from ``DraftModel`` to them."""
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from config.errors import RefusedInputError
@@ -56,8 +56,9 @@ def _drafted(name: str, version: str) -> Any:
 
 
 def _facts(session: Session, drafted: Select[UUID], packages: Sequence[Package]) -> Sequence[tuple[str, Cell]]:
-    dates = drafted.with_only_columns(func.min(DraftModel.created_at), func.max(DraftModel.created_at))
-    first, last = session.execute(dates).one()
+    at: Any = drafted.with_only_columns(DraftModel.created_at).limit(1)
+    first = session.scalar(at.order_by(DraftModel.created_at.asc()))  # each from one end of the index
+    last = session.scalar(at.order_by(DraftModel.created_at.desc()))
     facts: list[tuple[str, Cell]] = [
         (f"{one.name} {one.version} {one.revision[:12]}".strip(), f"{one.state.value} {one.manifest_sha256}")
         for one in packages
