@@ -48,6 +48,12 @@ SELECT day, dimension, value, model, label, demonstration, sum(tp), sum(fp), sum
 """
 
 
+def backfill(dialect: str) -> str:
+    """Return the statement that counts what was decided before."""
+    day = "(o.decided_at AT TIME ZONE 'UTC')::date" if dialect == "postgresql" else "date(o.decided_at)"
+    return _BACKFILL.format(day=day)
+
+
 def upgrade() -> None:
     for name, table, columns in _INDEXES:
         op.create_index(name, table, columns)
@@ -68,9 +74,7 @@ def upgrade() -> None:
             "dimension", "day", "value", "model", "label", "demonstration", name=op.f("pk_performance_tally")
         ),
     )
-    postgresql = op.get_context().dialect.name == "postgresql"
-    day = "(o.decided_at AT TIME ZONE 'UTC')::date" if postgresql else "date(o.decided_at)"
-    op.execute(_BACKFILL.format(day=day))
+    op.execute(backfill(op.get_context().dialect.name))
 
 
 def downgrade() -> None:

@@ -1,5 +1,6 @@
 """Questions Q8 to Q14 on a history whose answers are known from its script (tests.audit_history_support)."""
 
+import importlib
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
@@ -149,6 +150,19 @@ def test_shares_have_denominators_and_the_interval_of_wilson(history):
 def test_intervals_are_those_scipy_computes(part, whole):
     judged = binomtest(part, whole).proportion_ci(method="wilson")
     assert wilson(part, whole) == pytest.approx((judged.low, judged.high), abs=1e-12)
+
+
+def test_what_was_decided_before_there_were_counts_is_counted_by_the_migration_alike(history):
+    migration = importlib.import_module("migrations.versions.0031_audit_timelines")
+    table = Base.metadata.tables["performance_tally"]
+    engine = history.sessions.kw["bind"]
+    with engine.connect() as connection, connection.begin() as transaction:
+        kept = sorted(tuple(row) for row in connection.execute(sa.select(table)))
+        connection.execute(sa.delete(table))
+        connection.execute(sa.text(migration.backfill(engine.dialect.name)))
+        made = sorted(tuple(row) for row in connection.execute(sa.select(table)))
+        transaction.rollback()
+    assert made == kept != []
 
 
 def test_agreement_is_of_the_days_and_the_model_asked_for(history):
