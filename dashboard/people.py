@@ -293,9 +293,10 @@ def _refuse_other_sites() -> None:
 
 
 def _refuse(permission: Permission | None) -> BaseResponse:
-    with work() as uow:
-        audit_view(uow, AuditTag.ACCESS_REFUSED, outcome="failure", detail={"endpoint": request.endpoint})
     study_id = (request.view_args or {}).get("study_id")
+    with work() as uow:
+        detail = {"endpoint": request.endpoint}
+        audit_view(uow, AuditTag.ACCESS_REFUSED, outcome="failure", study_id=study_id, detail=detail)
     if permission is Permission.STUDY_READ and study_id and request.method == "GET" and person().may("break_glass"):
         return Response(render_template("break_glass.html", study_id=study_id, error=""), 403)
     raise Forbidden

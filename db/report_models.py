@@ -127,7 +127,7 @@ class Signature(Base):
     authenticated_at: Mapped[Instant]
     signed_at: Mapped[Instant] = mapped_column(index=True)
     text_sha256: Mapped[Sha256]  # canonical JSON of the sections
-    draft_id: Mapped[UUID | None] = mapped_column(ForeignKey("draft.id"))
+    draft_id: Mapped[UUID | None] = mapped_column(ForeignKey("draft.id"), index=True)
     image_set_sha256: Mapped[str] = mapped_column(String(64), default="")
     # over the sorted "SOP Instance UID:SHA-256" of the objects that the signature made
     objects_sha256: Mapped[str] = mapped_column(String(64), default="", server_default="")

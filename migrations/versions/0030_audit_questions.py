@@ -27,6 +27,7 @@ _INDEXES = (
 _OTHERS = (
     ("ix_draft_outcome_reader", "draft_outcome", ["reader_id", "decided_at", "draft_id"]),
     ("ix_draft_outcome_model", "draft_outcome", ["model", "decided_at", "draft_id"]),
+    ("ix_signature_draft_id", "signature", ["draft_id"]),
 )
 _AT_ONCE = 500
 

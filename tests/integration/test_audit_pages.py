@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 
 from audit.sealing import seal_all
 from db.audit import AuditTag
-from db.models import AuditEvent
+from db.models import AuditEvent, Study
 from db.queries.audit import ALL
 from db.types import Role
 from db.uow import Actor, unit_of_work
 from firstread.audit import audit_app
-from tests.dashboard_support import PEOPLE, Site, ct_study, make_site
+from tests.dashboard_support import PEOPLE, Browser, Site, ct_study, make_site
 
 pytestmark = pytest.mark.requirement("REQ-AUDIT-6", "REQ-AUDIT-12")
 FORMULA = '=HYPERLINK("http://evil.example","press")'
@@ -36,6 +36,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
             reason = FORMULA if number == 0 else f"– 第{number}"
             uow.audit(AuditTag.REPORT_VIEWED, study_id=study_id, detail={"reason": reason})
     return made
+
+
+@pytest.fixture(scope="module")
+def auditor(site: Site) -> Browser:
+    return site.client("auditor")  # logs in once: more often would be too often
 
 
 def events(site: Site, tag: AuditTag) -> list[AuditEvent]:
@@ -62,8 +67,8 @@ def test_who_has_no_business_in_the_audit_is_refused_and_that_is_recorded(site, 
     assert len(events(site, AuditTag.ACCESS_REFUSED)) == before + 5
 
 
-def test_a_lead_asks_about_drafts_and_readers_and_nothing_else(site):
-    lead, auditor = site.client("lead"), site.client("auditor")
+def test_a_lead_asks_about_drafts_and_readers_and_nothing_else(site, auditor):
+    lead = site.client("lead")
     shown = {role: set(re.findall(r">([A-Z]+\d+) · ", browser.get("/audit").text)) for role, browser in
              (("lead", lead), ("auditor", auditor))}  # fmt: skip
     assert shown == {"lead": QUALITY, "auditor": set(ALL)}
@@ -78,8 +83,7 @@ def test_a_lead_asks_about_drafts_and_readers_and_nothing_else(site):
     assert lead.submit("/audit/verify").status_code == 403
 
 
-def test_an_unknown_question_or_format_is_not_found_or_refused(site):
-    auditor = site.client("auditor")
+def test_an_unknown_question_or_format_is_not_found_or_refused(site, auditor):
     assert auditor.get("/audit/questions/everything").status_code == 404
     assert auditor.submit("/audit/questions/everything/csv").status_code == 404
     assert auditor.submit(f"{ACCESSES}/xlsx", **PATIENT).status_code == 400
@@ -89,8 +93,7 @@ def test_an_unknown_question_or_format_is_not_found_or_refused(site):
 # --- asking --------------------------------------------------------------------------------------------------
 
 
-def test_asking_is_recorded_with_what_names_a_patient_apart(site):
-    auditor = site.client("auditor")
+def test_asking_is_recorded_with_what_names_a_patient_apart(site, auditor):
     page = auditor.submit(ACCESSES, **PATIENT)
     assert page.status_code == 200
     assert "100 rows on this page, there are more" in page.text
@@ -103,8 +106,16 @@ def test_asking_is_recorded_with_what_names_a_patient_apart(site):
     assert event.study_id is not None  # erasing the patient's data erases the name in it too
 
 
-def test_pages_follow_each_other_without_a_gap(site):
-    auditor = site.client("auditor")
+def test_a_refused_door_of_a_study_is_among_its_accesses(site, auditor):
+    with site.sessions() as session:
+        study_id = session.scalar(select(Study.id))
+    assert site.client("admin").get(f"/studies/{study_id}").status_code == 403
+    page = auditor.submit(ACCESSES, **(PATIENT | {"p.which": "failed"})).text
+    assert "<code>access:refused</code>" in page
+    assert ">admin</td>" in page
+
+
+def test_pages_follow_each_other_without_a_gap(site, auditor):
     found: list[str] = []
     fields = dict(PATIENT)
     while True:
@@ -135,8 +146,7 @@ def test_pages_follow_each_other_without_a_gap(site):
         ("drafts-by-model", {"cursor": "AAAA"}, "cursor"),
     ],
 )
-def test_a_refused_parameter_is_named_on_its_form(site, name, fields, parameter):
-    auditor = site.client("auditor")
+def test_a_refused_parameter_is_named_on_its_form(site, auditor, name, fields, parameter):
     before = len(events(site, AuditTag.AUDIT_VIEWED))
     page = auditor.submit(f"/audit/questions/{name}", **fields)
     assert page.status_code == 400
@@ -149,8 +159,7 @@ def test_a_refused_parameter_is_named_on_its_form(site, name, fields, parameter)
 
 
 @pytest.fixture(scope="module")
-def files(site: Site) -> dict[str, bytes]:
-    auditor = site.client("auditor")
+def files(auditor: Browser) -> dict[str, bytes]:
     made = {}
     for kind in ("csv", "json", "pdf"):
         answer = auditor.submit(f"{ACCESSES}/{kind}", **(PATIENT | {"p.which": "people"}))
@@ -210,8 +219,7 @@ def test_the_pdf_says_on_every_page_what_was_asked_by_whom_and_which_page_it_is(
 
 
 @pytest.mark.requirement("REQ-AUDIT-12")
-def test_an_export_that_cannot_be_recorded_does_not_leave(site):
-    auditor = site.client("auditor")
+def test_an_export_that_cannot_be_recorded_does_not_leave(site, auditor):
     stop = (
         "CREATE TRIGGER stop BEFORE INSERT ON audit_event WHEN NEW.body LIKE '%audit:exported%' "
         "BEGIN SELECT RAISE(ABORT, 'no'); END"
@@ -233,8 +241,7 @@ def test_an_export_that_cannot_be_recorded_does_not_leave(site):
 
 
 @pytest.mark.requirement("REQ-AUDIT-17")
-def test_the_log_of_a_time_is_verified_from_its_page(site):
-    auditor = site.client("auditor")
+def test_the_log_of_a_time_is_verified_from_its_page(site, auditor):
     head = seal_all(site.sessions, site.settings.key_dir)
     assert head is not None
     today = {"p.since": "today", "p.until": "today"}

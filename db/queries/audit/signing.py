@@ -2,7 +2,7 @@
 
 Each signature of the period is looked at, newest first, by the index over the time of signing (of one signer: over the
 signer and the time): what is wrong with it depends on the answers to the parameters, so no index can hold it. A page
-looks at some 3000 signatures at most, and says so: it may be short, and the next page goes on where it ended. Three
+looks at some 2000 signatures at most, and says so: it may be short, and the next page goes on where it ended. Three
 statements serve a chunk, which grows from 200 signatures to 1000: the rows with how long their signer looked, the
 proofs of identity in that stretch of time, and, where the page did not count how long images were seen, the openings of
 those studies since their reports were begun, which names the partitions.
@@ -27,7 +27,7 @@ from db.report_models import Report, Signature, UserAccount
 from db.signing_models import ImageView, SafetyCheck
 
 _ORDER = Keyset(Signature.signed_at, Signature.id)
-_LEAST_AT_ONCE, _MOST_AT_ONCE, _MOST_LOOKED_AT = 200, 1000, 3000
+_LEAST_AT_ONCE, _MOST_AT_ONCE, _MOST_LOOKED_AT = 200, 1000, 2000
 _SLACK = timedelta(seconds=5)  # between the clock of the proof and that of the signature
 _PROOFS = (AuditTag.USER_REAUTHENTICATED, AuditTag.USER_LOGIN, AuditTag.USER_SCREEN_UNLOCKED)
 _OPENINGS = (
