@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from config.errors import AppError
@@ -57,7 +58,7 @@ class RunningNode:
             thread.join()
         try:
             record_stop(self.sessions, "node")
-        except AppError as exc:
+        except (AppError, SQLAlchemyError) as exc:
             log.error("node.not_recorded", error=exc)  # noqa: TRY400 it ends all the same
         log.info("node.stopped", port=self.port)
 

@@ -95,13 +95,18 @@ def reached(start: Place) -> set[str]:
     assert start in code.defined, f"{start} is not to be found"
     while waiting:
         place = waiting.pop()
-        for found in _references(code, place):
+        for found in _referred(place):
             if isinstance(found, str):
                 tags |= {str(tag) for tag in moves()[found].values()} if found in moves() else {str(AuditTag[found])}
             elif found not in seen:
                 seen.add(found)
                 waiting.append(found)
     return tags
+
+
+@cache
+def _referred(place: Place) -> frozenset[Place | str]:
+    return frozenset(_references(sources(), place))
 
 
 def _references(code: Sources, place: Place) -> Iterator[Place | str]:
