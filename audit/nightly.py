@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from audit.anchors import StampCheck, read_certificates, stamp_problems
 from audit.keys import SealKeys
 from audit.reading import source_of
+from audit.sealing import last_head
 from audit.verify import Terms, Verdict, verify
 from config.settings import AuditSettings, Settings
 from db.audit import AuditTag
@@ -85,6 +86,8 @@ class Nightly:
         with self._sessions() as session:
             latest = select(AuditEvent.occurred_at).where(AuditEvent.tag == AuditTag.AUDIT_VERIFIED)
             at = session.scalar(latest.order_by(AuditEvent.seq.desc()).limit(1))
+            if last_head(session) is None:
+                return False  # nothing is signed yet
         if at is not None and 0 <= (utcnow() - at).total_seconds() < self._settings.audit.verify_every_s:
             return False
         terms = terms_of(self._settings)

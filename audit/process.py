@@ -20,7 +20,8 @@ from db.engine import make_engine, make_sessions
 from db.starting import record_start, record_stop
 
 log = structlog.get_logger()
-VERIFY_LOOK_S = 600.0  # between two looks whether a verification is due
+FAILED_S = 5.0  # at least, before what failed is tried again
+VERIFY_LOOK_S = 60.0  # between two looks whether a verification is due
 JOIN_S = 10.0  # what a duty gets to end its round
 
 
@@ -32,8 +33,8 @@ class Duty:
     every_s: float  # between the end of a round and the next
     act: Callable[[], object]
 
-    def attempt(self) -> None:
-        """Do it once; what fails is said and tried again at the next round."""
+    def attempt(self) -> bool:
+        """Do it once; return whether it went well. What fails is said and tried again at the next round."""
         try:
             self.act()
         except AppError as exc:
@@ -41,12 +42,15 @@ class Duty:
         except Exception as exc:
             # the edge of this thread: the seal must go on whatever happens to one duty
             log.exception("audit.duty_crashed", step=self.name, error=type(exc).__name__)
+        else:
+            return True
+        return False
 
     def repeat(self, stop: threading.Event) -> None:
         """Do it until ``stop``."""
         while not stop.is_set():
-            self.attempt()
-            stop.wait(self.every_s)
+            good = self.attempt()
+            stop.wait(self.every_s if good else max(self.every_s, FAILED_S))
 
 
 def seal_keys(settings: Settings) -> SealKeys:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from audit import tree
+from audit.checks.erasures import erasure_problems
 from audit.checks.heads import Heads, archives, compare, read_heads
 from audit.checks.schema import schema_problems
 from audit.checks.segment import SEGMENT, Checked, Marks, Problem, SegmentCheck, Task, apart
@@ -237,6 +238,8 @@ class _Verification:
         verdict.add(compare(heads, verdict.size, self._roots, self._chains))
         verdict.heads, verdict.anchored = len(heads.stored), len(heads.anchored)
         verdict.add(self._twice())
+        if not verdict.archived:  # else a bundle may hold the event that tells of it
+            verdict.add(erasure_problems(self._reader))
         if whole:
             verdict.add(unsealed(self._reader, self._clusters, self._foreign, terms.unsealed_alarm_s))
         else:

@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session, sessionmaker
 
+from audit.keys import write_seal_key
 from db.engine import make_engine, make_sessions, migrate
 from db.origin import keys_are_in, write_key
 from tests.compiled import share_compiled
@@ -24,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 _KEYS = Path(tempfile.mkdtemp(prefix="firstread-keys-"))  # this process's, and that of every verb it starts
 os.environ["FIRSTREAD_AUDIT__KEY_DIR"] = str(_KEYS)
 write_key(_KEYS)
+write_seal_key(_KEYS)
 keys_are_in(_KEYS)
 atexit.register(shutil.rmtree, _KEYS, ignore_errors=True)
 os.environ["COLUMNS"] = "200"  # tables of the command line are read whole, whoever runs the tests

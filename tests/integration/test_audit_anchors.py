@@ -3,11 +3,14 @@
 import json
 import os
 import re
+import subprocess
+import sys
+import time
 from datetime import timedelta
 
 import pytest
 from rfc3161_client import decode_timestamp_response
-from sqlalchemy import select
+from sqlalchemy import func, select
 from typer.testing import CliRunner
 
 from audit.anchors import Anchors, check_stamp, read_certificates, stamp_problems, write_head
@@ -245,3 +248,25 @@ def test_the_doctor_says_where_the_keys_are_how_old_the_head_is_and_what_fails(s
         audit_trail(chosen.model_copy(update={"audit": bad}))
     with pytest.raises(ValueError, match="cannot be anchored: file"):
         audit_trail(chosen)
+
+
+def test_the_sealer_s_process_seals_while_it_runs_and_signs_a_last_head_when_it_is_told_to_stop(
+    sqlite_sessions, sqlite_url, tmp_path
+):
+    record(sqlite_sessions, 3)
+    about = {"FIRSTREAD_DATABASE_URL": sqlite_url, "FIRSTREAD_DATA_DIR": str(tmp_path)}
+    about |= {"FIRSTREAD_AUDIT__ANCHOR_DIR": str(tmp_path / "worm"), "FIRSTREAD_AUDIT__SEAL_EVERY_S": "0.05"}
+    running = subprocess.Popen([sys.executable, "-m", "firstread", "sealer"], env={**os.environ, **about})
+    try:
+        until = time.monotonic() + 60
+        while not anchored(sqlite_sessions, kind="file") and time.monotonic() < until:
+            time.sleep(0.05)
+        running.terminate()
+        assert running.wait(60) == 0
+    finally:
+        running.kill()
+    with sqlite_sessions() as session:
+        count = session.scalar(select(func.count()).select_from(AuditEvent))
+        head = session.scalars(select(AuditHead).order_by(AuditHead.size.desc())).first()
+    assert head.size == count
+    assert events(sqlite_sessions, AuditTag.PROCESS_STOPPED)

@@ -216,6 +216,18 @@ def test_a_private_value_that_was_changed_or_taken_away_is_named(log):
     assert sorted(named(verdict, "private")) == [(AT, seq), (AT + 3, other)]
 
 
+def test_an_erasure_that_the_log_does_not_tell_of_excuses_nothing(log):
+    seq = log.seq(AT)
+    log.do(
+        f"INSERT INTO audit_erasure (seq, erasure_id) VALUES ({seq}, '0b2d1c3e000040008000000000000001')",
+        f"DELETE FROM audit_private WHERE seq = {seq}",
+    )
+    verdict = log.verify()
+    assert only(verdict, "private")
+    assert named(verdict, "private") == [(-1, seq)]
+    assert verdict.erased == 1
+
+
 # --- chain, tree, heads ------------------------------------------------------------------------------------
 
 
