@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
+from audit.keys import SealKeys
 from config.review_settings import ReviewSettings
 from config.settings import Destination, DicomSettings, Hl7Settings, Settings, WebSettings, WorkerSettings
 from db.engine import make_engine, make_sessions
@@ -91,6 +92,7 @@ def start_installation(
         worker=WorkerSettings(**worker) if worker else WorkerSettings(),
         models={"vlm": demo_model},
     )
+    SealKeys(settings.key_dir, create=True).current()  # as `firstread audit keys`
     users = prepare(settings)
     ensure_model(settings)
     settings, archive = with_demo_archive(settings)

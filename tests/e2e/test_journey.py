@@ -1,15 +1,21 @@
 """A study comes in over DICOM, a signed report goes out: the whole journey through DIMSE and HTTP only."""
 
+import csv
+import io
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 
 import pydicom
 import pytest
+import sqlalchemy as sa
 
+from db.models import AuditEvent
 from dicom_node.send import send_folder
 from firstread.demo import ENDED, outcome
 from phantoms.hospital import play_hospital
@@ -224,6 +230,66 @@ def test_the_record_of_a_signed_draft_has_its_human_side(installation, sent, pag
     assert [s["state"] for s in human["signatures"]] == ["FINAL"]
     assert {o["kind"] for o in human["objects"]} >= {"SEG", "FINDINGS_SR", "DRAFT_SR", "SIGNED_SR"}
     assert {m["role"] for m in record["models"]} == {"VLM", "VISTA3D"}
+
+
+def test_an_auditor_asks_who_had_access_and_takes_the_answer_away(installation, sent, pages):
+    assert pages
+    auditor = Person(installation.dashboard)
+    auditor.log_in("auditor", installation.passwords["auditor"])
+    study = sent["ct-hepatic-tumor"]
+    accession = str(pydicom.dcmread(study.files[0], stop_before_pixels=True).AccessionNumber)
+    form = auditor.get("/audit/questions/Q2").form("/accesses-to-a-patient")
+    shown = auditor.submit(form, **{"p.accession": accession})
+    assert shown.status == 200
+    assert "radiologist" in shown.text
+    form.action += "/csv"
+    rows = list(csv.DictReader(io.StringIO(auditor.submit(form, **{"p.accession": accession}).body.decode())))
+    readers = {row["login"] for row in rows if "login" in row} or {value for row in rows for value in row.values()}
+    assert "radiologist" in readers
+    with installation.sessions() as session:
+        last = session.scalars(sa.select(AuditEvent).where(AuditEvent.tag == "audit:exported")).all()[-1]
+    assert (last.actor, last.detail["rows"]) == ("auditor", len(rows))
+    assert accession not in last.body
+
+
+def test_another_process_verifies_the_record_and_names_what_was_changed(installation, sent, pages, tmp_path):
+    """With a copy of the database, the public key and one head that was taken away, and nothing else of the system."""
+    assert pages
+    taken = tmp_path / "taken.note"
+    taken.write_text(firstread(installation, "audit", "head").stdout)
+    copy = tmp_path / "copy.db"
+    with (
+        closing(sqlite3.connect(installation.settings.data_dir / "firstread.db")) as live,
+        closing(sqlite3.connect(copy)) as held,
+    ):
+        live.backup(held)
+    public = str(installation.settings.key_dir / "seal.pub")
+    words = (
+        "audit",
+        "verify",
+        "--database-url",
+        f"sqlite:///{copy}",
+        "--public-key",
+        public,
+        "--heads",
+        str(taken),
+        "--json",
+    )
+    holds = firstread(installation, *words)
+    assert holds.returncode == 0, holds.stdout + holds.stderr
+    verdict = json.loads(holds.stdout)
+    assert verdict["holds"]
+    assert verdict["anchored_heads"] == 1
+    assert verdict["size"] > 100
+    with closing(sqlite3.connect(copy)) as held, held:
+        held.execute("DROP TRIGGER audit_event_no_update")
+        (seq,) = held.execute("SELECT seq FROM audit_event WHERE tag = 'report:signed_final' LIMIT 1").fetchone()
+        held.execute("UPDATE audit_event SET body = replace(body, 'FINAL', 'DRAFT') WHERE seq = ?", (seq,))
+    changed = firstread(installation, *words)
+    assert changed.returncode == 1
+    told = json.loads(changed.stdout)
+    assert {one["check"] for one in told["problems"]} == {"leaf", "schema"}
+    assert {one["seq"] for one in told["problems"] if one["check"] == "leaf"} == {seq}
 
 
 @pytest.mark.requirement("REQ-PRIV-1")

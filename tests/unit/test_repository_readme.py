@@ -15,7 +15,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 _FOR_DEVELOPERS = {"train", "evaluate"}  # one line each; their own help has the rest
 NAMED_TESTS = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", README)
-VERBS = re.findall(r"^\| `firstread ([a-z ]+)` \|", README, re.MULTILINE)
+VERBS = re.findall(r"^\| `firstread ([a-z -]+)` \|", README, re.MULTILINE)
 
 
 def test_every_feature_names_a_test() -> None:
