@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import select
@@ -225,7 +226,7 @@ def text_sha256(sections: Mapping[str, str]) -> str:
     return hashlib.sha256(canonical.encode("utf-8")).hexdigest()
 
 
-def text_change(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, dict[str, str]]:
+def text_change(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, Any]:
     """Return the sections that differ, as an event has them: old text and new (21 CFR 11.10(e)), kept apart."""
     texts = {key: (before.get(key) or "", after.get(key) or "") for key in sorted({*before, *after})}
     changed = {key: pair for key, pair in texts.items() if pair[0] != pair[1]}

@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -25,11 +26,12 @@ from db.audit_models import AuditHead, AuditSeal
 from db.audit_record import canonical, instant, private_holds
 from db.engine import make_engine, make_sessions
 from db.lifecycle import critical, queue_control, retention
+from db.lifecycle.audit_archives import lift_hold, place_hold
 from db.lifecycle.breaking import break_glass
 from db.lifecycle.erasing import Erasing, erase, receipt_digest
 from db.lifecycle.review import reject, save_sections
 from db.models import AuditEvent, AuditPrivate, ImagingOrder, Study
-from db.types import Role
+from db.types import Role, utcnow
 from db.uow import Actor, unit_of_work
 from ris.receiving import answer
 from tests.critical_support import said
@@ -266,7 +268,13 @@ def test_an_erasure_is_refused_while_somebody_must_keep_it(history: Sessions) ->
         erase(uow, Erasing("why", "law", patient_id="PAT-11223", issuer="HOSP"))
     with unit_of_work(history, OPERATOR) as uow:
         retention.lift_hold(uow, first.id, "settled")
-    assert len(_events(history)) == count + 2
+    with unit_of_work(history, OPERATOR) as uow:  # and a hold on the record of these days
+        hold_id = place_hold(uow, reason="inquiry", since=utcnow() - timedelta(days=1)).id
+    with pytest.raises(LifecycleError, match="legal hold stands on 3 of 3"), unit_of_work(history, OPERATOR) as uow:
+        erase(uow, Erasing("why", "law", patient_id="PAT-11223", issuer="HOSP"))
+    with unit_of_work(history, OPERATOR) as uow:
+        lift_hold(uow, hold_id, reason="closed")
+    assert len(_events(history)) == count + 4
 
 
 def test_one_study_is_erased_with_the_identities_elsewhere(history: Sessions) -> None:
