@@ -11,8 +11,10 @@ import pytest
 
 from audit.heads import open_note, sign
 from audit.keys import SealKeys
+from audit.reading import open_reader, source_of
 from audit.tables import tables_of
 from audit.tree import root_at
+from audit.verify import positions_between
 from db.audit_record import sheet
 from db.engine import make_engine, make_sessions
 from db.origin import read_keys
@@ -47,6 +49,44 @@ def test_a_log_that_nobody_touched_holds(log):
     assert set(verdict.skipped) == {"timestamp"}
     log.go_on(5)
     assert log.verify().holds
+
+
+def test_many_segments_side_by_side_find_what_one_finds(log, monkeypatch):
+    monkeypatch.setattr("audit.verify.SEGMENT", 64)
+    monkeypatch.setattr("audit.verify._POOL_FROM", 0)
+    several = {"processes": 2 if log.dialect == "sqlite" else 1}
+    verdict = log.verify(**several)
+    assert (verdict.holds, verdict.problems, verdict.heads, verdict.root) == (True, [], 3, log.verify(processes=1).root)
+    late, moved = log.seq(AT), log.seq(290)
+    log.do(
+        f"UPDATE audit_event SET body = replace(body, 'user:login', 'user:LOGIN') WHERE seq = {late}",
+        f"UPDATE audit_event SET seq = 7000 WHERE seq = {moved}",
+        "DELETE FROM audit_node WHERE level = 8",
+    )
+    told = log.verify(processes=1)
+    assert only(told, "leaf", "mark", "missing", "unsealed", "node")
+    assert named(told, "leaf") == [(AT, late)]
+    assert named(told, "missing") == [(290, moved)]
+    assert named(told, "unsealed") == [(-1, 7000)]
+    assert (told.first_bad.check, told.first_bad.position) in {("leaf", AT), ("mark", AT)}
+    part = log.verify(processes=1, first=120, end=200)
+    assert (part.first, part.end) == (64, 200)
+    assert not named(log.verify(processes=1, first=130, end=200, heads=[]), "leaf")
+
+
+def test_an_interval_of_time_is_verified_by_its_positions(log):
+    source = source_of(log.url)
+    reader = open_reader(source)
+    try:
+        today = utcnow()
+        everything = positions_between(reader, today - timedelta(days=1), today + timedelta(days=1))
+        assert everything == (0, SIZE)
+        assert positions_between(reader, None, today - timedelta(days=1)) == (0, 0)
+        assert positions_between(reader, None, None) == (0, None)
+    finally:
+        reader.close()
+    verdict = log.verify(first=0, end=BACKUP)
+    assert (verdict.holds, verdict.end, "unsealed" in verdict.skipped) == (True, BACKUP, True)
 
 
 # --- events ------------------------------------------------------------------------------------------------
