@@ -48,6 +48,8 @@ def group_of(tag: AuditTag) -> str:
     subject = tag.value.partition(":")[0]
     if tag.value in _RETAINED or "erase" in tag.value:
         return "retention"
+    if tag is AuditTag.AUDIT_KEY_ROTATED:
+        return "configuration"
     return "" if tag.value in _ACTS else _SUBJECTS.get(subject, "")
 
 
