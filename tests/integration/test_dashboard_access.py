@@ -161,6 +161,8 @@ ALLOWED: dict[tuple[str, str], set[Role | None]] = {
     ("POST", "audit.answer"): {L, O},
     ("POST", "audit.export"): {L, O},
     ("POST", "audit.verify"): {O},
+    ("GET", "audit.events.show"): {O},
+    ("POST", "audit.events.answer"): {O},
     ("POST", "audit.search"): {O},
     ("GET", "audit.study"): {O},
     **{("GET", f"quality.{view}"): {L, A, O} for view in ("show", "table_csv", "all_json")},

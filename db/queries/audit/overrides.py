@@ -2,7 +2,7 @@
 
 ``draft_outcome`` has a row for every decided draft, by the index over the time of the decision (of one reader or model:
 over that and the time). A page looks at 200 drafts at a time, newest first, each with the findings that were changed or
-rejected (index over the draft) and, where the text was changed, the text that was signed (index over the report). 1200
+rejected (index over the draft) and, where the text was changed, the text that was signed (index over the report). 800
 drafts at most are looked at for one page; it may be short, and the next one goes on.
 """
 
@@ -38,7 +38,7 @@ from db.report_models import Draft, DraftRejection, Finding, ReportRevision, Sig
 from db.types import Decision, ReportState, Verdict
 
 _ORDER = Keyset(DraftOutcome.decided_at, DraftOutcome.draft_id)
-_AT_ONCE, _MOST_LOOKED_AT, _MOST_COUNTED = 200, 1200, 20_000
+_AT_ONCE, _MOST_LOOKED_AT, _MOST_COUNTED = 200, 800, 20_000
 _WHOLE = -1  # place of the draft's own row before its findings
 _WHAT = {
     "draft_rejected": "the whole draft was rejected",
