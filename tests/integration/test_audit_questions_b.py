@@ -212,7 +212,8 @@ def test_changes_come_newest_first_and_each_once(history):
 def test_no_act_that_changes_what_is_in_force_is_left_out_of_the_changes():
     changing = {tag for tag in AuditTag if group_of(tag)}
     assert {AuditTag.USER_ROLE_CHANGED, AuditTag.CONFIG_CHANGED, AuditTag.TOKEN_REVOKED, AuditTag.STUDY_HOLD_LIFTED,
-            AuditTag.WORDING_RETIRED, AuditTag.QUEUE_PAUSED, AuditTag.MODEL_RETIRED, AuditTag.AUDIT_KEY_ROTATED} <= changing  # fmt: skip
+            AuditTag.WORDING_RETIRED, AuditTag.QUEUE_PAUSED, AuditTag.MODEL_RETIRED,
+            AuditTag.AUDIT_KEY_ROTATED} <= changing  # fmt: skip
     assert not {AuditTag.USER_LOGIN, AuditTag.IMAGES_VIEWED, AuditTag.REPORT_EDITED, AuditTag.MODEL_LOADED} & changing
 
 

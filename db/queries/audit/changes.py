@@ -40,7 +40,8 @@ _ACTS = frozenset(  # acts of those subjects that change nothing
 _RETAINED = ("study:hold_placed", "study:hold_lifted", "audit:hold_placed", "audit:hold_lifted", "audit:archived",
              "audit:removed", "audit:restored", "audit:disposed", "study:pixels_deleted")  # fmt: skip
 _SECOND = frozenset((AuditTag.MODEL_SWITCH_APPROVED, AuditTag.MODEL_SWITCH_DECLINED))
-_BEFORE, _AFTER, _WHY = ("before", "from"), ("after", "to"), ("reason", "answer", "why")
+_BEFORE, _AFTER = ("before", "from", "digest_before"), ("after", "to", "digest_after")
+_WHY = ("reason", "answer", "why")
 
 
 def group_of(tag: AuditTag) -> str:
@@ -75,7 +76,8 @@ def _row(event: AuditEvent, people: Mapping[UUID | None, str]) -> list[Cell]:
     detail, body = event.detail, body_of(event)
     before, after, why = (_first(detail, names) for names in (_BEFORE, _AFTER, _WHY))
     is_second = event.tag in _SECOND
-    rest = words(detail, without=(*_BEFORE, *_AFTER, *_WHY, "address", "proposed_by"))
+    # "keys" are the digests of every setting there is
+    rest = words(detail, without=(*_BEFORE, *_AFTER, *_WHY, "address", "proposed_by", "keys"))
     return [
         event.seq,
         event.occurred_at,
