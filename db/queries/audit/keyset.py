@@ -51,10 +51,7 @@ class Keyset:
         if len(key) != len(self._columns):
             raise RefusedInputError("cursor: it is not of this question")
         try:
-            return [
-                literal(_read(value, _kind(one)), one.type)
-                for value, one in zip(key, self._columns, strict=True)
-            ]
+            return [literal(_read(value, _kind(one)), one.type) for value, one in zip(key, self._columns, strict=True)]
         except (ValueError, TypeError):
             raise RefusedInputError("cursor: it is not of this question") from None
 
