@@ -25,10 +25,12 @@ from db.audit import AuditTag
 from db.engine import make_engine, make_sessions
 from db.origin import read_keys
 from db.uow import Actor, unit_of_work
+from tests.conftest import _KEYS
 
 BACKUP, SIZE = 240, 300  # events when the backup was made, and at the end
 NODE = Actor("node", "process")
 HEADS = (120, BACKUP, SIZE)
+AT = 99  # the position that is attacked; its event says something about a patient
 
 
 def record(sessions: sessionmaker[Session], count: int) -> None:
@@ -197,3 +199,23 @@ def _postgresql(request: pytest.FixtureRequest, _folder: Path) -> tuple[Callable
         return str(server.url(name))
 
     return copy, lambda: [server.drop(name) for name in made] and None
+
+
+def copy_of(prepared: Prepared) -> Log:
+    """Return a copy of the log, to be attacked."""
+    return Log(prepared.copy(prepared.full), prepared, _KEYS)
+
+
+def named(verdict: Verdict, check: str) -> list[tuple[int, int]]:
+    """Return position and number of the records that one check names."""
+    return [(one.position, one.seq) for one in verdict.problems if one.check == check]
+
+
+def only(verdict: Verdict, *checks: str) -> bool:
+    """Return whether these checks, and no others, found something."""
+    return {name for name, count in verdict.found.items() if count} == set(checks)
+
+
+def sessions_of(log: Log) -> sessionmaker[Session]:
+    """Return sessions of this system on a log."""
+    return make_sessions(make_engine(log.url))
