@@ -20,6 +20,7 @@ from db.engine import make_engine
 from db.models import Base, Delivery, Reading, ResultObject, Series, Study
 from db.quality_models import DraftOutcome
 from db.report_models import Amendment, Draft, Evidence, Finding, Report, ReportRevision, Signature, UserAccount
+from db.signing_models import ImageView, SafetyCheck
 from tests.bench.audit_site import EPOCH, MODELS, READERS, SPAN, Site, key_of, reader_of, without_triggers
 
 _ZERO = "0" * 64
@@ -197,11 +198,28 @@ def _alert(site: Site, n: int) -> Iterator[Row]:
         }  # fmt: skip
 
 
+def _view(site: Site, n: int) -> Iterator[Row]:
+    at = site.at(n) + timedelta(minutes=8)
+    yield {
+        "id": key_of("view", n), "study_id": key_of("study", n), "user_id": key_of("user", reader_of(n)),
+        "seconds": float(n % 90), "opened_at": at, "counted_at": at, "images_at": at,
+    }  # fmt: skip
+
+
+def _check(site: Site, n: int) -> Iterator[Row]:
+    yield {
+        "id": key_of("check", n), "signature_id": key_of("signature", n), "report_id": key_of("report", n),
+        "text_sha256": _ZERO, "rules": "1", "issues": [], "view_s": float(n % 90),
+        "created_at": site.at(n) + timedelta(minutes=11),
+    }  # fmt: skip
+
+
 MADE: Mapping[type[Base], Callable[[Site, int], Iterator[Row]]] = {
     Study: _study, Series: _series, Reading: _reading, Draft: _draft, DraftModel: _draft_model, Evidence: _evidence,
     Finding: _finding,
     Report: _report, ReportRevision: _revision, Signature: _signature, Amendment: _amendment, ResultObject: _object,
     Delivery: _delivery, DraftOutcome: _outcome, DraftGap: _gap, CriticalAlert: _alert,
+    ImageView: _view, SafetyCheck: _check,
 }  # fmt: skip
 
 

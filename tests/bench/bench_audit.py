@@ -119,7 +119,7 @@ def given_for(question: Question, site: Site, turn: int) -> Given:
         month = {"since": f"{EPOCH:%Y-%m-%d}", "until": f"{last:%Y-%m-%d}"}
     names = {
         "study": f"ACC{number:08d}", "accession": f"ACC{number:08d}", "draft": str(key_of("draft", number)),
-        "user": f"reader{turn % READERS}",
+        "user": f"reader{turn % READERS}", "login": f"reader{turn % READERS}",
     }  # fmt: skip
     narrower = {
         "model": model, "package": model, "version": version, "actor": f"reader{turn % READERS}",

@@ -232,6 +232,7 @@ def test_the_record_of_a_signed_draft_has_its_human_side(installation, sent, pag
     assert {m["role"] for m in record["models"]} == {"VLM", "VISTA3D"}
 
 
+@pytest.mark.requirement("REQ-AUDIT-23")
 def test_an_auditor_asks_who_had_access_and_takes_the_answer_away(installation, sent, pages):
     assert pages
     auditor = Person(installation.dashboard)
@@ -252,6 +253,7 @@ def test_an_auditor_asks_who_had_access_and_takes_the_answer_away(installation, 
     assert accession not in last.body
 
 
+@pytest.mark.requirement("REQ-AUDIT-17")
 def test_another_process_verifies_the_record_and_names_what_was_changed(installation, sent, pages, tmp_path):
     """With a copy of the database, the public key and one head that was taken away, and nothing else of the system."""
     assert pages

@@ -50,6 +50,7 @@ def judge(lines: Mapping[str, Line], found: Mapping[str, Place]) -> None:
     assert missing == {}, "the code of these acts writes no such tag: write the event, or correct the line"
 
 
+@pytest.mark.requirement("REQ-AUDIT-13")
 def test_every_route_has_a_line_and_writes_what_it_says(app: Flask) -> None:
     found = {
         f"{method} {rule.endpoint}": place_of(app.view_functions[rule.endpoint])
@@ -69,6 +70,7 @@ STARTS = {
 }
 
 
+@pytest.mark.requirement("REQ-AUDIT-13")
 def test_every_task_of_a_worker_has_a_line_and_writes_what_it_says() -> None:
     celery = Celery("ours", set_as_current=False)
     nothing: Any = None  # registering calls nothing
@@ -99,6 +101,7 @@ def _services() -> Iterator[tuple[str, Place]]:
             yield event.name, place_of(handler)
 
 
+@pytest.mark.requirement("REQ-AUDIT-13")
 def test_every_service_of_the_node_has_a_line_and_writes_what_it_says() -> None:
     judge(SERVICES, dict(_services()))
 
@@ -168,6 +171,7 @@ def test_nothing_else_than_a_move_changes_a_state_and_each_move_writes_its_event
         assert reached((module, name)), f"{name} reaches no tag"
 
 
+@pytest.mark.requirement("REQ-AUDIT-13")
 @pytest.mark.parametrize("table", sorted(moves()))
 def test_every_pair_of_every_table_of_moves_has_a_tag(table: str) -> None:
     pairs = moves()[table]

@@ -14,10 +14,7 @@ from firstread.traceability_page import traceability_page
 
 ROOT = Path(__file__).resolve().parents[2]
 # What no test shows yet. A line goes when its test is there; none is added without a decision of the owners.
-PLANNED = {
-    *("REQ-SIGN-13", "REQ-GATE-10", "REQ-GATE-11", "REQ-TEXT-13", "REQ-MODEL-13", "REQ-ACCESS-11"),
-    "REQ-AUDIT-13",
-}
+PLANNED = {"REQ-SIGN-13", "REQ-GATE-10", "REQ-GATE-11", "REQ-TEXT-13", "REQ-MODEL-13", "REQ-ACCESS-11"}
 RULES = [f"rule {number}" for number in range(1, 21)]
 PARAGRAPHS = [
     *(f"21 CFR 11.10({letter})" for letter in "abcdefgk"),
