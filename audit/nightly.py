@@ -15,6 +15,7 @@ from config.settings import AuditSettings, Settings
 from db.audit import AuditTag
 from db.models import AuditEvent
 from db.origin import read_keys
+from db.queries.audit.sealed import WHOLE
 from db.types import utcnow
 from db.uow import Actor, unit_of_work
 
@@ -64,7 +65,7 @@ def record_verdict(sessions: sessionmaker[Session], verdict: Verdict, actor: Act
             AuditTag.AUDIT_VERIFIED,
             outcome="success" if verdict.holds else "failure",
             object_type="audit",
-            object_id="log",
+            object_id=WHOLE if (verdict.first, verdict.end) == (0, verdict.size) else "part",
             detail=detail,
         )
 
@@ -84,7 +85,9 @@ class Nightly:
             AppError: a key, the database or a folder of anchors cannot be read.
         """
         with self._sessions() as session:
-            latest = select(AuditEvent.occurred_at).where(AuditEvent.tag == AuditTag.AUDIT_VERIFIED)
+            latest = select(AuditEvent.occurred_at).where(
+                AuditEvent.tag == AuditTag.AUDIT_VERIFIED, AuditEvent.object_id == WHOLE
+            )
             at = session.scalar(latest.order_by(AuditEvent.seq.desc()).limit(1))
             if last_head(session) is None:
                 return False  # nothing is signed yet

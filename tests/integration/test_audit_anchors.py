@@ -18,6 +18,7 @@ from audit.keys import SealKeys
 from audit.nightly import Nightly
 from audit.process import duties
 from audit.reading import source_of
+from audit.rotation import rotate_origin
 from audit.sealing import seal_all
 from audit.verify import Terms, verify
 from config.errors import BrokenSealError
@@ -26,9 +27,11 @@ from db.audit import AuditTag
 from db.audit_anchor_models import AuditAnchor
 from db.audit_models import AuditHead
 from db.models import AuditEvent
+from db.origin import keys_are_in, read_keys, write_key
 from firstread.cli import app
 from firstread.doctor_audit import audit_trail
 from tests.audit_attack_support import record
+from tests.conftest import _KEYS
 from tests.timestamping import TimeStamping
 
 
@@ -36,6 +39,12 @@ from tests.timestamping import TimeStamping
 def authority(tmp_path_factory):
     with TimeStamping(tmp_path_factory.mktemp("tsa")) as running:
         yield running
+
+
+@pytest.fixture(autouse=True)
+def _own_keys():
+    yield
+    keys_are_in(_KEYS)  # a verb of the command line, or a rotation, took others
 
 
 @pytest.fixture
@@ -203,20 +212,12 @@ def test_an_auditor_s_verbs(sqlite_sessions, sqlite_url, tmp_path, monkeypatch):
 
 
 def test_a_new_key_marks_and_what_the_old_one_marked_still_holds(sqlite_sessions, sqlite_url, tmp_path, monkeypatch):
-    from audit.rotation import rotate_origin
-    from db.origin import keys_are_in, read_keys, write_key
-
     write_key(tmp_path / "keys")
     keys_are_in(tmp_path / "keys")
-    try:
-        record(sqlite_sessions, 2)
-        old, new = rotate_origin(sqlite_sessions, tmp_path / "keys")
-        keys_are_in(tmp_path / "keys")  # as a process does that starts
-        record(sqlite_sessions, 2)
-    finally:
-        from tests.conftest import _KEYS
-
-        keys_are_in(_KEYS)
+    record(sqlite_sessions, 2)
+    old, new = rotate_origin(sqlite_sessions, tmp_path / "keys")
+    keys_are_in(tmp_path / "keys")  # as a process does that starts
+    record(sqlite_sessions, 2)
     seal_all(sqlite_sessions, tmp_path / "keys")
     known = read_keys(tmp_path / "keys")
     assert (known.current, set(known.keys)) == (new, {old, new})

@@ -11,6 +11,8 @@ from db.audit_anchor_models import AuditAnchor
 from db.audit_models import AuditHead, AuditPending
 from db.models import AuditEvent
 
+WHOLE = "log"  # object of the event of a verification of everything; one of an interval says nothing of the rest
+
 
 @dataclass(frozen=True)
 class SealState:
@@ -28,7 +30,9 @@ def seal_state(session: Session) -> SealState:
     head = session.execute(select(AuditHead.size, AuditHead.signed_at).order_by(AuditHead.size.desc()).limit(1)).first()
     latest = select(func.max(AuditAnchor.id)).group_by(AuditAnchor.kind)
     failing = select(AuditAnchor.kind).where(AuditAnchor.id.in_(latest), AuditAnchor.outcome == "failure")
-    verified = select(AuditEvent.outcome).where(AuditEvent.tag == AuditTag.AUDIT_VERIFIED)
+    verified = select(AuditEvent.outcome).where(
+        AuditEvent.tag == AuditTag.AUDIT_VERIFIED, AuditEvent.object_id == WHOLE
+    )
     return SealState(
         waiting_since=session.scalar(select(AuditPending.occurred_at).order_by(AuditPending.seq).limit(1)),
         size=head[0] if head else 0,
