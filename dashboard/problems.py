@@ -14,6 +14,7 @@ from db.audit import AuditTag
 from db.lifecycle.critical_notices import notice_again
 from db.models import Reading
 from db.queries import problems
+from db.queries.audit.sealed import seal_state
 from db.queries.audit_telling import forwarding_backlog
 from db.queries.critical import failed_notices
 from db.queries.destinations import count_alarms
@@ -33,13 +34,14 @@ def show() -> ResponseReturnValue:
         not_told = failed_notices(db)
         terms = site().audit.syslog
         untold_log = [one for one in forwarding_backlog(db, terms.sink) if one.waits_s(utcnow()) > terms.alarm_s]
+        seal = seal_state(db).faults(utcnow(), site().audit.unsealed_alarm_s)
     with work() as uow:
         audit_view(uow, AuditTag.WORKLIST_VIEWED, detail={"tab": "problems"})
     groups = [
         ("Failed", "The pipeline gave up; the reason says at what.", found.failed),
         ("Held", "Not read until a person decides.", found.held),
     ]
-    shown = {"problems": found, "not_held": not_held, "not_told": not_told, "untold_log": untold_log}
+    shown = {"problems": found, "not_held": not_held, "not_told": not_told, "untold_log": untold_log, "seal": seal}
     return render_template("problems.html", groups=groups, **shown)
 
 

@@ -29,6 +29,7 @@ from worker.composition import ROUTE
 from worker.drafting import DraftContent
 from worker.experts.base import Classification, ExpertResult, ModelCard, SegmentationResult
 from worker.intake import Intake
+from worker.segments import algorithm
 from worker.vlm.backends import VisionLanguageModel, VlmCard
 
 SCHEMA = 2
@@ -40,7 +41,7 @@ _PACKAGES = (
     "torch", "transformers", "monai", "torchxrayvision", "highdicom", "pydicom", "numpy", "scipy", "simpleitk",
     "deepbet", "pillow",
 )  # fmt: skip
-_CARD_FIELDS = ("name", "version", "licence", "research_only", "demonstration", "weights_sha256")
+_CARD_FIELDS = ("name", "version", "licence", "research_only", "demonstration", "weights_sha256", "regulatory")
 _VLM_FIELDS = ("base", "backend", "revision", "template", "style", "published_cards")
 
 
@@ -106,7 +107,7 @@ def objects_record(objects: Iterable[NewObject]) -> list[dict[str, str]]:
 
 
 def models_record(results: Iterable[ExpertResult], vlm: VlmCard) -> list[dict[str, Any]]:
-    """Return every model that took part, the language model first, with version, licence and weight hashes."""
+    """Return every model that took part, the language model first: version, licence, hashes, Device UID, clearance."""
     experts = {result.card.name: result.card for result in results}
     rows: list[dict[str, Any]] = [{"role": "VLM"} | _fields(vlm, (*_CARD_FIELDS, *_VLM_FIELDS))]
     rows += [{"role": name} | _fields(card, _CARD_FIELDS) for name, card in experts.items()]
@@ -115,7 +116,7 @@ def models_record(results: Iterable[ExpertResult], vlm: VlmCard) -> list[dict[st
 
 def _fields(card: VlmCard | ModelCard, names: Sequence[str]) -> dict[str, Any]:
     values = asdict(card)
-    return {name: values[name] for name in names}
+    return {name: values[name] for name in names} | {"device_uid": algorithm(card).device_uid}
 
 
 def _inputs(intake: Intake, held: Sequence[InstancePath]) -> dict[str, Any]:

@@ -303,3 +303,24 @@ def test_the_verbs_archive_remove_list_restore_and_dispose(sqlite_url, keys, tmp
     file.unlink()
     code, told = run("archive", "list")
     assert (code, "is not in" in told) == (1, True)
+
+
+@pytest.mark.requirement("REQ-AUDIT-20")
+def test_the_verb_erases_one_study_and_gives_the_receipt(sqlite_url, tmp_path, monkeypatch):
+    monkeypatch.setenv("FIRSTREAD_DATABASE_URL", sqlite_url)
+    monkeypatch.setenv("FIRSTREAD_DATA_DIR", str(tmp_path))
+    sessions = make_sessions(make_engine(sqlite_url))
+    study_id = received(sessions, "1.2.826.0.9").study_id
+    with unit_of_work(sessions, OPERATOR) as uow:
+        uow.audit(AuditTag.IMAGES_VIEWED, study_id=study_id, detail={"patient_name": "Erasable^Eva"})
+    words = ["audit", "erase", "--study", "1.2.826.0.9", "--authority", "the law", "--reason", "request 17"]
+    asked = CliRunner().invoke(app, words, input="n\n")
+    done = CliRunner().invoke(app, [*words, "--yes"])
+    again = CliRunner().invoke(app, [*words[:3], "1.2.3", *words[4:], "--yes"])
+    assert (asked.exit_code, done.exit_code, again.exit_code) == (1, 0, 2), done.output + again.output
+    assert "receipt key" in done.output
+    with sessions() as session:
+        seen = session.scalars(sa.select(AuditEvent).where(AuditEvent.tag == "images:viewed")).one()
+        erased = session.scalars(sa.select(AuditEvent).where(AuditEvent.tag == "audit:erased")).one()
+    assert seen.detail == {"patient_name": "[erased]"}
+    assert "request 17" not in erased.body

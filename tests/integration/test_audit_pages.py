@@ -14,9 +14,10 @@ from typer.testing import CliRunner
 
 from audit.sealing import seal_all
 from db.audit import AuditTag
+from db.audit_anchor_models import AuditAnchor
 from db.models import AuditEvent, Study
 from db.queries.audit import ALL
-from db.types import Role
+from db.types import Role, utcnow
 from db.uow import Actor, unit_of_work
 from firstread.audit import audit_app
 from tests.dashboard_support import PEOPLE, Browser, Site, ct_study, make_site
@@ -295,3 +296,20 @@ def test_the_command_line_asks_the_same(site, tmp_path):
     assert events(site, AuditTag.AUDIT_VIEWED)[-1].detail["question"] == "Q1"
     for wrong in (["Q99"], ["Q2"], ["Q1", "--set", "x"], ["Q1", "--format", "pdf"], ["Q1", "--format", "xml"]):
         assert run.invoke(audit_app, ["ask", *wrong, *folder]).exit_code == 2, wrong
+
+
+# --- what needs a person -------------------------------------------------------------------------------------
+
+
+def test_a_changed_log_a_sealer_that_stands_still_and_a_full_anchor_are_problems(tmp_path):
+    made = make_site(tmp_path, audit={"unsealed_alarm_s": 0.001})
+    admin = made.client("admin")
+    page = admin.get("/problems").text
+    assert "firstread sealer running" in page  # nothing seals in this test
+    assert "was changed" not in page
+    with unit_of_work(made.sessions, Actor("sealer", "process")) as uow:
+        uow.audit(AuditTag.AUDIT_VERIFIED, outcome="failure", object_type="audit_log", object_id="log")
+        uow.session.add(AuditAnchor(size=4, kind="file", outcome="failure", target="OSError", anchored_at=utcnow()))
+    page = admin.get("/problems").text
+    assert "found that it was changed" in page
+    assert "outside this system (file)" in page

@@ -7,20 +7,24 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from pydantic import ValidationError
 
 from config.errors import ModelPackageError
 from worker.experts.brats import BratsConfig, build_brats
 from worker.experts.cxr import LABELS, MemberConfig, build_member, ensemble_config, pickled_classes
-from worker.experts.packages import Manifest
+from worker.experts.packages import Manifest, ModelPackage
 from worker.experts.vista3d import Vista3dConfig, build_vista3d
 from worker.experts.weights import load_network, read_state
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "worker" / "models" / "published"
 
 
+def _content(name):
+    return yaml.safe_load((PUBLISHED / f"{name}.yaml").read_text())
+
+
 def manifest(name):
-    content = yaml.safe_load((PUBLISHED / f"{name}.yaml").read_text())
-    return Manifest.model_validate({**content, "files": []})
+    return Manifest.model_validate({**_content(name), "files": []})
 
 
 def layout(network):
@@ -150,3 +154,11 @@ def test_a_file_with_something_else_than_tensors_is_refused(tmp_path):
     torch.save({"epoch": 3}, tmp_path / "a.pt")
     with pytest.raises(ModelPackageError, match="holds no state dict"):
         read_state(tmp_path / "a.pt")
+
+
+def test_what_authorities_call_a_version_is_promised_and_recorded():
+    named = {"udi": "(01)00844588003288(10)A1", "change": "PCCP-3"}
+    card = ModelPackage(Path(), Manifest.model_validate({**_content("brats"), "files": [], "regulatory": named})).card
+    assert card.regulatory == named
+    with pytest.raises(ValidationError):
+        Manifest.model_validate({**_content("brats"), "files": [], "regulatory": {"fda": "K1"}})

@@ -74,6 +74,10 @@ def test_the_record_says_what_a_regulator_asks(drafted):
         ("VLM", False, True), ("CXR", False, True),
     ]  # fmt: skip
     assert record["models"][0]["weights_sha256"] == {"model.safetensors": "0" * 64}
+    named = b"".join((settings.results_dir / o.path).read_bytes() for o in objects)
+    for model in record["models"]:
+        assert model["device_uid"].encode() in named  # as in the objects that were made
+        assert model["regulatory"] == {}  # nobody cleared a demonstration
     assert record["decoding"] == {
         "mode": "greedy", "temperature": 0.0, "top_p": None, "seed": None, "max_new_tokens": 256, "dtype": "none",
     }  # fmt: skip

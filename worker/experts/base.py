@@ -27,6 +27,8 @@ class ModelCard:
         licence: SPDX id or name of the weights' licence.
         demonstration: True for models trained on phantoms only.
         research_only: the licence of the weights forbids clinical use.
+        regulatory: what authorities call this version: ``udi``, ``clearance``, ``change`` (of a predetermined change
+            control plan); those that are known.
         code_family: family of ``config/codes.yaml`` in which ``labels`` have their codes; ``""`` for none:
             such labels are shown to people and never coded.
     """
@@ -44,6 +46,7 @@ class ModelCard:
     demonstration: bool
     research_only: bool = False
     code_family: str = ""
+    regulatory: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

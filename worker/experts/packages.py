@@ -84,6 +84,24 @@ class Budget(_Frozen):
     seconds: float = Field(gt=0)
 
 
+class Regulatory(_Frozen):
+    """What authorities call a version of a model; empty where there is nothing, as for weights nobody cleared.
+
+    Attributes:
+        udi: Unique Device Identifier, device and production identifiers (21 CFR 830, EU MDR Article 27).
+        clearance: number of the clearance or certificate it is on the market by.
+        change: identifier of the modification under a predetermined change control plan (FDCA 515C).
+    """
+
+    udi: str = Field(default="", max_length=200)
+    clearance: str = Field(default="", max_length=200)
+    change: str = Field(default="", max_length=200)
+
+    def known(self) -> dict[str, str]:
+        """Return what there is."""
+        return {name: value for name, value in self.model_dump().items() if value}
+
+
 class Manifest(_Frozen):
     """A package's manifest: what it is, what it may be used for, and its files.
 
@@ -98,6 +116,7 @@ class Manifest(_Frozen):
         files: every file of the folder except the manifest.
         budget: memory and time.
         network: configuration of the network and its input, checked by the class that runs it.
+        regulatory: what authorities call this version; goes into every provenance record.
     """
 
     name: str = Field(pattern=r"^[A-Z][A-Z0-9]*$")
@@ -116,6 +135,7 @@ class Manifest(_Frozen):
     files: tuple[FileEntry, ...]
     budget: Budget
     network: Mapping[str, Any]
+    regulatory: Regulatory = Regulatory()
 
 
 @dataclass(frozen=True)
@@ -143,6 +163,7 @@ class ModelPackage:
             demonstration=promise.demonstration,
             research_only=promise.research_only,
             code_family=_CODE_FAMILY[promise.kind],
+            regulatory=promise.regulatory.known(),
         )
 
     def path(self, name: str) -> Path:

@@ -1,7 +1,7 @@
 """What the drafting pipeline needs from a vision-language model, whatever runs it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -78,6 +78,7 @@ class VlmCard:
         backend: what runs it: ``"vila_m3"``, ``"hf"`` or ``"openai"``.
         revision: revision of the repository the weights came from, or ``""``.
         overlay_placeholder: what stands for an Expert's overlay; the picture is shown only for ``<image>``.
+        regulatory: what authorities call this version (``udi``, ``clearance``, ``change``); what is known of it.
     """
 
     name: str
@@ -95,6 +96,7 @@ class VlmCard:
     backend: str = "vila_m3"
     revision: str = ""
     overlay_placeholder: str = "<image>"
+    regulatory: Mapping[str, str] = field(default_factory=dict)
 
 
 class VisionLanguageModel(Protocol):

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from config.errors import ModelPackageError
-from worker.experts.packages import file_sha256
+from worker.experts.packages import Regulatory, file_sha256
 from worker.vlm.backends import VlmCard
 from worker.vlm.prompts import Style
 from worker.vlm.templates import template
@@ -50,8 +50,8 @@ class VlmManifest(BaseModel):
     Attributes:
         kind: always ``"vlm"``.
         name, version, licence, base, demonstration, intended_use, modalities, template, style,
-            published_cards, research_only, backend, revision: as on the `VlmCard`. ``template`` is empty for
-            backends that bring their own chat template.
+            published_cards, research_only, backend, revision, regulatory: as on the `VlmCard`. ``template`` is
+            empty for backends that bring their own chat template.
         bos_rule: what happens to the text after an image, see `vila_m3.tokenise`.
         overlay_placeholder: what stands for the overlay in an Expert's feedback; the weights published in 2024
             may have seen ``<segmentation>``, which their public loader never replaced by an image.
@@ -78,6 +78,7 @@ class VlmManifest(BaseModel):
     bos_rule: BosRule = "published"
     overlay_placeholder: Literal["<image>", "<segmentation>"] = "<image>"
     server: ServerAddress | None = None
+    regulatory: Regulatory = Regulatory()
     files: Mapping[str, str]
 
     def card(self) -> VlmCard:
@@ -98,6 +99,7 @@ class VlmManifest(BaseModel):
             backend=self.backend,
             revision=self.revision,
             overlay_placeholder=self.overlay_placeholder,
+            regulatory=self.regulatory.known(),
         )
 
 

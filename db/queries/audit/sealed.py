@@ -24,6 +24,18 @@ class SealState:
     failing: tuple[str, ...]  # kinds of anchor whose latest attempt failed
     verified: str  # outcome of the latest recorded verification; empty when there is none
 
+    def faults(self, now: datetime, unsealed_alarm_s: float) -> list[str]:
+        """Return what a person has to look into, in words."""
+        found = []
+        if self.verified == "failure":
+            found.append(
+                "The last verification of the audit log found that it was changed: run firstread audit verify."
+            )
+        if self.waiting_since is not None and (now - self.waiting_since).total_seconds() > unsealed_alarm_s:
+            found.append("Events have waited too long for their seal: is the process firstread sealer running?")
+        found += [f"The newest signed heads could not be put outside this system ({kind})." for kind in self.failing]
+        return found
+
 
 def seal_state(session: Session) -> SealState:
     """Return how far the seal is."""
