@@ -12,7 +12,8 @@ class ArchiveSettings(BaseModel, frozen=True, extra="forbid"):
 
     folder: Path | None = Field(
         default=None,
-        description="Folder of audit bundles; it belongs on other disks than the database. `audit-archive` in data_dir when empty.",
+        description="Folder of audit bundles; it belongs on other disks than the database. `audit-archive` in data_dir "
+        "when empty.",
     )
     keep_clinical_years: float = Field(
         default=10.0,

@@ -62,9 +62,7 @@ TABLE: Mapping[Role, frozenset[Permission]] = {
         }
     ),
     # answers "what happened": reads everything, changes nothing
-    Role.AUDITOR: frozenset(
-        {_P.STUDY_READ, _P.TRACE, _P.QUALITY, _P.BREAK_GLASS_REVIEW, _P.AUDIT, _P.AUDIT_QUALITY}
-    ),
+    Role.AUDITOR: frozenset({_P.STUDY_READ, _P.TRACE, _P.QUALITY, _P.BREAK_GLASS_REVIEW, _P.AUDIT, _P.AUDIT_QUALITY}),
     # a machine has no session: what its token may do is in its scopes
     Role.SERVICE: frozenset(),
 }
