@@ -82,7 +82,7 @@ def bodies(site: Site, number: int) -> Iterator[tuple[datetime, str]]:
             "actor": f"{actor}{reader_of(number) if kind == 'person' else number % 12 if kind == 'peer' else ''}",
             "at": at.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
             "detail": {"address": f"10.0.{number % 200}.7"} if kind != "process" else {"attempt": 1},
-            "id": f"{number * EVENTS_PER_DRAFT + place:032x}",
+            "id": sha256(b"%d" % (number * EVENTS_PER_DRAFT + place)).hexdigest()[:32],
             "kind": kind,
             "outcome": "failure" if tag == "images:viewed" and number % 5000 == 0 else "success",
             **({"reading_id": reading} if tag.startswith("reading") else {}),

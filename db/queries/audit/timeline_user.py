@@ -34,7 +34,7 @@ _WHICH: Mapping[str, tuple[str, Sequence[AuditTag]]] = {
     "glass": ("breaking the glass", (AuditTag.BREAK_GLASS_GRANTED, AuditTag.BREAK_GLASS_USED)),
     "failed": ("what failed or was refused", ()),
 }
-_NEWEST = 2000  # signatures that the median is of
+_NEWEST = 500  # signatures that the median is of
 
 
 def run(session: Session, answers: Answers, page: Page) -> Answered:
