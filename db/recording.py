@@ -10,6 +10,7 @@ from uuid import UUID
 from sqlalchemy import event, func, insert, select, text
 from sqlalchemy.orm import ORMExecuteState, Session
 
+from db.audit_models import AuditSeal
 from db.audit_record import Sheet, instant
 from db.models import AuditEvent, AuditPrivate
 
@@ -57,7 +58,9 @@ def _row(one: Sheet, mark: str, study_id: UUID | None) -> dict[str, str | None]:
 def _write_rows(session: Session, waiting: list[tuple[Sheet, str, UUID | None]]) -> None:
     """Write row by row: SQLite has one writer, whose transaction holds the lock, so the next number is known."""
     connection = session.connection()
-    first = 1 + (connection.execute(select(func.max(AuditEvent.seq))).scalar() or 0)
+    # a number is never given twice, not even that of an event somebody took away: its seal is still there
+    taken = (connection.execute(select(func.max(column))).scalar() or 0 for column in (AuditEvent.seq, AuditSeal.seq))
+    first = 1 + max(taken)
     numbered = list(enumerate(waiting, start=first))
     connection.execute(
         insert(AuditEvent.__table__),  # type: ignore[arg-type]

@@ -4,13 +4,16 @@ The answer comes on the association of the request, or on one the destination op
 """
 
 import random
+import threading
 import time
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import structlog
 from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.events import Event
+from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -29,6 +32,7 @@ PATIENCE = Patience(wait_s=60.0, max_attempts=11)  # pauses from a minute to 17 
 RETRY_BASE_S = 60.0  # after a request that was not taken
 AT_ONCE = 500  # objects in one request
 SAME_ASSOCIATION_S = 5.0
+_ANSWER_S = 5.0  # our answer to a report gets on its way within this, or not at all
 _ORDERS = 16  # requests to one destination in one go
 _NODE = Actor("node", "process")
 
@@ -78,7 +82,11 @@ def _request(
         PeerUnavailableError: no association, no presentation context, or no answer.
     """
     information = wire.write_request(order.transaction_uid, order.references)
-    handlers = [(evt.EVT_N_EVENT_REPORT, _on_report_here, [sessions, settings, destination.ae_title])]
+    here = _ReportHere()
+    handlers = [
+        (evt.EVT_N_EVENT_REPORT, _on_report_here, [sessions, settings, destination.ae_title, here]),
+        (evt.EVT_PDU_SENT, _on_sent, [here]),
+    ]
     assoc = scu.associate(scu.address_of(destination, settings), [wire.context()], handlers=handlers)
     try:
         answer, _ = assoc.send_n_action(
@@ -88,7 +96,7 @@ def _request(
         if status is None:
             raise PeerUnavailableError("no answer to N-ACTION: the association was lost")
         if status == _SUCCESS:
-            _stay(sessions, assoc, order)
+            _stay(sessions, assoc, order, here)
     except (ValueError, RuntimeError) as exc:
         raise PeerUnavailableError(f"N-ACTION was not sent: {type(exc).__name__}") from exc
     finally:
@@ -97,13 +105,30 @@ def _request(
     return status
 
 
-def _stay(sessions: sessionmaker[Session], assoc: Association, order: CommitmentWanted) -> None:
+@dataclass(frozen=True)
+class _ReportHere:
+    """A report that came on the association of our own request: taken in hand, and our answer on its way."""
+
+    begun: threading.Event = field(default_factory=threading.Event)
+    said: threading.Event = field(default_factory=threading.Event)
+
+
+def _stay(sessions: sessionmaker[Session], assoc: Association, order: CommitmentWanted, here: _ReportHere) -> None:
+    """Wait a moment for the report; one that is being taken here is answered before the association is released."""
     deadline = time.monotonic() + SAME_ASSOCIATION_S
     while assoc.is_established and time.monotonic() < deadline:
         with sessions() as session:
             if commitments.is_answered(session, order.transaction_uid):
-                return
+                break
         time.sleep(0.1)
+    if here.begun.is_set():
+        here.said.wait(_ANSWER_S)
+
+
+def _on_sent(event: Event, here: _ReportHere) -> None:
+    """Note that a PDU left after the report was taken in hand: our answer, for nothing else is sent meanwhile."""
+    if here.begun.is_set() and isinstance(event.pdu, P_DATA_TF):
+        here.said.set()
 
 
 def _not_taken(
@@ -122,9 +147,10 @@ def on_event_report(event: Event, context: NodeContext) -> tuple[int, None]:
 
 
 def _on_report_here(
-    event: Event, sessions: sessionmaker[Session], settings: Settings, ae_title: str
+    event: Event, sessions: sessionmaker[Session], settings: Settings, ae_title: str, here: _ReportHere
 ) -> tuple[int, None]:
     """Answer N-EVENT-REPORT on the association of our request."""
+    here.begun.set()
     return _take(event, sessions, settings, ae_title), None
 
 

@@ -122,6 +122,16 @@ def test_a_deleted_event_is_named(log):
     assert named(verdict, "missing") == [(AT, seq)]
 
 
+def test_the_number_of_the_newest_event_is_not_given_again_when_it_was_taken_away(log):
+    seq = log.seq(SIZE - 1)
+    log.do(f"DELETE FROM audit_event WHERE seq = {seq}")
+    log.go_on(5)
+    verdict = log.verify()
+    assert only(verdict, "missing")
+    assert named(verdict, "missing") == [(SIZE - 1, seq)]
+    assert verdict.size == SIZE + 5
+
+
 def test_an_event_deleted_with_its_seal_is_named(log):
     seq = log.seq(AT)
     log.do(f"DELETE FROM audit_event WHERE seq = {seq}", f"DELETE FROM audit_seal WHERE seq = {seq}")

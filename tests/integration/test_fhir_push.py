@@ -60,10 +60,10 @@ ONE_OF_EACH = {
 
 
 def test_a_report_arrives_and_a_second_push_leaves_one_of_each(server: FhirServer) -> None:
-    assert push(server, document("final")) == Answer(accepted=True)
+    assert push(server, document("final")) == Answer(accepted=True, said="HTTP 200")
     first = json.dumps(server.held, sort_keys=True)
     assert server.counts() == ONE_OF_EACH
-    assert push(server, document("final")) == Answer(accepted=True)
+    assert push(server, document("final")) == Answer(accepted=True, said="HTTP 200")
     assert server.counts() == ONE_OF_EACH
     assert json.dumps(server.held, sort_keys=True) == first
 
@@ -175,7 +175,7 @@ def test_one_entry_that_fails_is_a_report_that_failed(
     server: FhirServer, status: str, error: str, is_final: bool
 ) -> None:
     server.entry_status = {"Observation": status}
-    assert push(server, document()) == Answer(accepted=False, error=error, is_final=is_final)
+    assert push(server, document()) == Answer(accepted=False, error=error, is_final=is_final, said="HTTP 200")
 
 
 @pytest.mark.parametrize(
