@@ -361,6 +361,7 @@ def test_regions_are_measured_cine_plays_the_border_moves_and_a_second_window_fo
     alone = popup.value
     alone.set_default_timeout(SLOW_MS)
     live(alone)
+    page.wait_for_timeout(100)  # its first picture was told, and what follows is silent for a moment
     for leader, follower, key, index in ((page, alone, "Home", 0), (page, alone, "End", 9), (alone, page, "Home", 0)):
         leader.bring_to_front()
         leader.keyboard.press(key)
