@@ -116,7 +116,7 @@ QUESTIONS = (
         slug="addenda",
         title="Addenda and corrections after an AI-assisted signature",
         asks="What was added or corrected after a final signature over a draft, and what had the draft said?",
-        source="EU MDR Art 83, 88 (trend of missed findings); EU AI Act Art 72; peers 5",
+        source="EU MDR Art 83, 88 (trend of missed findings); EU AI Act Art 72",
         parameters=(*PERIOD, Parameter("kind", Kind.CHOICE, "Kind", choices=_KINDS)),
         columns=(
             Column("amended_at", "Amended", Shown.INSTANT),

@@ -108,7 +108,7 @@ QUESTIONS = (
         slug="changes",
         title="Changes of people, models, rules and configuration",
         asks="What was changed in who may do what, which models draft and how this is set up: before, after, why?",
-        source="21 CFR 11.10(d)(e)(k); EU AI Act Art 18; FDA PCCP guidance; peers 9",
+        source="21 CFR 11.10(d)(e)(k); EU AI Act Art 18; FDA PCCP guidance",
         parameters=(
             *PERIOD,
             Parameter("what", Kind.CHOICE, "What", choices=_GROUPS),

@@ -124,7 +124,7 @@ QUESTIONS = (
         slug="critical-results",
         title="Critical results",
         asks="Which critical results were raised, when were they answered and communicated, to whom, and what is open?",
-        source="Joint Commission NPSG.02.03.01; ACR practice parameter for communication; peers 7",
+        source="Joint Commission NPSG.02.03.01; ACR practice parameter for communication",
         parameters=(*PERIOD, Parameter("which", Kind.CHOICE, "Which", default="all", choices=_WHICH), STUDY),
         columns=(
             Column("opened_at", "Raised", Shown.INSTANT),

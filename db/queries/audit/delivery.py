@@ -106,7 +106,7 @@ QUESTIONS = (
         slug="deliveries",
         title="Deliveries and storage commitment",
         asks="Where did every result object go, how often was it tried, and what did the destination promise?",
-        source="21 CFR 11.10(b); IHE storage commitment; peers 1",
+        source="21 CFR 11.10(b); IHE storage commitment",
         parameters=(
             *PERIOD,
             Parameter("state", Kind.CHOICE, "State", choices=_STATES),

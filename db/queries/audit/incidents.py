@@ -176,7 +176,7 @@ QUESTIONS = (
         slug="incidents",
         title="Incidents in a stretch of time",
         asks="What failed, was refused or came late between these days, and how was each of it resolved?",
-        source="EU AI Act Art 26(5), 73; EU MDR Art 87; 21 CFR 11.300(d); peers 6",
+        source="EU AI Act Art 26(5), 73; EU MDR Art 87; 21 CFR 11.300(d)",
         parameters=(
             Parameter("since", Kind.DATE, "From", default="-7d", hint="at most 31 days"),
             Parameter("until", Kind.DATE, "To", default="today", ends=True),

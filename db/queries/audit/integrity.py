@@ -108,8 +108,8 @@ def _facts(session: Session, since: datetime, until: datetime) -> list[tuple[str
         ("events", found.events if found.events <= MOST_COUNTED else f"more than {MOST_COUNTED:,}".replace(",", " ")),
         ("first event at", found.first_at),
         ("last event at", found.last_at),
-        ("place of the first", found.first if found.is_sealed or not found.events else "waits for the seal"),
-        ("place of the last", found.last if found.is_sealed or not found.events else "waits for the seal"),
+        ("place of the first", found.first if found.first is not None or not found.events else "waits for the seal"),
+        ("place of the last", found.last if found.last is not None or not found.events else "waits for the seal"),
         ("events that wait for the seal now", session.scalar(select(func.count()).select_from(AuditPending))),
     ]
     if found.first is not None and found.last is not None:

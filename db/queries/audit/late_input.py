@@ -123,7 +123,7 @@ QUESTIONS = (
         slug="late-input",
         title="Late or changed input",
         asks="Which studies changed after a draft was made of them, or after somebody signed, and who saw it then?",
-        source="21 CFR 11.70; EU AI Act Art 26(4); IEC 62304 §9; peers 10",
+        source="21 CFR 11.70; EU AI Act Art 26(4); IEC 62304 §9",
         parameters=(*PERIOD, Parameter("after", Kind.CHOICE, "Changed after", default="any", choices=_AFTER)),
         columns=(
             Column("at", "Changed", Shown.INSTANT),

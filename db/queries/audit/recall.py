@@ -209,7 +209,7 @@ QUESTIONS = (
         slug="recall",
         title="Drafts exposed to a defective version",
         asks="Which drafts did a version have a part in, which were signed, who saw them, and where did they go?",
-        source="21 CFR 806; EU MDR Art 87–89 (field safety corrective action); IEC 62304 §9; peers 2",
+        source="21 CFR 806; EU MDR Art 87–89 (field safety corrective action); IEC 62304 §9",
         parameters=(
             Parameter("package", Kind.TEXT, "Model package", longest=64, hint="or the weights below"),
             Parameter("version", Kind.TEXT, "Version", longest=64),

@@ -120,7 +120,7 @@ QUESTIONS = (
         slug="subgroups",
         title="Performance by group of patients",
         asks="How does the AI agree with the signed reports by age, sex, scanner and site, finding by finding?",
-        source="EU AI Act Art 10, 15; EU MDR Art 83–86; GMLP principle 8; peers 5",
+        source="EU AI Act Art 10, 15; EU MDR Art 83–86; GMLP principle 8",
         parameters=(
             *PERIOD,
             Parameter(

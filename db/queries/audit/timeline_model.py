@@ -90,7 +90,7 @@ QUESTIONS = (
         slug="timeline-model",
         title="Timeline of one model version",
         asks="Who let this version draft, when and on what grounds, what did it draft, and what became of that?",
-        source="FDA PCCP guidance; EU AI Act Art 12, 18, 72; EU MDR Annex I 17; peers 2",
+        source="FDA PCCP guidance; EU AI Act Art 12, 18, 72; EU MDR Annex I 17",
         parameters=(
             Parameter("package", Kind.TEXT, "Model package", required=True, longest=64),
             Parameter("version", Kind.TEXT, "Version", longest=64),

@@ -123,7 +123,7 @@ QUESTIONS = (
         slug="timeline-user",
         title="Timeline of one person",
         asks="What did this person open, sign, decide and override, and how long did they look before signing?",
-        source="EU AI Act Art 14; 21 CFR 11.10(d)(g), 11.200; HIPAA 164.308(a)(1)(ii)(D); peers 3",
+        source="EU AI Act Art 14; 21 CFR 11.10(d)(g), 11.200; HIPAA 164.308(a)(1)(ii)(D)",
         parameters=(
             Parameter("login", Kind.TEXT, "Login", required=True, longest=64),
             *PERIOD,

@@ -236,7 +236,7 @@ QUESTIONS = (
         slug="timeline-study",
         title="Timeline of one study",
         asks="What happened to this study, from the association that brought it to the last acknowledgement?",
-        source="21 CFR 11.10(e); EU AI Act Art 12; HIPAA 164.312(b); peers 1",
+        source="21 CFR 11.10(e); EU AI Act Art 12; HIPAA 164.312(b)",
         parameters=(
             ONE_STUDY,
             Parameter(
