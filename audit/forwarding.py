@@ -15,17 +15,17 @@ import structlog
 from sqlalchemy.orm import Session, sessionmaker
 
 from audit.recorded import audit_source, recorded
+from audit.sealing import SEALER
 from audit.syslog import Link, syslog_message
 from config.errors import LifecycleError, PeerUnavailableError
 from config.settings import Settings
 from db.audit_forwarding_models import AuditForwarding
 from db.queries.audit_telling import sealed_events
 from db.types import utcnow
-from db.uow import Actor, unit_of_work
+from db.uow import unit_of_work
 from reports.audit_message import audit_message
 
 log = structlog.get_logger()
-SEALER = Actor("sealer", "process")
 PER_WRITE = 200  # events of one write
 PER_ROUND = 10_000
 FORWARD_EVERY_S = 1.0
